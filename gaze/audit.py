@@ -1,0 +1,197 @@
+"""What came: the plain facts about a loaded data set, for a person to glance at and a run to keep.
+
+The trainer stores :meth:`Audit.to_dict` as ``audit.json`` with every run and prints :meth:`Audit.lines`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+class Record(NamedTuple):
+    """One decoded image. ``size`` is (width, height) in pixels before resizing, ``mode`` is Pillow's."""
+
+    path: str
+    split: str  # train | test
+    label: int
+    digest: bytes
+    size: tuple[int, int]
+    mode: str
+
+
+@dataclass
+class Twins:
+    """Pixel-identical images, counted before any is dropped.
+
+    ``groups`` lists the paths of each set of equal images. The ``*_groups`` count those that have two or more
+    images inside one split, two or more classes, or images in both splits; ``test_in_train`` counts the test
+    images that also stand in train, and ``train_in_test`` the training images that also stand in test.
+    """
+
+    groups: list[list[str]] = field(default_factory=list)
+    train_groups: int = 0
+    test_groups: int = 0
+    class_groups: int = 0
+    split_groups: int = 0
+    test_in_train: int = 0
+    train_in_test: int = 0
+
+
+@dataclass
+class Audit:
+    """Plain data, JSON-able. Counts are of images in use: after unreadable and leaked ones are left out.
+
+    ``widths`` and ``heights`` are (lowest, highest) in pixels before resizing, ``common_sizes`` maps the three
+    most frequent "WIDTHxHEIGHT" to their counts, ``unreadable`` holds "path: cause".
+    """
+
+    name: str
+    root: str | None
+    train_counts: dict[str, int]  # by class
+    test_counts: dict[str, int]
+    widths: tuple[int, int]
+    heights: tuple[int, int]
+    common_sizes: dict[str, int]
+    modes: dict[str, int]
+    twins: Twins = field(default_factory=Twins)
+    dropped: int = 0  # training images left out because they also stand in test
+    unreadable: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)  # files that are no images, by their name
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as values that ``json.dumps`` takes."""
+        values = asdict(self)
+        values["widths"], values["heights"] = list(self.widths), list(self.heights)
+        return values
+
+    def lines(self) -> list[str]:
+        """The audit for a terminal: a table of counts, then one line for each thing worth knowing."""
+        counts = ", ".join(f"{mode} ({n:,})" for mode, n in self.modes.items())
+        return [
+            f"Data set {self.name}" + (f" in {self.root}" if self.root else ""),
+            *self._table(),
+            f"  sizes: {self._sizes()}",
+            f"  modes: {counts}",
+            *self._twin_lines(),
+            *_listed("unreadable, left out", self.unreadable),
+            *_listed("ignored, not an image", self.ignored),
+            *(f"  warning: {warning}" for warning in self.warnings),
+        ]
+
+    def _table(self) -> list[str]:
+        rows = [(name, n, self.test_counts[name]) for name, n in self.train_counts.items()]
+        rows.append(("total", sum(self.train_counts.values()), sum(self.test_counts.values())))
+        width = max(len("images"), *(len(name) for name, _, _ in rows))
+        head = f"  {'images':<{width}} {'train':>8} {'test':>8}"
+        return [head, *(f"  {name:<{width}} {train:>8,} {test:>8,}" for name, train, test in rows)]
+
+    def _sizes(self) -> str:
+        common, count = next(iter(self.common_sizes.items()))
+        (w0, w1), (h0, h1) = self.widths, self.heights
+        if (w0, h0) == (w1, h1):
+            return f"all {common}"
+        return f"width {w0}-{w1}, height {h0}-{h1} pixels; most often {common} ({count:,})"
+
+    def _twin_lines(self) -> list[str]:
+        t = self.twins
+        if not t.groups:
+            return ["  pixel-identical images: none"]
+        shown = [
+            f"  pixel-identical images: {t.train_groups} groups inside train, {t.test_groups} inside test, "
+            f"{t.class_groups} across classes (same pixels, different label), {t.split_groups} across train and test"
+        ]
+        if t.test_in_train:
+            shown.append(self._leak_line())
+        return shown
+
+    def _leak_line(self) -> str:
+        t = self.twins
+        tests = sum(self.test_counts.values())
+        if self.dropped:
+            return f"  {t.test_in_train} of {tests} test images also stood in train; dropped there: {self.dropped}"
+        return (
+            f"  {t.test_in_train} of {tests} test images also stand in train; "
+            f"dataset.drop_leaked=true removes those {t.train_in_test} training images"
+        )
+
+
+def pixel_digest(pixels: Pixels) -> bytes:
+    """Sixteen bytes that are equal for equal images: blake2b over the array's shape and its bytes.
+
+    Args:
+        pixels: (H, W) or (H, W, 3) uint8, decoded and converted to the channels in use, at native size. So two
+            files are twins when a model would see the same image, whatever their names, formats or metadata.
+    """
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+def find_twins(records: Iterable[Record]) -> Twins:
+    """Group images by their digest."""
+    by_digest: defaultdict[bytes, list[Record]] = defaultdict(list)
+    for record in records:
+        by_digest[record.digest].append(record)
+    twins = Twins()
+    for group in by_digest.values():
+        if len(group) < 2:
+            continue
+        splits = Counter(record.split for record in group)
+        twins.groups.append(sorted(record.path for record in group))
+        twins.train_groups += splits["train"] > 1
+        twins.test_groups += splits["test"] > 1
+        twins.class_groups += len({record.label for record in group}) > 1
+        if len(splits) > 1:
+            twins.split_groups += 1
+            twins.test_in_train += splits["test"]
+            twins.train_in_test += splits["train"]
+    twins.groups.sort()
+    return twins
+
+
+def make_audit(
+    name: str, root: str | None, classes: Sequence[str], used: Sequence[Record], dropped: Sequence[Record] = ()
+) -> Audit:
+    """Audit of decoded images; ``unreadable``, ``ignored`` and ``warnings`` are the caller's to fill in.
+
+    Args:
+        name: of the data set.
+        root: folder that the paths are relative to, or None.
+        classes: names, indexed by the records' labels.
+        used: images that stay, at least one.
+        dropped: leaked training images that do not.
+    """
+    counts = {split: Counter(r.label for r in used if r.split == split) for split in ("train", "test")}
+    widths, heights = zip(*(r.size for r in used), strict=True)
+    return Audit(
+        name=name,
+        root=root,
+        train_counts={c: counts["train"][i] for i, c in enumerate(classes)},
+        test_counts={c: counts["test"][i] for i, c in enumerate(classes)},
+        widths=(min(widths), max(widths)),
+        heights=(min(heights), max(heights)),
+        common_sizes={f"{w}x{h}": n for (w, h), n in Counter(r.size for r in used).most_common(3)},
+        modes=dict(Counter(r.mode for r in used).most_common()),
+        twins=find_twins([*used, *dropped]),
+        dropped=len(dropped),
+    )
+
+
+def first_few(items: Sequence[str], limit: int = 5) -> list[str]:
+    """The first ``limit`` items, and "and N more" when there are more."""
+    more = len(items) - limit
+    return [*items[:limit], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _listed(title: str, items: Sequence[str]) -> list[str]:
+    return [f"  {title}: {len(items)}", *(f"    {item}" for item in first_few(items))] if items else []

@@ -1,0 +1,87 @@
+"""Augmentation of whole batches on their device, with fresh randomness for each image.
+
+The thesis's augmentation is torchvision's RandomHorizontalFlip and RandomResizedCrop; here every image's
+flip and crop become one affine matrix, and one bilinear resampling serves the batch. The same matrices
+move masks and maps along with their images. All random numbers come from the host's generator, so that a
+seed draws the same crops on every device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gaze.config import AugmentationConfig
+
+
+def random_affine(
+    count: int,
+    image_size: tuple[int, int],
+    config: AugmentationConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Matrices (B, 2, 3) of random flips and resized crops, output to input, in [-1, 1] coordinates.
+
+    A crop has a share ``s ~ U(crop_scale)`` of the area and an aspect ``r``, log-uniform in ``crop_ratio``; its
+    place is uniform where it fits. Draws that do not fit the image are drawn again, ten times as in
+    torchvision; then the largest crop of an allowed aspect stands in.
+
+    Args:
+        count: B.
+        image_size: (height, width) in pixels; crops have whole pixels, as torchvision's.
+        config: flip probability, scales and ratios.
+        generator: host generator; the default one where None.
+    """
+    height, width = image_size
+    crop_h, crop_w = _crop_sizes(count, height, width, config, generator)
+    u = torch.rand(2, count, generator=generator)
+    top = (u[0] * (height - crop_h + 1)).floor()
+    left = (u[1] * (width - crop_w + 1)).floor()
+    mirror = torch.where(torch.rand(count, generator=generator) < config.hflip, -1.0, 1.0)
+    zero = torch.zeros(count)
+    centre_x = (2 * left + crop_w) / width - 1
+    centre_y = (2 * top + crop_h) / height - 1
+    row_x = torch.stack([mirror * crop_w / width, zero, centre_x], 1)
+    row_y = torch.stack([zero, crop_h / height, centre_y], 1)
+    return torch.stack([row_x, row_y], 1)
+
+
+def warp(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Tensor:
+    """Resample images, masks or maps by their matrices, at their own size.
+
+    Args:
+        images: (B, C, H, W), floating.
+        matrices: (B, 2, 3) from :func:`random_affine`.
+        mode: "bilinear", or "nearest" for masks.
+    """
+    matrices = matrices.to(images.device, images.dtype, non_blocking=True)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def is_identity(config: AugmentationConfig) -> bool:
+    """Whether a config leaves every image as it is."""
+    return config.hflip == 0 and tuple(config.crop_scale) == (1, 1) and tuple(config.crop_ratio) == (1, 1)
+
+
+def _crop_sizes(
+    count: int, height: int, width: int, config: AugmentationConfig, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Whole-pixel crop heights and widths (B,), by up to ten draws each."""
+    tries = 10
+    low, high = config.crop_scale
+    area = height * width * (low + (high - low) * torch.rand(tries, count, generator=generator))
+    log_low, log_high = (math.log(r) for r in config.crop_ratio)
+    ratio = (log_low + (log_high - log_low) * torch.rand(tries, count, generator=generator)).exp()
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)  # (tries, B)
+    first = fits.float().argmax(0, keepdim=True)
+    w, h = w.gather(0, first)[0], h.gather(0, first)[0]
+    aspect = min(max(width / height, config.crop_ratio[0]), config.crop_ratio[1])
+    fallback_w = float(min(width, round(height * aspect)))
+    fallback_h = float(min(height, round(width / aspect)))
+    fitted = fits.any(0)
+    return torch.where(fitted, h, fallback_h), torch.where(fitted, w, fallback_w)

@@ -1,0 +1,166 @@
+"""Level 1-5, the backbones of the thesis, each split at the tensor that Grad-CAM looks at.
+
+``forward(x) == forward_head(forward_features(x))``. The split makes the graph that Grad-CAM has to
+differentiate as deep as the head, in training and in validation. Everything before the hooked tensor,
+batch normalisation included, is in ``forward_features``; the head mixes no two images of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from gaze.config import ConfigError
+
+
+class SplitBackbone(nn.Module):
+    """A classifier in two parts.
+
+    Args:
+        features: images (B, C, H, W) -> hooked tensor (B, M, H', W').
+        head: hooked tensor -> logits (B, K). It must not change the hooked tensor in place.
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to the hooked tensor A (B, M, H', W')."""
+        return self.features(x)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Hooked tensor (B, M, H', W') to pre-softmax scores y (B, K)."""
+        return self.head(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class Residual(nn.Module):
+    """conv-BN-ReLU-conv-BN plus a 1x1-conv skip where the width changes, then ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(inputs, outputs),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            _conv(outputs, outputs),
+            nn.BatchNorm2d(outputs),
+        )
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.body(x) + self.skip(x))
+
+
+class GlobalAveragePool(nn.Module):
+    """(B, M, H', W') -> (B, M)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _cbr(inputs: int, outputs: int) -> list[nn.Module]:
+    return [_conv(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _se(width: int) -> nn.Module:
+    return SqueezeExcitation(width, width // 16)
+
+
+def _pool() -> nn.Module:
+    return nn.MaxPool2d(2)
+
+
+def _level1(classes: int, channels: int) -> SplitBackbone:
+    # Hooked after the second ReLU; the last pool belongs to the head, so the map is half the image.
+    features = [_conv(channels, 16), nn.ReLU(), _pool(), _conv(16, 32), nn.ReLU()]
+    head = [_pool(), GlobalAveragePool(), nn.Linear(32, classes)]
+    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+
+
+def _level2(classes: int, channels: int) -> SplitBackbone:
+    # Hooked at the last BatchNorm's output; its ReLU is the head's first step.
+    features = [*_cbr(channels, 32), _pool(), *_cbr(32, 64), _pool(), *_cbr(64, 128), _pool()]
+    features += [_conv(128, 256), nn.BatchNorm2d(256)]
+    head = [nn.ReLU(), GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
+    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+
+
+def _level3(classes: int, channels: int) -> SplitBackbone:
+    features = [*_cbr(channels, 32), _pool(), Residual(32, 64), _pool(), Residual(64, 128), _pool()]
+    features += [Residual(128, 256)]
+    head = [GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
+    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+
+
+def _level4(classes: int, channels: int) -> SplitBackbone:
+    features = [*_cbr(channels, 32), _pool(), *_cbr(32, 64), _se(64), _pool(), *_cbr(64, 128), _se(128), _pool()]
+    features += [*_cbr(128, 256), _se(256)]
+    head = [GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
+    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+
+
+def _level5(classes: int, channels: int) -> SplitBackbone:
+    features = [*_cbr(channels, 64), _pool(), Residual(64, 128), _pool(), Residual(128, 256), _pool()]
+    features += [Residual(256, 512)]
+    head = [GlobalAveragePool(), nn.Dropout(0.6), nn.Linear(512, classes)]
+    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+
+
+LEVELS: dict[str, Callable[[int, int], SplitBackbone]] = {
+    "level1": _level1,
+    "level2": _level2,
+    "level3": _level3,
+    "level4": _level4,
+    "level5": _level5,
+}
+
+
+def build_backbone(name: str, num_classes: int, in_channels: int = 1) -> SplitBackbone:
+    """A backbone with PyTorch's default initialisation (thesis, table of Levels 1-5).
+
+    Args:
+        name: "level1" .. "level5".
+        num_classes: width K of the logits.
+        in_channels: 1 for grey images, 3 for RGB.
+
+    Raises:
+        ConfigError: unknown name, or fewer than two classes.
+    """
+    if name not in LEVELS:
+        raise ConfigError(f"model={name} is unknown: {', '.join(LEVELS)}.")
+    if num_classes < 2:
+        raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
+    return LEVELS[name](num_classes, in_channels)
+
+
+def hooked_map_size(name: str, image_size: int, in_channels: int = 1) -> tuple[int, int]:
+    """Height and width (H', W') of the hooked tensor, found without computing it.
+
+    Raises:
+        ConfigError: the map is smaller than 2x2, so that there is no place to look at.
+    """
+    with torch.device("meta"):  # shapes only: no memory, no arithmetic
+        features = build_backbone(name, 2, in_channels).eval().features
+        try:
+            height, width = features(torch.empty(1, in_channels, image_size, image_size)).shape[-2:]
+        except RuntimeError:  # a pooling layer with nothing left to pool
+            height = width = 0
+    if min(height, width) < 2:
+        raise ConfigError(
+            f"model={name} on {image_size}x{image_size} images has a {height}x{width} map to look at; "
+            "a gaze needs 2x2 or more. Raise dataset.image_size."
+        )
+    return height, width

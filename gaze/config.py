@@ -1,0 +1,276 @@
+"""Typed schema of ``conf/``, checked before any data is read or any GPU is touched.
+
+Hydra composes plain YAML; :func:`check_config` turns it into dataclasses and names everything that is
+wrong with it in one error. ``lambda`` is a Python keyword, so in Python it is ``cfg["lambda"]`` on the
+Hydra side and ``TrainConfig.lambda_`` on this one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+DISTANCES = ("squared", "l2")
+REFERENCES = ("ema", "batch")
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+DATASET_KINDS = ("phantom", "kaggle", "folder")
+
+
+class GazeError(Exception):
+    """What the user can mend: one message that says what, where and what to do. Shown without a traceback."""
+
+
+class ConfigError(GazeError):
+    """A setting that cannot be used."""
+
+
+class DataError(GazeError):
+    """A data set that cannot be found, read or trusted."""
+
+
+class TrainingError(GazeError):
+    """A training that cannot go on, such as a loss that is NaN."""
+
+
+@dataclass
+class DatasetConfig:
+    """Group ``dataset``: where images come from and how they are read (see ``gaze.datasets``)."""
+
+    name: str = "phantom"
+    kind: str = "phantom"  # phantom | kaggle | folder
+    image_size: int = 224  # images become (channels, image_size, image_size)
+    channels: int = 1  # 1 grey, 3 RGB
+    batch_size: int = 32
+    # folder and kaggle
+    root: str | None = None  # a local copy; needed offline and for kind folder
+    handle: str | None = None  # Kaggle handle with its version pinned: owner/name/versions/N
+    train_dir: str = "train"  # folders of class folders, below root
+    test_dir: str = "test"
+    train_counts: dict[str, int] | None = None  # images per class that the published set has
+    test_counts: dict[str, int] | None = None
+    on_bad_image: str = "error"  # error | skip: what an unreadable image does
+    drop_leaked: bool = False  # drop training images that also stand in the test set
+    # phantom
+    seed: int = 0  # of the images, apart from the run's own seed
+    train_images: int = 640
+    test_images: int = 320
+
+
+@dataclass
+class ModelConfig:
+    """Group ``model``: which backbone."""
+
+    name: str = "level2"
+
+
+@dataclass
+class AugmentationConfig:
+    """Group ``augmentation``: what happens to a training image. All off means none."""
+
+    name: str = "none"
+    hflip: float = 0.0  # probability of a horizontal flip
+    crop_scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # area of the crop, share of the image
+    crop_ratio: list[float] = field(default_factory=lambda: [1.0, 1.0])  # width / height of the crop
+
+
+@dataclass
+class GazeConfig:
+    """Group ``gaze``: the regulariser (thesis, Eq. 11-18)."""
+
+    distance: str = "squared"  # squared (Eq. 9) | l2 (published runs)
+    reference: str = "ema"  # ema (Eq. 17) | batch
+    ema_decay: float = 0.9
+    min_samples: int = 2  # correct images that a class needs in a batch
+    second_order: bool = True  # differentiate alpha too; false as in the published runs
+    start_epoch: int = 2  # T0 and T1 of Eq. 18; epochs count from 1
+    end_epoch: int = 10
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam and ReduceLROnPlateau on val/loss, as published."""
+
+    lr: float = 1e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    plateau_factor: float = 0.1
+    plateau_patience: int = 5
+
+
+@dataclass
+class PicturesConfig:
+    """What the GradCAM callback draws."""
+
+    every_n_epochs: int = 1  # 0 draws nothing
+    images_per_class: int = 2  # overlays of the same evaluation images each time
+
+
+@dataclass
+class TrainConfig:
+    """The whole of ``conf/train.yaml``."""
+
+    study: str = "default"
+    seed: int = 0
+    lambda_: float = 0.0
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    gaze: GazeConfig = field(default_factory=GazeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values with the user's own key names: what a checkpoint and a logger may hold."""
+        values = asdict(self)
+        values["lambda"] = values.pop("lambda_")
+        return values
+
+
+def check_config(cfg: DictConfig) -> TrainConfig:
+    """Typed form of a composed config.
+
+    Args:
+        cfg: what Hydra composed from ``conf/train.yaml``.
+
+    Raises:
+        ConfigError: names every setting that is unknown, of the wrong type or out of its range.
+    """
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    weight = _number("lambda", values.pop("lambda", 0.0))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), {**values, "lambda_": weight})
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_schema_message(error)) from error
+    assert isinstance(config, TrainConfig)
+    problems = [*_range_problems(config), *_dataset_problems(config.dataset), *_trainer_problems(config.trainer)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Twelve hex digits that are equal for equal configs (order of keys does not count)."""
+    text = json.dumps(config.to_dict(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{key}={value!r} is not a finite number. Write for example {key}=50, 0 or -100.")
+    return float(value)
+
+
+def _schema_message(error: OmegaConfBaseException) -> str:
+    """One line from OmegaConf's several, with the near names when a key is unknown."""
+    key = str(getattr(error, "full_key", "") or "?")
+    first = str(error).splitlines()[0]
+    if "not in" in first:
+        parent, _, leaf = key.rpartition(".")
+        owner: Any = OmegaConf.structured(TrainConfig)
+        owner = OmegaConf.select(owner, parent) if parent else owner
+        known = ["lambda" if k == "lambda_" else str(k) for k in (owner or {})]
+        return f"{key}: there is no such setting. {_near(leaf, known)}"
+    return f"{key}: {first}"
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
+
+
+def _range_problems(c: TrainConfig) -> list[str]:
+    g, o, a = c.gaze, c.optimizer, c.augmentation
+    rules = [
+        (0 <= c.seed < 2**32, f"seed={c.seed} must be in 0 .. 2^32 - 1."),
+        (
+            bool(c.study) and Path(c.study).name == c.study and c.study not in (".", ".."),
+            f"study={c.study!r} names a folder: no slash, not empty.",
+        ),
+        (g.distance in DISTANCES, f"gaze.distance={g.distance} is unknown: {' or '.join(DISTANCES)}."),
+        (g.reference in REFERENCES, f"gaze.reference={g.reference} is unknown: {' or '.join(REFERENCES)}."),
+        (0 <= g.ema_decay < 1, f"gaze.ema_decay={g.ema_decay} must be in [0, 1)."),
+        (g.min_samples >= 1, f"gaze.min_samples={g.min_samples} must be 1 or more."),
+        (g.start_epoch >= 0, f"gaze.start_epoch={g.start_epoch} must be 0 or more (epochs count from 1)."),
+        (
+            g.end_epoch >= g.start_epoch,
+            f"gaze.end_epoch={g.end_epoch} (T1) is before gaze.start_epoch={g.start_epoch} (T0): "
+            "lambda grows from T0 to T1, so T1 must not be smaller.",
+        ),
+        (o.lr > 0, f"optimizer.lr={o.lr} must be above 0."),
+        (
+            len(o.betas) == 2 and all(0 <= b < 1 for b in o.betas),
+            f"optimizer.betas={o.betas} must be two numbers in [0, 1).",
+        ),
+        (o.eps > 0, f"optimizer.eps={o.eps} must be above 0."),
+        (o.weight_decay >= 0, f"optimizer.weight_decay={o.weight_decay} must be 0 or more."),
+        (0 < o.plateau_factor < 1, f"optimizer.plateau_factor={o.plateau_factor} must be between 0 and 1."),
+        (o.plateau_patience >= 0, f"optimizer.plateau_patience={o.plateau_patience} must be 0 or more."),
+        (0 <= a.hflip <= 1, f"augmentation.hflip={a.hflip} is a probability: 0 .. 1."),
+        (
+            len(a.crop_scale) == 2 and 0 < a.crop_scale[0] <= a.crop_scale[1] <= 1,
+            f"augmentation.crop_scale={a.crop_scale} must be [low, high] with 0 < low <= high <= 1.",
+        ),
+        (
+            len(a.crop_ratio) == 2 and 0 < a.crop_ratio[0] <= a.crop_ratio[1],
+            f"augmentation.crop_ratio={a.crop_ratio} must be [low, high] with 0 < low <= high.",
+        ),
+        (c.pictures.every_n_epochs >= 0, "pictures.every_n_epochs must be 0 (none) or more."),
+        (c.pictures.images_per_class >= 1, "pictures.images_per_class must be 1 or more."),
+    ]
+    return [message for ok, message in rules if not ok]
+
+
+def _dataset_problems(d: DatasetConfig) -> list[str]:
+    rules = [
+        (bool(d.name) and Path(d.name).name == d.name, f"dataset.name={d.name!r} names a folder: no slash, not empty."),
+        (d.kind in DATASET_KINDS, f"dataset.kind={d.kind} is unknown: {', '.join(DATASET_KINDS)}."),
+        (d.batch_size >= 1, f"dataset.batch_size={d.batch_size} must be 1 or more."),
+        (d.image_size >= 2, f"dataset.image_size={d.image_size} must be 2 or more pixels."),
+        (d.channels in (1, 3), f"dataset.channels={d.channels} must be 1 (grey) or 3 (RGB)."),
+        (d.on_bad_image in ("error", "skip"), f"dataset.on_bad_image={d.on_bad_image} must be error or skip."),
+        (d.train_images >= 1, f"dataset.train_images={d.train_images} must be 1 or more."),
+        (d.test_images >= 1, f"dataset.test_images={d.test_images} must be 1 or more."),
+        (
+            d.kind != "folder" or d.root is not None,
+            "dataset=folder needs dataset.root=PATH: a folder that holds train/CLASS/*.png and test/CLASS/*.png.",
+        ),
+        (d.kind != "kaggle" or bool(d.handle or d.root), "dataset.handle or dataset.root is needed."),
+    ]
+    return [message for ok, message in rules if not ok]
+
+
+def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
+    """Lightning's own argument names; the ones that this project sets itself are refused."""
+    from lightning import Trainer  # slow to import: only when a config is really checked
+
+    known = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+    own = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar"}
+    problems = [
+        f"trainer.{key}: Lightning's Trainer has no such argument. {_near(key, known)}"
+        for key in trainer
+        if key not in known
+    ]
+    problems += [f"trainer.{key} is set by this project and cannot be given." for key in trainer if key in own]
+    precision = str(trainer.get("precision", "32-true"))
+    if precision not in (*PRECISIONS, "32", "64"):
+        problems.append(
+            f"trainer.precision={precision} is not supported: {', '.join(PRECISIONS)}. "
+            "(Pure half precision loses the Grad-CAM map, which is computed in float32.)"
+        )
+    epochs = trainer.get("max_epochs", 1)
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        problems.append(f"trainer.max_epochs={epochs} must be a whole number, 1 or more.")
+    return problems

@@ -1,0 +1,233 @@
+"""How far a gaze is from its class's gaze: deviation, class reference, loss, curriculum (thesis, Eq. 5-18).
+
+Everything here takes maps CAM^ that were scaled to [0, 1] by :func:`gaze.cam.normalize_cam`. Classes are
+handled by one-hot sums: no loop over them, no ``.item()``, nothing that makes a GPU wait for the host.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
+
+from gaze.config import DISTANCES, REFERENCES
+
+
+def gaze_deviation(cam: Tensor, reference: Tensor, distance: str = "squared") -> Tensor:
+    """Deviation of each map from a reference map.
+
+    ``squared``: ``(1/H'W') ||CAM^ - ref||_2^2`` (thesis, Eq. 9), 0..1, the mean squared difference of a cell.
+    ``l2``: ``(1/H'W') ||CAM^ - ref||_2``, the form of the published figures; 0..1/sqrt(H'W'), so it depends
+    on the size of the map. Its gradient where a map equals its reference is taken as zero.
+
+    Args:
+        cam: maps (B, H, W) in [0, 1].
+        reference: one map (H, W) for all, or one for each (B, H, W).
+        distance: "squared" or "l2".
+
+    Returns:
+        Deviations (B,).
+    """
+    check_distance(distance)
+    square = (cam - reference).square()
+    if distance == "squared":
+        return square.mean((1, 2))
+    total = square.sum((1, 2))
+    # sqrt has an infinite slope at 0; that case never enters it.
+    norm = torch.where(total > 0, total, 1.0).sqrt() * (total > 0)
+    return norm / (cam.shape[1] * cam.shape[2])
+
+
+def class_membership(preds: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """One-hot rows (B, K) of the correctly classified images, D_c+; all-zero rows for the others.
+
+    Args:
+        preds: predicted classes (B,), or logits or probabilities (B, K).
+        target: true classes (B,); a label outside 0..K-1 (such as -1 for padding) is nobody's.
+        num_classes: K.
+    """
+    if preds.ndim == target.ndim + 1:
+        preds = preds.argmax(1)
+    slot = torch.where((preds == target) & (target >= 0) & (target < num_classes), target, num_classes)
+    return F.one_hot(slot, num_classes + 1)[:, :num_classes]
+
+
+def map_entropy(cam: Tensor) -> Tensor:
+    """Shannon entropy of each map as a distribution over its cells, divided by that of a uniform one.
+
+    ``H(p) / ln(H'W')`` with p = CAM^ / sum(CAM^): 0 for a single cell, 1 for all cells alike; an all-zero map,
+    which is no distribution, gives 0.
+
+    Args:
+        cam: maps (B, H, W), >= 0.
+
+    Returns:
+        Entropies (B,), 0..1.
+    """
+    flat = cam.flatten(1)
+    p = flat / flat.sum(1, keepdim=True).clamp(min=torch.finfo(cam.dtype).tiny)
+    return torch.special.entr(p).sum(1) / math.log(flat.shape[1])
+
+
+def curriculum(epoch: int, weight: float, start: int = 2, end: int = 10) -> float:
+    """Weight lambda_t of the gaze loss in an epoch (thesis, Eq. 18).
+
+    0 before ``start`` (T0), then linear, ``weight`` from ``end`` (T1) on.
+
+    Args:
+        epoch: counts from 1.
+        weight: lambda, of either sign.
+        start: T0.
+        end: T1 >= T0. With T1 = T0 the weight steps up at once.
+
+    Raises:
+        ValueError: ``end`` before ``start``.
+    """
+    if end < start:
+        raise ValueError(f"The curriculum ends (epoch {end}) before it starts (epoch {start}).")
+    if epoch >= end:
+        return float(weight)
+    if epoch < start:
+        return 0.0
+    return weight * (epoch - start) / (end - start)
+
+
+class GazeConsistencyLoss(nn.Module):
+    """L_CAM on a mini-batch (thesis, Eq. 11-17): the mean deviation of each correct image from its class's gaze.
+
+    ``L = (1/|B+'|) sum_{c in C'} sum_{x in B_c+} dev(CAM^(x), ref_c)``, C' = classes with at least
+    ``min_samples`` correct images in the batch; 0, with a graph, when there is none.
+
+    ``reference="ema"``: ``ref_c <- a ref_c + (1 - a) mean_c`` (Eq. 17), first value the first batch mean; the
+    deviation is to the updated map, and no gradient flows into it. ``reference="batch"``: the batch mean
+    itself, with gradient. In eval mode the EMA maps stay as they are and classes never seen are left out.
+
+    Under ``torch.distributed`` the batch is the one of all processes together: sums are reduced before C' and
+    the class means are formed, and the loss is scaled such that DDP's average of gradients is the gradient of
+    the whole batch's loss. Every process has to call it in the same steps.
+
+    Args:
+        num_classes: K.
+        distance: "squared" or "l2", see :func:`gaze_deviation`.
+        reference: "ema" or "batch".
+        ema_decay: a in [0, 1).
+        min_samples: correct images of a class that a batch needs.
+        map_size: (H, W), where known. Otherwise the buffers take the size of the first maps.
+
+    Buffers, kept in checkpoints: ``class_gaze`` (K, H, W) and ``seen`` (K,).
+
+    Example:
+        >>> loss = GazeConsistencyLoss(num_classes=2)
+        >>> cam = torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(2, 4, 4)
+        >>> loss(cam, preds=torch.tensor([1, 1]), target=torch.tensor([1, 1]))  # mean map 0.5: 0.5^2 each
+        tensor(0.2500)
+    """
+
+    class_gaze: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        distance: str = "squared",
+        reference: str = "ema",
+        ema_decay: float = 0.9,
+        min_samples: int = 2,
+        *,
+        map_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        check_distance(distance)
+        if reference not in REFERENCES:
+            raise ValueError(f"reference={reference!r} is unknown: {' or '.join(REFERENCES)}.")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay={ema_decay} must be in [0, 1).")
+        if num_classes < 1 or min_samples < 1:
+            raise ValueError(f"num_classes={num_classes} and min_samples={min_samples} must be 1 or more.")
+        self.num_classes = num_classes
+        self.distance = distance
+        self.reference = reference
+        self.ema_decay = ema_decay
+        self.min_samples = min_samples
+        self.register_buffer("class_gaze", torch.zeros(num_classes, *(map_size or (0, 0))))
+        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
+
+    def forward(self, cam: Tensor, preds: Tensor, target: Tensor) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            cam: normalised maps (B, H, W) in [0, 1], with graph.
+            preds: predicted classes (B,), or logits (B, K).
+            target: true classes (B,).
+
+        Returns:
+            Scalar >= 0.
+        """
+        member = class_membership(preds, target, self.num_classes).to(cam.dtype)  # (B, K)
+        count, mean = self._class_means(cam, member)
+        qualifies = count >= self.min_samples  # (K,): C'
+        if self.reference == "ema":
+            reference = self._updated_ema(mean, qualifies)
+            qualifies = qualifies & self.seen
+        else:
+            reference = mean
+        deviation = gaze_deviation(cam, reference[target.clamp(0, self.num_classes - 1)], self.distance)  # (B,)
+        chosen = (member * qualifies).sum(1)  # (B,): 1 for the images of B+'
+        number = (count * qualifies).sum().clamp(min=1)
+        return _world_size() * (deviation * chosen).sum() / number
+
+    def _class_means(self, cam: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+        """Counts (K,) and mean maps (K, H, W) of the correct images, over all processes."""
+        if self.reference == "ema":
+            cam = cam.detach()
+        sums = torch.einsum("bk,bhw->khw", member, cam)
+        count = member.sum(0)
+        if _world_size() > 1:
+            packed = torch.cat([count, sums.flatten()])  # one message instead of two
+            if packed.requires_grad:
+                packed = differentiable_all_reduce(packed)
+            else:
+                dist.all_reduce(packed)
+            count, sums = packed[: self.num_classes].detach(), packed[self.num_classes :].view_as(sums)
+        return count, sums / count.clamp(min=1)[:, None, None]
+
+    @torch.no_grad()
+    def _updated_ema(self, mean: Tensor, qualifies: Tensor) -> Tensor:
+        """The class gaze after this batch (Eq. 17)."""
+        if self.class_gaze.numel() == 0:
+            self.class_gaze = torch.zeros_like(mean)
+        if self.class_gaze.shape != mean.shape:
+            raise ValueError(
+                f"The class gaze holds maps of {tuple(self.class_gaze.shape[1:])}, this batch has "
+                f"{tuple(mean.shape[1:])}: keep one image size, or use one GazeConsistencyLoss for each."
+            )
+        if self.training:
+            decay = torch.where(self.seen, self.ema_decay, 0.0)[:, None, None]
+            updated = decay * self.class_gaze + (1 - decay) * mean
+            # In place: the buffers that DDP and the optimiser's checkpoint know stay the same objects.
+            self.class_gaze.copy_(torch.where(qualifies[:, None, None], updated, self.class_gaze))
+            self.seen.logical_or_(qualifies)
+        return self.class_gaze
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        saved = state_dict.get(f"{prefix}class_gaze")
+        if saved is not None and self.class_gaze.numel() == 0:
+            self.class_gaze = torch.empty_like(saved, device=self.class_gaze.device)  # size learned from the maps
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}, distance={self.distance!r}, reference={self.reference!r}"
+
+
+def check_distance(distance: str) -> None:
+    """Raise ValueError for a distance that does not exist."""
+    if distance not in DISTANCES:
+        raise ValueError(f"distance={distance!r} is unknown: {' or '.join(DISTANCES)}.")
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

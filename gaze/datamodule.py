@@ -1,0 +1,157 @@
+"""GazeDataModule: batches out of memory, augmented on the device.
+
+Images are decoded once to uint8 (:mod:`gaze.datasets`) and stay in memory, so a batch is one indexing
+operation and needs no worker process. Scaling to [-1, 1] and augmentation happen for a whole batch, on the
+device, after the transfer of its bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from gaze.augment import is_identity, random_affine, warp
+from gaze.config import AugmentationConfig, DatasetConfig
+from gaze.datasets import ImageData, Say, Split, load_dataset
+
+PADDING = -1  # index of a row that only makes the processes' loads equal; it is dropped from its batch
+
+
+class Batch(NamedTuple):
+    """What a training or evaluation step receives.
+
+    ``image`` (B, C, S, S), uint8 before the transfer and float in [-1, 1] after it; ``target`` (B,) int64;
+    ``index`` (B,) place in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None.
+    """
+
+    image: Tensor
+    target: Tensor
+    index: Tensor
+    mask: Tensor | None
+
+
+class SplitDataset(Dataset[Batch]):
+    """A split whose ``__getitems__`` fetches a whole batch at once. Padding rows are left out of it."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split.targets)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = torch.tensor([i for i in indices if i != PADDING], dtype=torch.int64)
+        masks = self.split.masks
+        return Batch(
+            self.split.images[index],
+            self.split.targets[index],
+            index,
+            None if masks is None else masks[index],
+        )
+
+
+class EvaluationSampler(DistributedSampler[Batch]):
+    """Every image once over all processes, in order, with as many batches in each.
+
+    A plain DistributedSampler repeats images to make the shares equal, which counts them twice in a metric;
+    here the rows that fill up carry :data:`PADDING` and never become images.
+    """
+
+    def __init__(self, dataset: SplitDataset, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Any:
+        for step in range(self.num_samples):
+            index = step * self.num_replicas + self.rank
+            yield index if index < len(self.dataset) else PADDING  # type: ignore[arg-type]
+
+
+class GazeDataModule(LightningDataModule):
+    """Training and evaluation batches of a data set.
+
+    The evaluation set is the ``test`` folder, for ``fit``'s validation, ``validate`` and ``test`` alike, as in
+    the thesis.
+
+    Args:
+        dataset: checked group ``dataset``; or ready-made ``data``.
+        augmentation: for training images; none where None.
+        data: images that are loaded already, for use without files.
+        progress: called with a line now and then while images are downloaded and decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetConfig,
+        augmentation: AugmentationConfig | None = None,
+        *,
+        data: ImageData | None = None,
+        progress: Say | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = dataset
+        self.augmentation = augmentation or AugmentationConfig()
+        self._data = data
+        self._progress = progress
+
+    @property
+    def data(self) -> ImageData:
+        """The loaded set; read at first use.
+
+        Raises:
+            DataError: it cannot be found, read or trusted.
+        """
+        if self._data is None:
+            self._data = load_dataset(self.config, self._progress)
+        return self._data
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.data.classes
+
+    def setup(self, stage: str) -> None:
+        _ = self.data  # an error belongs before the first step
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        # Lightning puts its DistributedSampler in place of the shuffling one under DDP.
+        return self._loader(SplitDataset(self.data.train), shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        dataset = SplitDataset(self.data.test)
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return self._loader(dataset, sampler=EvaluationSampler(dataset, world, rank))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.val_dataloader()
+
+    def evaluation_batch(self, indices: list[int]) -> Batch:
+        """Evaluation images by their place in the split, ready for the model (on the host)."""
+        return self.prepare(SplitDataset(self.data.test).__getitems__(indices), training=False)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
+
+    def prepare(self, batch: Batch, training: bool) -> Batch:
+        """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
+        image = batch.image.float().div_(127.5).sub_(1.0)
+        mask = None if batch.mask is None else batch.mask.to(image.dtype)
+        if training and not is_identity(self.augmentation):
+            matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), self.augmentation)
+            image = warp(image, matrices)
+            mask = None if mask is None else warp(mask, matrices, mode="nearest")
+        return Batch(image, batch.target, batch.index, mask)
+
+    def _loader(self, dataset: SplitDataset, **kwargs: Any) -> DataLoader[Batch]:
+        return DataLoader(dataset, self.config.batch_size, collate_fn=_as_is, **kwargs)
+
+
+def _as_is(batch: Batch) -> Batch:
+    """``__getitems__`` made the batch already."""
+    return batch

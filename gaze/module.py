@@ -1,0 +1,223 @@
+"""GazeModule: the one place where the classification loss and the gaze loss meet.
+
+``L = L_cls + lambda_t * L_CAM`` (thesis, Eq. 11). A callback cannot return a loss, so the module adds the
+two; :class:`gaze.callbacks.GradCAM` turns ``gaze_weight`` (lambda_t) from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from gaze.backbones import build_backbone, hooked_map_size
+from gaze.cam import grad_cam, normalize_cam
+from gaze.config import GazeConfig, OptimizerConfig
+from gaze.consistency import GazeConsistencyLoss
+from gaze.datamodule import Batch
+from gaze.metrics import (
+    ClassCounts,
+    ClassGaze,
+    CohenKappa,
+    CorrectCount,
+    GazeConsistency,
+    GazeEmptyFraction,
+    GazeEntropy,
+    GazeEtaSquared,
+)
+
+
+class Gaze(NamedTuple):
+    """Logits (B, K) and normalised maps of the true class (B, H', W')."""
+
+    logits: Tensor
+    cam: Tensor
+
+
+class GazeModule(LightningModule):
+    """A split backbone, trained with or without the gaze consistency loss and measured after every epoch.
+
+    Args:
+        model: name of the backbone, "level1" .. "level5".
+        num_classes: K.
+        in_channels: of the images.
+        image_size: in pixels; fixes the size of the class gaze maps.
+        gaze_lambda: weight lambda of the gaze loss, of either sign; 0 trains plainly and computes no CAM.
+        gaze: settings of the loss, as a ``GazeConfig`` or a plain dict of its fields.
+        optimizer: settings of Adam and ReduceLROnPlateau, likewise.
+        class_names: for pictures and tables; numbers where None.
+
+    Attributes:
+        gaze_weight: lambda_t of Eq. 18, set by the ``GradCAM`` callback each epoch; constant ``gaze_lambda``
+            without it.
+
+    Raises:
+        ConfigError: unknown backbone, or a hooked map under 2x2.
+    """
+
+    def __init__(
+        self,
+        model: str = "level2",
+        num_classes: int = 2,
+        in_channels: int = 1,
+        image_size: int = 224,
+        gaze_lambda: float = 0.0,
+        gaze: GazeConfig | dict[str, Any] | None = None,
+        optimizer: OptimizerConfig | dict[str, Any] | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        # Plain values: a checkpoint that holds objects does not load with weights_only=True.
+        gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
+        optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**(optimizer or {}))
+        self.save_hyperparameters(
+            {
+                "model": model,
+                "num_classes": num_classes,
+                "in_channels": in_channels,
+                "image_size": image_size,
+                "gaze_lambda": float(gaze_lambda),
+                "gaze": vars(gaze).copy(),
+                "optimizer": {**vars(optimizer), "betas": list(optimizer.betas)},
+                "class_names": list(class_names or map(str, range(num_classes))),
+            },
+            logger=False,
+        )
+        self.gaze_config = gaze
+        self.optimizer_config = optimizer
+        self.gaze_weight = float(gaze_lambda)
+        map_size = hooked_map_size(model, image_size, in_channels)
+        self.backbone = build_backbone(model, num_classes, in_channels)
+        self.gaze_loss = GazeConsistencyLoss(
+            num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=map_size
+        )
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples)
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.hparams["class_names"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, C, S, S) in [-1, 1] to logits (B, K)."""
+        return self.backbone(image)
+
+    # ---- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        features = self.backbone.forward_features(batch.image)
+        with self._full_precision(features):
+            features = _at_least_float32(features)
+            logits = self.backbone.forward_head(features)
+            loss_cls = F.cross_entropy(logits, batch.target)
+            loss = loss_cls
+            if self.gaze_weight != 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
+                cam = self._true_class_cam(features, logits, batch.target, self.gaze_config.second_order)
+                loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
+                loss = loss_cls + self.gaze_weight * loss_gaze
+                self._log_mean("train/loss_gaze", loss_gaze, batch)
+        self._log_mean("train/loss_cls", loss_cls, batch)
+        self._log_mean("train/loss", loss, batch)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.log("train/lambda", self.gaze_weight, prog_bar=True, rank_zero_only=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        o = self.optimizer_config
+        adam = torch.optim.Adam(
+            self.parameters(), o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay
+        )
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            adam, factor=o.plateau_factor, patience=o.plateau_patience
+        )
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+
+    # ---- evaluation
+
+    def gaze(self, image: Tensor, target: Tensor) -> Gaze:
+        """Logits and the maps of the classes ``target``, without a graph of the backbone.
+
+        Works inside and outside ``torch.no_grad`` and ``torch.inference_mode``: only the head is
+        differentiated, on features that were cloned out of inference mode.
+
+        Args:
+            image: (B, C, S, S) in [-1, 1].
+            target: classes (B,) to explain; the true ones for the metric.
+        """
+        with torch.no_grad():
+            features = self.backbone.forward_features(image)
+        with torch.inference_mode(False), torch.enable_grad(), self._full_precision(features):
+            features = _at_least_float32(features.detach().clone()).requires_grad_()
+            target = target.clone()  # made in inference mode, it could not be saved for backward
+            logits = self.backbone.forward_head(features)
+            cam = self._true_class_cam(features, logits, target, create_graph=False)
+        return Gaze(logits.detach(), cam.detach())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, cam = self.gaze(batch.image, batch.target)
+        losses = F.cross_entropy(logits, batch.target, reduction="none")
+        self.val_loss.update(losses)
+        self.val_metrics.update(cam=cam, preds=logits.argmax(1), target=batch.target)
+
+    def on_validation_epoch_end(self) -> None:
+        values = {"loss": self.val_loss.compute(), **self.val_metrics.compute()}
+        # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
+        self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
+        shown = ("kappa", "gaze_consistency")
+        for name, value in values.items():
+            key = f"val/{name}"
+            self.log(key, value, prog_bar=name in shown, rank_zero_only=False)
+        self.val_loss.reset()
+        self.val_metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    # ---- shared
+
+    def _true_class_cam(self, features: Tensor, logits: Tensor, target: Tensor, create_graph: bool) -> Tensor:
+        score = logits.gather(1, target[:, None]).squeeze(1)
+        return normalize_cam(grad_cam(features, score, create_graph=create_graph))
+
+    def _full_precision(self, features: Tensor) -> torch.autocast:
+        """Head and CAM run outside autocast: in half precision the double backward fails or loses the map."""
+        return torch.autocast(features.device.type, enabled=False)
+
+    def _log_mean(self, name: str, value: Tensor, batch: Batch) -> None:
+        """Mean over the epoch, weighted by batch size, read once at its end."""
+        self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True)
+
+
+def _evaluation_metrics(num_classes: int, min_samples: int) -> MetricCollection:
+    """Log names (below ``val/``) and their metrics, in the groups that share states."""
+    sums = {
+        "gaze_consistency": GazeConsistency(num_classes, "squared", min_samples),
+        "gaze_eta_squared": GazeEtaSquared(num_classes),
+        "gaze_empty_fraction": GazeEmptyFraction(num_classes),
+        "gaze_entropy": GazeEntropy(num_classes),
+        "n_correct": CorrectCount(num_classes),
+        "class_gaze": ClassGaze(num_classes),
+        "class_counts": ClassCounts(num_classes),
+    }
+    others = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+        "kappa": CohenKappa(num_classes),
+        "gaze_consistency_l2": GazeConsistency(num_classes, "l2", min_samples),
+    }
+    groups = [list(sums), *([name] for name in others)]
+    return MetricCollection({**others, **sums}, compute_groups=groups)
+
+
+def _at_least_float32(features: Tensor) -> Tensor:
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features

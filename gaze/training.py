@@ -1,0 +1,241 @@
+"""From a checked config to a finished run: data, module, Trainer, and the run's folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from gaze.callbacks import EpochTable, FiniteLoss, GradCAM, atomic_path
+from gaze.config import ConfigError, TrainConfig, config_hash
+from gaze.datamodule import GazeDataModule
+from gaze.module import GazeModule
+
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
+OWN_FILES = ("metrics.csv", "maps.npz", "environment.json", "audit.json", "pictures", "checkpoints", "hparams.yaml")
+SUMMARY = {
+    "val/accuracy": "accuracy",
+    "val/kappa": "kappa",
+    "val/gaze_consistency": "gaze consistency",
+    "val/gaze_consistency_l2": "gaze consistency, l2",
+    "val/gaze_eta_squared": "gaze eta squared",
+    "val/gaze_entropy": "gaze entropy",
+    "val/gaze_empty_fraction": "gaze empty fraction",
+    "val/loss": "loss",
+}
+
+
+def run_training(config: TrainConfig, directory: Path) -> dict[str, float]:
+    """Train one run and write everything it gives into ``directory``.
+
+    Args:
+        config: from :func:`gaze.config.check_config`.
+        directory: the run's folder; what an earlier run left there is moved to ``previous/``.
+
+    Returns:
+        The last epoch's row of ``metrics.csv``.
+
+    Raises:
+        GazeError: bad data before the first step, or a loss that became NaN.
+    """
+    console = Console(soft_wrap=True)
+    seed_everything(config.seed, workers=True, verbose=False)
+    _quiet()
+    data = GazeDataModule(config.dataset, config.augmentation, progress=console.print)
+    module = _build_module(config, data)
+    _keep_previous(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    console.print("\n".join(data.data.audit.lines()), highlight=False, markup=False)
+    _write_json(directory / "audit.json", data.data.audit.to_dict())
+    table = EpochTable(directory / "metrics.csv", lambda line: console.print(line, highlight=False))
+    trainer = build_trainer(config, directory, [table])
+    _write_json(directory / "environment.json", environment(config, trainer))
+    trainer.fit(module, datamodule=data)
+    if trainer.is_global_zero:
+        _finish(config, directory, trainer, table, console)
+    return table.rows[-1] if table.rows else {}
+
+
+def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -> Trainer:
+    """Lightning's Trainer with this project's loggers and callbacks.
+
+    Raises:
+        ConfigError: Lightning refuses an argument (its own words).
+    """
+    pictures = config.pictures
+    callbacks: list[Callback] = [
+        GradCAM(
+            directory,
+            config.gaze.start_epoch,
+            config.gaze.end_epoch,
+            pictures.every_n_epochs,
+            pictures.images_per_class,
+        ),
+        FiniteLoss(),
+        *extra,
+        ModelCheckpoint(
+            directory / "checkpoints",
+            filename="best",
+            monitor="val/kappa",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        ),
+    ]
+    terminal = sys.stdout.isatty()
+    if terminal:
+        callbacks.append(RichProgressBar(leave=False))
+    logger = TensorBoardLogger(directory, name="", version="")
+    try:
+        return Trainer(
+            **config.trainer,
+            logger=logger,
+            callbacks=callbacks,
+            default_root_dir=directory,
+            enable_progress_bar=terminal,
+        )
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:  # MisconfigurationException is of these
+        raise ConfigError(f"trainer: {error}") from error
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
+    """What made a run: versions, device, commit, command."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "config_hash": config_hash(config),
+        "command": " ".join(sys.argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "packages": {package: _version(package) for package in PACKAGES},
+    }
+
+
+def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
+    from gaze.backbones import hooked_map_size
+
+    # The map is checked before the images are read, which can take a while.
+    hooked_map_size(config.model.name, config.dataset.image_size, config.dataset.channels)
+    return GazeModule(
+        model=config.model.name,
+        num_classes=len(data.classes),
+        in_channels=config.dataset.channels,
+        image_size=config.dataset.image_size,
+        gaze_lambda=config.lambda_,
+        gaze=config.gaze,
+        optimizer=config.optimizer,
+        class_names=list(data.classes),
+    )
+
+
+def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: EpochTable, console: Console) -> None:
+    """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
+    if not table.rows:
+        return
+    last = table.rows[-1]
+    best = max(table.rows, key=lambda row: row["val/kappa"])
+    final = {f"final/{key.removeprefix('val/')}": last[key] for key in SUMMARY if key in last}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(_hyperparameters(config), final)
+            logger.save()
+            logger.finalize("success")
+    view = Table(title=f"{config.dataset.name}  {config.model.name}  lambda={config.lambda_:g}  seed={config.seed}")
+    view.add_column("on the evaluation set")
+    view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
+    view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")
+    for key, label in SUMMARY.items():
+        if key in last:
+            view.add_row(label, f"{last[key]:.4f}", f"{best[key]:.4f}")
+    console.print(view)
+    console.print(f"Run folder: {directory}\nLook at it: tensorboard --logdir {directory}", highlight=False)
+
+
+def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a study varies, flat."""
+    return {
+        "study": config.study,
+        "dataset": config.dataset.name,
+        "model": config.model.name,
+        "lambda": config.lambda_,
+        "seed": config.seed,
+        "distance": config.gaze.distance,
+        "reference": config.gaze.reference,
+        "second_order": config.gaze.second_order,
+        "augmentation": config.augmentation.name,
+        "image_size": config.dataset.image_size,
+        "lr": config.optimizer.lr,
+    }
+
+
+def _keep_previous(directory: Path) -> None:
+    """Move an earlier run's files to ``previous/N``, so that no curve mixes two runs and nothing is lost."""
+    left = [directory / name for name in OWN_FILES if (directory / name).exists()]
+    left += list(directory.glob("events.out.tfevents.*"))
+    if not left:
+        return
+    number = 1
+    while (directory / "previous" / str(number)).exists():
+        number += 1
+    target = directory / "previous" / str(number)
+    target.mkdir(parents=True)
+    for path in left:
+        path.rename(target / path.name)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _commit() -> str | None:
+    """Commit of this source tree, "+dirty" where it has changes; None outside a checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _quiet() -> None:
+    """Drop Lightning's advertisements and the advice that does not fit data in memory."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard, where TensorFlow is installed

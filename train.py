@@ -1,0 +1,34 @@
+"""Train one run, or with ``-m`` a grid: ``python train.py -m model=level1,level2 lambda=0,50``.
+
+Settings are in ``conf/``; any of them can be given on the command line as ``name=value``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+# A folder has one name for one value: lambda=50 and lambda=50.0 are the same run.
+OmegaConf.register_new_resolver("number", lambda value: f"{float(value):g}", replace=True)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    from gaze.config import GazeError, check_config  # after Hydra: --help and a typing error answer at once
+
+    try:
+        config = check_config(cfg)
+        from gaze.training import run_training
+
+        return run_training(config, Path(HydraConfig.get().runtime.output_dir)).get("val/kappa")
+    except GazeError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
