@@ -51,6 +51,7 @@ class GazeModule(LightningModule):
         gaze_lambda: weight lambda of the gaze loss, of either sign; 0 trains plainly and computes no CAM.
         gaze: settings of the loss, as a ``GazeConfig`` or a plain dict of its fields.
         optimizer: settings of Adam and ReduceLROnPlateau, likewise.
+        channels_last: keep the backbone and its images in NHWC order. Same mathematics, other rounding.
         class_names: for pictures and tables; numbers where None.
 
     Attributes:
@@ -70,6 +71,7 @@ class GazeModule(LightningModule):
         gaze_lambda: float = 0.0,
         gaze: GazeConfig | dict[str, Any] | None = None,
         optimizer: OptimizerConfig | dict[str, Any] | None = None,
+        channels_last: bool = False,
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class GazeModule(LightningModule):
                 "gaze_lambda": float(gaze_lambda),
                 "gaze": vars(gaze).copy(),
                 "optimizer": {**vars(optimizer), "betas": list(optimizer.betas)},
+                "channels_last": channels_last,
                 "class_names": list(class_names or map(str, range(num_classes))),
             },
             logger=False,
@@ -93,7 +96,8 @@ class GazeModule(LightningModule):
         self.optimizer_config = optimizer
         self.gaze_weight = float(gaze_lambda)
         map_size = hooked_map_size(model, image_size, in_channels)
-        self.backbone = build_backbone(model, num_classes, in_channels)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone = build_backbone(model, num_classes, in_channels).to(memory_format=self.memory_format)
         self.gaze_loss = GazeConsistencyLoss(
             num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=map_size
         )
@@ -106,12 +110,12 @@ class GazeModule(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, S, S) in [-1, 1] to logits (B, K)."""
-        return self.backbone(image)
+        return self.backbone.forward_head(self._features(image))
 
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        features = self.backbone.forward_features(batch.image)
+        features = self._features(batch.image)
         with self._full_precision(features):
             features = _at_least_float32(features)
             logits = self.backbone.forward_head(features)
@@ -153,7 +157,7 @@ class GazeModule(LightningModule):
             target: classes (B,) to explain; the true ones for the metric.
         """
         with torch.no_grad():
-            features = self.backbone.forward_features(image)
+            features = self._features(image)
         with torch.inference_mode(False), torch.enable_grad(), self._full_precision(features):
             features = _at_least_float32(features.detach().clone()).requires_grad_()
             target = target.clone()  # made in inference mode, it could not be saved for backward
@@ -185,6 +189,9 @@ class GazeModule(LightningModule):
         self.on_validation_epoch_end()
 
     # ---- shared
+
+    def _features(self, image: Tensor) -> Tensor:
+        return self.backbone.forward_features(image.contiguous(memory_format=self.memory_format))
 
     def _true_class_cam(self, features: Tensor, logits: Tensor, target: Tensor, create_graph: bool) -> Tensor:
         score = logits.gather(1, target[:, None]).squeeze(1)

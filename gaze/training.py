@@ -147,6 +147,7 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
         gaze_lambda=config.lambda_,
         gaze=config.gaze,
         optimizer=config.optimizer,
+        channels_last=config.model.channels_last,
         class_names=list(data.classes),
     )
 
