@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-# A folder has one name for one value: lambda=50 and lambda=50.0 are the same run.
-OmegaConf.register_new_resolver("number", lambda value: f"{float(value):g}", replace=True)
+
+def number(value: Any) -> str:
+    """One name for one value in a folder's name: lambda=50 and lambda=50.0 are the same run.
+
+    What is not a number stays as it is: Hydra needs the folder before ``check_config`` can object.
+    """
+    return f"{value:.15g}" if isinstance(value, int | float) else str(value)
+
+
+OmegaConf.register_new_resolver("number", number, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -158,16 +157,25 @@ class FiniteLoss(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)  # before anything is logged or saved
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The last step's loss was fine, but what that step did to the weights shows only here.
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            self._stop(trainer, "loss on the evaluation set", trainer.global_step)
+
     def _check(self, trainer: Trainer) -> None:
         if self._first_bad is None:
             return
         step = int(self._first_bad)
         if step == torch.iinfo(torch.int64).max:
             return
-        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
-        kept = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
+        self._stop(trainer, "loss", step)
+
+    def _stop(self, trainer: Trainer, what: str, step: int) -> NoReturn:
+        saved = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+        kept = f"The last good checkpoint is {saved[-1]}." if saved and saved[-1] else "There is no checkpoint yet."
         raise TrainingError(
-            f"The loss is NaN or infinite at step {step} (epoch {trainer.current_epoch + 1}). {kept} "
+            f"The {what} is NaN or infinite at step {step} (epoch {trainer.current_epoch + 1}). {kept} "
             "Try a smaller optimizer.lr, a lambda nearer to 0, or trainer.gradient_clip_val=1."
         )
 
@@ -233,7 +241,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

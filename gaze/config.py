@@ -7,6 +7,7 @@ Hydra side and ``TrainConfig.lambda_`` on this one.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import inspect
@@ -14,7 +15,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +24,15 @@ DISTANCES = ("squared", "l2")
 REFERENCES = ("ema", "batch")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 DATASET_KINDS = ("phantom", "kaggle", "folder")
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    str | None: "text or null",
+    list[float]: "a list of numbers, such as [0.9, 1.0]",
+    dict[str, int] | None: "whole numbers by class name, or null",
+}
 
 
 class GazeError(Exception):
@@ -147,16 +157,18 @@ def check_config(cfg: DictConfig) -> TrainConfig:
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
     """
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    weight = _number("lambda", values.pop("lambda", 0.0))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), {**values, "lambda_": weight})
-        config = OmegaConf.to_object(merged)
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(_schema_message(error)) from error
+        raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    weight = values.pop("lambda", 0.0)
+    schema = OmegaConf.structured(TrainConfig)
+    problems = [*_lambda_problems(weight), *_fill(schema, values)]
+    schema.lambda_ = 0.0 if problems else weight
+    config = OmegaConf.to_object(schema)
     assert isinstance(config, TrainConfig)
-    problems = [*_range_problems(config), *_dataset_problems(config.dataset), *_trainer_problems(config.trainer)]
+    problems += [*_range_problems(config), *_dataset_problems(config.dataset), *_trainer_problems(config.trainer)]
     if problems:
         raise ConfigError("\n".join(problems))
     return config
@@ -168,23 +180,30 @@ def config_hash(config: TrainConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{key}={value!r} is not a finite number. Write for example {key}=50, 0 or -100.")
-    return float(value)
+def _lambda_problems(value: Any) -> list[str]:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return []
+    return [f"lambda={value} is not a finite number. Write for example lambda=50, 0 or -100."]
 
 
-def _schema_message(error: OmegaConfBaseException) -> str:
-    """One line from OmegaConf's several, with the near names when a key is unknown."""
-    key = str(getattr(error, "full_key", "") or "?")
-    first = str(error).splitlines()[0]
-    if "not in" in first:
-        parent, _, leaf = key.rpartition(".")
-        owner: Any = OmegaConf.structured(TrainConfig)
-        owner = OmegaConf.select(owner, parent) if parent else owner
-        known = ["lambda" if k == "lambda_" else str(k) for k in (owner or {})]
-        return f"{key}: there is no such setting. {_near(leaf, known)}"
-    return f"{key}: {first}"
+def _fill(schema: DictConfig, values: dict[Any, Any], path: str = "") -> list[str]:
+    """Put values into the typed schema one by one, so that every problem is found; those are returned."""
+    known = ["lambda" if key == "lambda_" else str(key) for key in schema]
+    problems = []
+    for key, value in values.items():
+        name = f"{path}{key}"
+        if key not in known:
+            problems.append(f"{name}={value}: there is no such setting. {_near(str(key), known)}")
+        elif isinstance(value, dict) and dataclasses.is_dataclass(OmegaConf.get_type(schema, key)):
+            problems += _fill(schema[key], value, f"{name}.")
+        else:
+            try:
+                schema[key] = value
+            except OmegaConfBaseException:
+                wanted = get_type_hints(OmegaConf.get_type(schema))[key]
+                shown = "null" if value is None else value
+                problems.append(f"{name}={shown} must be {WORDS.get(wanted, 'a group of settings')}.")
+    return problems
 
 
 def _near(name: str, known: list[str]) -> str:
@@ -192,13 +211,17 @@ def _near(name: str, known: list[str]) -> str:
     return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
 
 
+def _is_folder_name(name: str) -> bool:
+    return bool(name) and Path(name).name == name and name != ".."
+
+
 def _range_problems(c: TrainConfig) -> list[str]:
     g, o, a = c.gaze, c.optimizer, c.augmentation
     rules = [
         (0 <= c.seed < 2**32, f"seed={c.seed} must be in 0 .. 2^32 - 1."),
         (
-            bool(c.study) and Path(c.study).name == c.study and c.study not in (".", ".."),
-            f"study={c.study!r} names a folder: no slash, not empty.",
+            _is_folder_name(c.study),
+            f"study={c.study} names a folder: give one name without a slash.",
         ),
         (g.distance in DISTANCES, f"gaze.distance={g.distance} is unknown: {' or '.join(DISTANCES)}."),
         (g.reference in REFERENCES, f"gaze.reference={g.reference} is unknown: {' or '.join(REFERENCES)}."),
@@ -210,13 +233,16 @@ def _range_problems(c: TrainConfig) -> list[str]:
             f"gaze.end_epoch={g.end_epoch} (T1) is before gaze.start_epoch={g.start_epoch} (T0): "
             "lambda grows from T0 to T1, so T1 must not be smaller.",
         ),
-        (o.lr > 0, f"optimizer.lr={o.lr} must be above 0."),
+        (0 < o.lr < math.inf, f"optimizer.lr={o.lr} must be a finite number above 0."),
         (
             len(o.betas) == 2 and all(0 <= b < 1 for b in o.betas),
             f"optimizer.betas={o.betas} must be two numbers in [0, 1).",
         ),
-        (o.eps > 0, f"optimizer.eps={o.eps} must be above 0."),
-        (o.weight_decay >= 0, f"optimizer.weight_decay={o.weight_decay} must be 0 or more."),
+        (0 < o.eps < math.inf, f"optimizer.eps={o.eps} must be a finite number above 0."),
+        (
+            0 <= o.weight_decay < math.inf,
+            f"optimizer.weight_decay={o.weight_decay} must be a finite number, 0 or more.",
+        ),
         (0 < o.plateau_factor < 1, f"optimizer.plateau_factor={o.plateau_factor} must be between 0 and 1."),
         (o.plateau_patience >= 0, f"optimizer.plateau_patience={o.plateau_patience} must be 0 or more."),
         (0 <= a.hflip <= 1, f"augmentation.hflip={a.hflip} is a probability: 0 .. 1."),
@@ -228,15 +254,21 @@ def _range_problems(c: TrainConfig) -> list[str]:
             len(a.crop_ratio) == 2 and 0 < a.crop_ratio[0] <= a.crop_ratio[1],
             f"augmentation.crop_ratio={a.crop_ratio} must be [low, high] with 0 < low <= high.",
         ),
-        (c.pictures.every_n_epochs >= 0, "pictures.every_n_epochs must be 0 (none) or more."),
-        (c.pictures.images_per_class >= 1, "pictures.images_per_class must be 1 or more."),
+        (
+            c.pictures.every_n_epochs >= 0,
+            f"pictures.every_n_epochs={c.pictures.every_n_epochs} must be 0 (none) or more.",
+        ),
+        (
+            c.pictures.images_per_class >= 1,
+            f"pictures.images_per_class={c.pictures.images_per_class} must be 1 or more.",
+        ),
     ]
     return [message for ok, message in rules if not ok]
 
 
 def _dataset_problems(d: DatasetConfig) -> list[str]:
     rules = [
-        (bool(d.name) and Path(d.name).name == d.name, f"dataset.name={d.name!r} names a folder: no slash, not empty."),
+        (_is_folder_name(d.name), f"dataset.name={d.name} names a folder: give one name without a slash."),
         (d.kind in DATASET_KINDS, f"dataset.kind={d.kind} is unknown: {', '.join(DATASET_KINDS)}."),
         (d.batch_size >= 1, f"dataset.batch_size={d.batch_size} must be 1 or more."),
         (d.image_size >= 2, f"dataset.image_size={d.image_size} must be 2 or more pixels."),
@@ -260,11 +292,13 @@ def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
     known = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
     own = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar"}
     problems = [
-        f"trainer.{key}: Lightning's Trainer has no such argument. {_near(key, known)}"
+        f"trainer.{key}={trainer[key]}: Lightning's Trainer has no such argument. {_near(key, known)}"
         for key in trainer
         if key not in known
     ]
-    problems += [f"trainer.{key} is set by this project and cannot be given." for key in trainer if key in own]
+    problems += [
+        f"trainer.{key}={trainer[key]}: this project sets it itself. Leave it out." for key in trainer if key in own
+    ]
     precision = str(trainer.get("precision", "32-true"))
     if precision not in (*PRECISIONS, "32", "64"):
         problems.append(
@@ -274,4 +308,9 @@ def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
     epochs = trainer.get("max_epochs", 1)
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         problems.append(f"trainer.max_epochs={epochs} must be a whole number, 1 or more.")
+    if trainer.get("limit_val_batches", 1) == 0 or trainer.get("check_val_every_n_epoch", 1) != 1:
+        problems.append(
+            "trainer.limit_val_batches=0 and trainer.check_val_every_n_epoch other than 1 leave epochs without a "
+            "kappa and a gaze consistency. Take neither; limit_val_batches=1 is the least."
+        )
     return problems

@@ -7,12 +7,12 @@ handled by one-hot sums: no loop over them, no ``.item()``, nothing that makes a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as differentiable_all_reduce
 
 from gaze.config import DISTANCES, REFERENCES
 
@@ -188,10 +188,7 @@ class GazeConsistencyLoss(nn.Module):
         count = member.sum(0)
         if _world_size() > 1:
             packed = torch.cat([count, sums.flatten()])  # one message instead of two
-            if packed.requires_grad:
-                packed = differentiable_all_reduce(packed)
-            else:
-                dist.all_reduce(packed)
+            packed = _SumOverProcesses.apply(packed)
             count, sums = packed[: self.num_classes].detach(), packed[self.num_classes :].view_as(sums)
         return count, sums / count.clamp(min=1)[:, None, None]
 
@@ -206,7 +203,7 @@ class GazeConsistencyLoss(nn.Module):
                 f"{tuple(mean.shape[1:])}: keep one image size, or use one GazeConsistencyLoss for each."
             )
         if self.training:
-            decay = torch.where(self.seen, self.ema_decay, 0.0)[:, None, None]
+            decay = self.ema_decay * self.seen.to(mean.dtype)[:, None, None]
             updated = decay * self.class_gaze + (1 - decay) * mean
             # In place: the buffers that DDP and the optimiser's checkpoint know stay the same objects.
             self.class_gaze.copy_(torch.where(qualifies[:, None, None], updated, self.class_gaze))
@@ -227,6 +224,20 @@ def check_distance(distance: str) -> None:
     """Raise ValueError for a distance that does not exist."""
     if distance not in DISTANCES:
         raise ValueError(f"distance={distance!r} is unknown: {' or '.join(DISTANCES)}.")
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over all processes. Each of them uses it, so its gradient is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _SumOverProcesses.apply(gradient)
 
 
 def _world_size() -> int:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassCohenKappa
 from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gaze.consistency import check_distance, class_membership, gaze_deviation, map_entropy
 
@@ -97,13 +98,25 @@ class GazeSums(Metric):
         self.square_sum = self.square_sum + member.T @ wide.square().sum((1, 2))
         empty = (cam.amax((1, 2)) <= 0).to(dtype)
         self.empty = self.empty + correct @ empty
-        self.entropy_sum = self.entropy_sum + correct @ map_entropy(cam).to(dtype)
+        self.entropy_sum = self.entropy_sum + correct @ map_entropy(wide)
         self.peak = torch.maximum(self.peak, wide.amax())
 
     def _check_map_size(self, cam: Tensor) -> None:
         seen = self.map_sum.shape[1:]
         if seen != (1, 1) and seen != cam.shape[1:]:
             raise ValueError(f"Maps of {tuple(cam.shape[1:])} after maps of {tuple(seen)}: reset() between sizes.")
+
+    def _sync_dist(self, dist_sync_fn: Any = gather_all_tensors, process_group: Any = None) -> None:
+        # A process that saw no image does not know the maps' size yet, and only equal shapes can be summed.
+        own = torch.tensor(self.map_sum.shape[1:], device=self.map_sum.device)
+        sizes = {tuple(s.tolist()) for s in dist_sync_fn(own, group=process_group or self.process_group)} - {(1, 1)}
+        if len(sizes) > 1:
+            raise ValueError(f"The processes saw maps of different sizes: {sorted(sizes)}.")
+        self._take_map_size(sizes.pop() if sizes else (1, 1))
+        super()._sync_dist(dist_sync_fn, process_group)
+
+    def _take_map_size(self, size: tuple[int, ...]) -> None:
+        self.map_sum = self.map_sum.expand(-1, *size)  # of zeros, or of this size already
 
     def _warn_unscaled(self) -> None:
         if self.peak > 1 + PEAK_TOLERANCE:
@@ -167,6 +180,12 @@ class GazeConsistency(GazeSums):
             slot = torch.where(member.sum(1) > 0, member.argmax(1), self.num_classes)
             self.maps.append(cam.detach().float())
             self.classes.append(slot)
+
+    def _take_map_size(self, size: tuple[int, ...]) -> None:
+        super()._take_map_size(size)
+        if self.distance == "l2" and len(self.maps) == 0:
+            self.maps = [self.map_sum.new_zeros(0, *size, dtype=torch.float32)]
+            self.classes = [self.map_sum.new_zeros(0, dtype=torch.int64)]
 
     def compute(self) -> Tensor:
         self._warn_unscaled()

@@ -139,9 +139,7 @@ class GazeModule(LightningModule):
         adam = torch.optim.Adam(
             self.parameters(), o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay
         )
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            adam, factor=o.plateau_factor, patience=o.plateau_patience
-        )
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=o.plateau_factor, patience=o.plateau_patience)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
 
     # ---- evaluation
@@ -166,6 +164,8 @@ class GazeModule(LightningModule):
         return Gaze(logits.detach(), cam.detach())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
+            return
         logits, cam = self.gaze(batch.image, batch.target)
         losses = F.cross_entropy(logits, batch.target, reduction="none")
         self.val_loss.update(losses)
@@ -191,7 +191,8 @@ class GazeModule(LightningModule):
     # ---- shared
 
     def _features(self, image: Tensor) -> Tensor:
-        return self.backbone.forward_features(image.contiguous(memory_format=self.memory_format))
+        # self.dtype is float32 unless trainer.precision=64-true; Lightning converts batches before their bytes do.
+        return self.backbone.forward_features(image.to(self.dtype).contiguous(memory_format=self.memory_format))
 
     def _true_class_cam(self, features: Tensor, logits: Tensor, target: Tensor, create_graph: bool) -> Tensor:
         score = logits.gather(1, target[:, None]).squeeze(1)

@@ -18,6 +18,7 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich import get_console
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,16 @@ from gaze.datamodule import GazeDataModule
 from gaze.module import GazeModule
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
-OWN_FILES = ("metrics.csv", "maps.npz", "environment.json", "audit.json", "pictures", "checkpoints", "hparams.yaml")
+OWN_FILES = (
+    "config.json",
+    "metrics.csv",
+    "maps.npz",
+    "environment.json",
+    "audit.json",
+    "pictures",
+    "checkpoints",
+    "hparams.yaml",
+)
 SUMMARY = {
     "val/accuracy": "accuracy",
     "val/kappa": "kappa",
@@ -53,18 +63,24 @@ def run_training(config: TrainConfig, directory: Path) -> dict[str, float]:
     Raises:
         GazeError: bad data before the first step, or a loss that became NaN.
     """
-    console = Console(soft_wrap=True)
+    console = get_console()  # the progress bar's own: it makes room for a line; another console's it would erase
     seed_everything(config.seed, workers=True, verbose=False)
     _quiet()
-    data = GazeDataModule(config.dataset, config.augmentation, progress=console.print)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    data = GazeDataModule(config.dataset, config.augmentation, progress=say)
+    table = EpochTable(directory / "metrics.csv", say)
+    trainer = build_trainer(config, directory, [table])  # what Lightning refuses, it refuses before images are read
     module = _build_module(config, data)
-    _keep_previous(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    console.print("\n".join(data.data.audit.lines()), highlight=False, markup=False)
-    _write_json(directory / "audit.json", data.data.audit.to_dict())
-    table = EpochTable(directory / "metrics.csv", lambda line: console.print(line, highlight=False))
-    trainer = build_trainer(config, directory, [table])
-    _write_json(directory / "environment.json", environment(config, trainer))
+    if trainer.is_global_zero:  # under DDP each process comes here; one of them owns the folder
+        _keep_previous(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        say("\n".join(data.data.audit.lines()))
+        _write_json(directory / "config.json", config.to_dict())
+        _write_json(directory / "audit.json", data.data.audit.to_dict())
+        _write_json(directory / "environment.json", environment(config, trainer))
     trainer.fit(module, datamodule=data)
     if trainer.is_global_zero:
         _finish(config, directory, trainer, table, console)
@@ -77,8 +93,10 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
     Raises:
         ConfigError: Lightning refuses an argument (its own words).
     """
-    pictures = config.pictures
+    pictures, checkpoints = config.pictures, directory / "checkpoints"
+    at_epoch_end: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
     callbacks: list[Callback] = [
+        FiniteLoss(),  # first: nothing is drawn or saved of weights that are NaN
         GradCAM(
             directory,
             config.gaze.start_epoch,
@@ -86,16 +104,10 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
             pictures.every_n_epochs,
             pictures.images_per_class,
         ),
-        FiniteLoss(),
         *extra,
-        ModelCheckpoint(
-            directory / "checkpoints",
-            filename="best",
-            monitor="val/kappa",
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        ),
+        # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.
+        ModelCheckpoint(checkpoints, "best", monitor="val/kappa", mode="max", **at_epoch_end),
+        ModelCheckpoint(checkpoints, "last", **at_epoch_end),
     ]
     terminal = sys.stdout.isatty()
     if terminal:
@@ -172,7 +184,8 @@ def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: Epoch
         if key in last:
             view.add_row(label, f"{last[key]:.4f}", f"{best[key]:.4f}")
     console.print(view)
-    console.print(f"Run folder: {directory}\nLook at it: tensorboard --logdir {directory}", highlight=False)
+    where = f"Run folder: {directory}\nLook at it: tensorboard --logdir {directory}"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
 
 
 def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
@@ -239,4 +252,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    # Said of values that torchmetrics has brought together already.
+    warnings.filterwarnings("ignore", ".*recommended to use .self.log.* when logging on epoch level in distributed.*")
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\). is deprecated")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard, where TensorFlow is installed

@@ -1,0 +1,73 @@
+"""What several test files share: the shipped configs, composed as train.py composes them, and one tiny run."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from gaze.config import TrainConfig, check_config
+
+REPO = Path(__file__).parents[1]
+TINY = (
+    "model=level1",
+    "dataset.train_images=16",
+    "dataset.test_images=16",
+    "dataset.image_size=32",
+    "dataset.batch_size=8",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "pictures.every_n_epochs=0",
+)
+Compose = Callable[..., DictConfig]
+TinyConfig = Callable[..., TrainConfig]
+
+
+class Run(NamedTuple):
+    """A finished run: what it was asked for, where it lies, and what it returned."""
+
+    config: TrainConfig
+    folder: Path
+    row: dict[str, float]
+
+
+@pytest.fixture(scope="session")
+def train() -> ModuleType:
+    """train.py, which is a script and not on the import path."""
+    spec = importlib.util.spec_from_file_location("train_script", REPO / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def composed(train: ModuleType) -> Compose:
+    """``composed("model=level1", ...)``: what Hydra hands to train.py for a command line."""
+
+    def compose_overrides(*overrides: str, hydra: bool = False) -> DictConfig:
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            return compose("train", list(overrides), return_hydra_config=hydra)
+
+    return compose_overrides
+
+
+@pytest.fixture(scope="session")
+def tiny(composed: Compose) -> TinyConfig:
+    """``tiny("lambda=50", ...)``: a checked config whose run takes about a second."""
+    return lambda *overrides: check_config(composed(*TINY, *overrides))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two epochs of level1 on the phantom with lambda 50 from the first epoch on, and with pictures."""
+    from gaze.training import run_training
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    config = tiny("lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=1", "pictures.every_n_epochs=1")
+    return Run(config, folder, run_training(config, folder))
