@@ -103,10 +103,15 @@ class GradCAM(Callback):
         figures = {
             "class_gaze": class_gaze_figure(module.class_gaze, counts, names, f"Mean gaze by class: {title}"),
             "overlays": overlay_figure(
-                batch.image, cams, logits.argmax(1).tolist(), batch.target.tolist(), names,
+                batch.image,
+                cams,
+                logits.argmax(1).tolist(),
+                batch.target.tolist(),
+                names,
                 f"Grad-CAM for the true class: {title}",
+                batch.mask,
             ),
-        }  # fmt: skip
+        }
         for name, figure in figures.items():
             self._publish(trainer, name, figure, epoch)
         self._save_maps(module, cams, indices, epoch)
@@ -202,12 +207,19 @@ class EpochTable(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Nine digits are all that a float32 has; more would show 0.001 as 0.0010000000474974513.
+        logged = {name: float(f"{value:.9g}") for name, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **logged}
         self.rows.append({name: row[name] for name in EPOCH_COLUMNS if name in row})
         self._write()
         if self.say is not None:
             self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))
+
+    @rank_zero_only
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and self.say is not None:
+            kept = f"{len(self.rows)} whole epochs are kept in {self.path.parent}." if self.rows else "Nothing is kept."
+            self.say(f"Interrupted in epoch {trainer.current_epoch + 1}. {kept}")
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,12 +26,12 @@ class Batch(NamedTuple):
     """What a training or evaluation step receives.
 
     ``image`` (B, C, S, S), uint8 before the transfer and float in [-1, 1] after it; ``target`` (B,) int64;
-    ``index`` (B,) place in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None.
+    ``place`` (B,) in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None.
     """
 
     image: Tensor
     target: Tensor
-    index: Tensor
+    place: Tensor
     mask: Tensor | None
 
 
@@ -146,12 +146,12 @@ class GazeDataModule(LightningDataModule):
             matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), self.augmentation)
             image = warp(image, matrices)
             mask = None if mask is None else warp(mask, matrices, mode="nearest")
-        return Batch(image, batch.target, batch.index, mask)
+        return Batch(image, batch.target, batch.place, mask)
 
     def _loader(self, dataset: SplitDataset, **kwargs: Any) -> DataLoader[Batch]:
         return DataLoader(dataset, self.config.batch_size, collate_fn=_as_is, **kwargs)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     """``__getitems__`` made the batch already."""
     return batch

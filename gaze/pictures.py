@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 COLOURS = "inferno"  # even in lightness: it survives greyscale and colour-blindness
+OUTLINE = "#00d5ff"
 RIGHT, WRONG = "#1b7837", "#b2182b"
 
 
@@ -39,7 +40,13 @@ def class_gaze_figure(class_gaze: Tensor, counts: Sequence[int], names: Sequence
 
 
 def overlay_figure(
-    images: Tensor, cams: Tensor, preds: Sequence[int], targets: Sequence[int], names: Sequence[str], title: str
+    images: Tensor,
+    cams: Tensor,
+    preds: Sequence[int],
+    targets: Sequence[int],
+    names: Sequence[str],
+    title: str,
+    masks: Tensor | None = None,
 ) -> Figure:
     """Each image above its Grad-CAM for the true class, with truth and prediction.
 
@@ -50,6 +57,7 @@ def overlay_figure(
         targets: true classes (N).
         names: of the classes.
         title: of the whole figure.
+        masks: (N, 1, S, S) in 0..1, outlined where given: what there is to see.
     """
     count = len(targets)
     size = (images.shape[2], images.shape[3])
@@ -64,6 +72,9 @@ def overlay_figure(
         for row in range(2):
             axes[row, column].imshow(picture, **grey)
             axes[row, column].set_axis_off()
+            if masks is not None and masks[column].amax() > 0:
+                outline = masks[column, 0].cpu().float().numpy()
+                axes[row, column].contour(outline, levels=[0.5], colors=OUTLINE, linewidths=0.9)
         axes[1, column].imshow(enlarged[column].numpy(), cmap=COLOURS, vmin=0, vmax=1, alpha=0.55)
         empty = "" if cams[column].amax() > 0 else "\nno gaze: CAM is zero"
         axes[0, column].set_title(f"true: {names[targets[column]]}", fontsize=8)

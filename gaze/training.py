@@ -18,10 +18,12 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 from rich.console import Console
 from rich.table import Table
 
+from gaze.backbones import hooked_map_size
 from gaze.callbacks import EpochTable, FiniteLoss, GradCAM, atomic_path
 from gaze.config import ConfigError, TrainConfig, config_hash
 from gaze.datamodule import GazeDataModule
@@ -121,11 +123,7 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
             default_root_dir=directory,
             enable_progress_bar=terminal,
         )
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:  # MisconfigurationException is of these
-        raise ConfigError(f"trainer: {error}") from error
-    except Exception as error:
-        if type(error).__name__ != "MisconfigurationException":
-            raise
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigError(f"trainer: {error}") from error
 
 
@@ -147,8 +145,6 @@ def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
 
 
 def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
-    from gaze.backbones import hooked_map_size
-
     # The map is checked before the images are read, which can take a while.
     hooked_map_size(config.model.name, config.dataset.image_size, config.dataset.channels)
     return GazeModule(
@@ -184,7 +180,8 @@ def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: Epoch
         if key in last:
             view.add_row(label, f"{last[key]:.4f}", f"{best[key]:.4f}")
     console.print(view)
-    where = f"Run folder: {directory}\nLook at it: tensorboard --logdir {directory}"
+    shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
+    where = f"Run folder: {shown}\nLook at it: tensorboard --logdir {shown}"
     console.print(where, highlight=False, markup=False, soft_wrap=True)
 
 

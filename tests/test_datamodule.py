@@ -49,11 +49,11 @@ def test_training_batches_are_named_and_of_bytes():
     for batch in batches:
         assert isinstance(batch, Batch)
         assert batch.image.dtype == torch.uint8 and batch.image.shape[1:] == (1, 8, 8)
-        assert batch.target.dtype == batch.index.dtype == torch.int64
+        assert batch.target.dtype == batch.place.dtype == torch.int64
         assert batch.mask is None
-        assert torch.equal(batch.image, data.data.train.images[batch.index])
-        assert torch.equal(batch.target, data.data.train.targets[batch.index])
-    assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(10))
+        assert torch.equal(batch.image, data.data.train.images[batch.place])
+        assert torch.equal(batch.target, data.data.train.targets[batch.place])
+    assert sorted(torch.cat([b.place for b in batches]).tolist()) == list(range(10))
 
 
 def test_masks_come_with_their_images():
@@ -65,7 +65,7 @@ def test_masks_come_with_their_images():
 def test_shuffle_follows_the_seed():
     def order(seed: int) -> list[int]:
         torch.manual_seed(seed)
-        return torch.cat([b.index for b in _module().train_dataloader()]).tolist()
+        return torch.cat([b.place for b in _module().train_dataloader()]).tolist()
 
     with torch.random.fork_rng():
         assert order(1) == order(1)
@@ -77,18 +77,18 @@ def test_a_new_epoch_has_a_new_order():
     loader = _module().train_dataloader()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first, second = (torch.cat([b.index for b in loader]).tolist() for _ in range(2))
+        first, second = (torch.cat([b.place for b in loader]).tolist() for _ in range(2))
     assert first != second and sorted(first) == sorted(second)
 
 
 def test_evaluation_is_in_order():
     for loader in (_module().val_dataloader(), _module().test_dataloader()):
-        assert torch.cat([b.index for b in loader]).tolist() == list(range(7))
+        assert torch.cat([b.place for b in loader]).tolist() == list(range(7))
 
 
 def test_one_item_is_a_batch_of_one():
     batch = SplitDataset(_split(5))[3]
-    assert batch.index.tolist() == [3] and batch.image[0, 0, 0, 0] == 3
+    assert batch.place.tolist() == [3] and batch.image[0, 0, 0, 0] == 3
 
 
 # ---- one image, once, whatever the number of processes
@@ -104,9 +104,9 @@ def test_every_image_comes_once_over_all_processes(count, replicas, batch_size):
         for r in range(replicas)
     ]
     assert len({len(batches) for batches in shares}) == 1  # else the processes wait for each other for ever
-    indices = [i for batches in shares for batch in batches for i in batch.index.tolist()]
+    indices = [i for batches in shares for batch in batches for i in batch.place.tolist()]
     assert sorted(indices) == list(range(count))
-    assert all(torch.equal(b.image, dataset.split.images[b.index]) for batches in shares for b in batches)
+    assert all(torch.equal(b.image, dataset.split.images[b.place]) for batches in shares for b in batches)
 
 
 def test_rows_that_fill_up_are_dropped_from_their_batch():
@@ -161,7 +161,7 @@ def test_bytes_are_scaled_to_mean_and_sd_one_half():
 def test_evaluation_batch_is_ready_for_the_model():
     data = _module(augmentation=THESIS, masks=True)
     batch = data.evaluation_batch([5, 2])
-    assert batch.index.tolist() == [5, 2] and torch.equal(batch.target, data.data.test.targets[[5, 2]])
+    assert batch.place.tolist() == [5, 2] and torch.equal(batch.target, data.data.test.targets[[5, 2]])
     torch.testing.assert_close(batch.image, data.data.test.images[[5, 2]].float() / 127.5 - 1)
     assert torch.equal(batch.mask, data.data.test.masks[[5, 2]].float())
 
@@ -191,7 +191,7 @@ def test_masks_are_augmented_along():
     batch = data.prepare(raw, training=True)
     assert torch.equal(batch.mask, raw.mask.flip(3).float())
     torch.testing.assert_close(batch.image, (raw.image.flip(3).float() / 127.5 - 1), rtol=0, atol=1e-5)
-    assert torch.equal(batch.target, raw.target) and torch.equal(batch.index, raw.index)
+    assert torch.equal(batch.target, raw.target) and torch.equal(batch.place, raw.index)
 
 
 def test_setup_loads_the_configured_set_once():

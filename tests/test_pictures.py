@@ -83,3 +83,11 @@ def test_pixels_have_three_channels_and_grow_with_dpi():
 def test_pixels_are_a_copy_that_outlives_the_canvas():
     pixels = figure_pixels(overlays(), dpi=40)
     assert pixels.flags.owndata
+
+
+def test_masks_are_outlined_where_there_is_something_to_outline():
+    masks = torch.zeros(2, 1, 8, 8)
+    masks[1, 0, 2:5, 2:5] = 1
+    images = torch.zeros(2, 1, 8, 8)
+    figure = overlay_figure(images, torch.rand(2, 3, 3), [0, 1], [0, 1], NAMES, "", masks)
+    assert [len(axis.collections) for axis in figure.axes] == [0, 1, 0, 1]

@@ -1,0 +1,42 @@
+"""What README shows is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+README = (REPO / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.fullmatch(r"tensor\(([\d.]+(e-\d+)?|nan)\)\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^python train\.py (.*?)(?: +#.*)?$", README, re.MULTILINE))
+def test_commands_are_valid(command, composed, monkeypatch):
+    from gaze.config import check_config
+
+    overrides = [word.split(",")[0] for word in command.split() if word != "-m"]
+    check_config(composed(*overrides))
+
+
+def test_pictures_and_links_exist():
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r'src="(?!http)([^"]+)"', README)
+    assert targets
+    assert [t for t in targets if not (REPO / t).exists()] == []
+
+
+def test_defaults_in_the_table_are_the_defaults(composed):
+    cfg = composed("dataset=brain_tumor_mri", "dataset.root=x")
+    rows = re.findall(r"^\| `([a-z_.]+)` \| `([^`]+)`", README, re.MULTILINE)
+    flat = {"model": cfg.model.name, "augmentation": cfg.augmentation.name}
+    from omegaconf import OmegaConf
+
+    for key, value in rows:
+        if key in ("phantom", "brain_tumor_mri", "chest_xray", "folder") or "/" in key:
+            continue
+        actual = flat.get(key, OmegaConf.select(cfg, key))
+        assert str(actual).lower() == value.lower(), key
