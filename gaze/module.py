@@ -131,8 +131,8 @@ class GazeModule(LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        self.log("train/lambda", self.gaze_weight, prog_bar=True, rank_zero_only=True)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], rank_zero_only=True)
+        self.log("train/lambda", self.gaze_weight, prog_bar=True, sync_dist=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         o = self.optimizer_config
@@ -178,7 +178,7 @@ class GazeModule(LightningModule):
         shown = ("kappa", "gaze_consistency")
         for name, value in values.items():
             key = f"val/{name}"
-            self.log(key, value, prog_bar=name in shown, rank_zero_only=False)
+            self.log(key, value, prog_bar=name in shown, sync_dist=True)
         self.val_loss.reset()
         self.val_metrics.reset()
 

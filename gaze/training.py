@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 from rich.console import Console
 from rich.table import Table
@@ -249,7 +249,5 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    # Said of values that torchmetrics has brought together already.
-    warnings.filterwarnings("ignore", ".*recommended to use .self.log.* when logging on epoch level in distributed.*")
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\). is deprecated")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard, where TensorFlow is installed

@@ -111,10 +111,10 @@ def test_every_image_comes_once_over_all_processes(count, replicas, batch_size):
 
 def test_rows_that_fill_up_are_dropped_from_their_batch():
     dataset = SplitDataset(_split(5, masks=True))
-    assert dataset.__getitems__([3, PADDING, 1]).index.tolist() == [3, 1]
+    assert dataset.__getitems__([3, PADDING, 1]).place.tolist() == [3, 1]
     empty = dataset.__getitems__([PADDING, PADDING])
     assert empty.image.shape == empty.mask.shape == (0, 1, 8, 8)
-    assert empty.target.shape == empty.index.shape == (0,) and empty.target.dtype == torch.int64
+    assert empty.target.shape == empty.place.shape == (0,) and empty.target.dtype == torch.int64
 
 
 def test_the_last_batch_of_the_last_process_may_be_empty():
@@ -191,7 +191,7 @@ def test_masks_are_augmented_along():
     batch = data.prepare(raw, training=True)
     assert torch.equal(batch.mask, raw.mask.flip(3).float())
     torch.testing.assert_close(batch.image, (raw.image.flip(3).float() / 127.5 - 1), rtol=0, atol=1e-5)
-    assert torch.equal(batch.target, raw.target) and torch.equal(batch.place, raw.index)
+    assert torch.equal(batch.target, raw.target) and torch.equal(batch.place, raw.place)
 
 
 def test_setup_loads_the_configured_set_once():

@@ -1,0 +1,17 @@
+"""The default run learns: the phantom is neither trivial nor hopeless for level2."""
+
+import csv
+
+from gaze.config import check_config
+from gaze.training import run_training
+
+
+def test_level2_learns_the_phantom_but_not_at_once(composed, tmp_path):
+    config = check_config(composed("pictures.every_n_epochs=0"))
+    assert (config.dataset.name, config.model.name, config.lambda_) == ("phantom", "level2", 0)
+    run_training(config, tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        accuracy = [float(row["val/accuracy"]) for row in csv.DictReader(file)]
+    assert len(accuracy) == 12
+    assert accuracy[0] < 0.95
+    assert accuracy[-1] > 0.85
