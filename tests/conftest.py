@@ -7,10 +7,13 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from gaze.config import TrainConfig, check_config
+
+torch.set_num_threads(1)  # two test processes share the cores
 
 REPO = Path(__file__).parents[1]
 TINY = (
