@@ -115,6 +115,7 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
     if terminal:
         callbacks.append(RichProgressBar(leave=False))
     logger = TensorBoardLogger(directory, name="", version="")
+    logger.hparams.update(_hyperparameters(config))
     try:
         return Trainer(
             **config.trainer,
