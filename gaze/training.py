@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +52,18 @@ SUMMARY = {
     "val/gaze_empty_fraction": "gaze empty fraction",
     "val/loss": "loss",
 }
+
+
+class EpochTensorBoard(TensorBoardLogger):
+    """TensorBoard with epochs, from 1, on the horizontal axis: scalars and pictures of a run line up, and so do runs
+    with other batch sizes.
+    """
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        epoch = metrics.get("epoch")  # Lightning adds it, from 0
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        super().log_metrics(values, step if epoch is None else int(epoch) + 1)
 
 
 def run_training(config: TrainConfig, directory: Path) -> dict[str, float]:
@@ -114,7 +128,7 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
     terminal = sys.stdout.isatty()
     if terminal:
         callbacks.append(RichProgressBar(leave=False))
-    logger = TensorBoardLogger(directory, name="", version="")
+    logger = EpochTensorBoard(directory, name="", version="")
     logger.hparams.update(_hyperparameters(config))
     try:
         return Trainer(

@@ -149,6 +149,7 @@ def board(tiny_run) -> EventAccumulator:
 
 @pytest.mark.parametrize("tag", EPOCH_COLUMNS[2:])
 def test_tensorboard_has_the_scalars_of_the_metrics_file(board, tiny_run, tag):
+    assert [event.step for event in board.Scalars(tag)] == [1, 2]  # epochs, as the pictures
     values = [event.value for event in board.Scalars(tag)]
     assert values == pytest.approx([float(row[tag]) for row in rows_of(tiny_run.folder)], rel=1e-5)
 
