@@ -25,6 +25,17 @@ def number(value: Any) -> str:
 OmegaConf.register_new_resolver("number", number, replace=True)
 
 
+def save_settings(cfg: DictConfig, folder: Path) -> None:
+    """Hydra's own three files. Hydra itself would write them before the settings are checked, over those of a
+    finished run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    hydra_cfg = HydraConfig.get()
+    OmegaConf.save(cfg, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": hydra_cfg}), folder / "hydra.yaml")
+    OmegaConf.save(hydra_cfg.overrides.task, folder / "overrides.yaml")
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     from gaze.config import GazeError, check_config  # after Hydra: --help and a typing error answer at once
@@ -33,7 +44,8 @@ def main(cfg: DictConfig) -> float | None:
         config = check_config(cfg)
         from gaze.training import run_training
 
-        return run_training(config, Path(HydraConfig.get().runtime.output_dir)).get("val/kappa")
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        return run_training(config, folder, lambda: save_settings(cfg, folder / ".hydra")).get("val/kappa")
     except GazeError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(1)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from gaze.module import GazeModule
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
 OWN_FILES = (
+    ".hydra",
     "config.json",
     "metrics.csv",
     "maps.npz",
@@ -66,12 +67,13 @@ class EpochTensorBoard(TensorBoardLogger):
         super().log_metrics(values, step if epoch is None else int(epoch) + 1)
 
 
-def run_training(config: TrainConfig, directory: Path) -> dict[str, float]:
+def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], None] | None = None) -> dict[str, float]:
     """Train one run and write everything it gives into ``directory``.
 
     Args:
         config: from :func:`gaze.config.check_config`.
         directory: the run's folder; what an earlier run left there is moved to ``previous/``.
+        on_start: called once settings and images are found good and the folder is free, to write more into it.
 
     Returns:
         The last epoch's row of ``metrics.csv``.
@@ -94,6 +96,8 @@ def run_training(config: TrainConfig, directory: Path) -> dict[str, float]:
         _keep_previous(directory)
         directory.mkdir(parents=True, exist_ok=True)
         say("\n".join(data.data.audit.lines()))
+        if on_start is not None:
+            on_start()
         _write_json(directory / "config.json", config.to_dict())
         _write_json(directory / "audit.json", data.data.audit.to_dict())
         _write_json(directory / "environment.json", environment(config, trainer))

@@ -302,7 +302,10 @@ def test_grid_gives_one_folder_for_each_combination(tmp_path):
     assert runs == [f"phantom/level{n}/lambda={weight}/seed=0" for n in (1, 2) for weight in ("-100", "0")]
 
 
-def test_bad_settings_end_the_command_with_one_error(tmp_path):
+def test_bad_settings_end_the_command_with_one_error_and_change_nothing(tmp_path):
+    kept = tmp_path / "run" / ".hydra" / "config.yaml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of a finished run")
     bad = ["lambda=abc", "dataset.batch_size=0", "+dataset.batchsize=4"]
     done = train(*bad, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 1
@@ -310,6 +313,8 @@ def test_bad_settings_end_the_command_with_one_error(tmp_path):
     assert "Traceback" not in done.stderr
     assert all(setting.lstrip("+") in done.stderr for setting in bad), done.stderr
     assert done.stdout == ""
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [kept]
+    assert kept.read_text() == "of a finished run"
 
 
 def test_help_answers_at_once_with_the_groups():
