@@ -19,6 +19,7 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
@@ -65,6 +66,13 @@ class EpochTensorBoard(TensorBoardLogger):
         epoch = metrics.get("epoch")  # Lightning adds it, from 0
         values = {name: value for name, value in metrics.items() if name != "epoch"}
         super().log_metrics(values, step if epoch is None else int(epoch) + 1)
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar, with epochs from 1 as everywhere else in this project."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
 
 def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], None] | None = None) -> dict[str, float]:
@@ -131,7 +139,7 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
     ]
     terminal = sys.stdout.isatty()
     if terminal:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(EpochBar(theme=RichProgressBarTheme(metrics_format=".4f")))
     logger = EpochTensorBoard(directory, name="", version="")
     logger.hparams.update(_hyperparameters(config))
     try:

@@ -349,7 +349,7 @@ def test_terminal_shows_a_bar_with_kappa_and_gaze_and_keeps_the_epoch_lines(tmp_
     code, shown = in_a_terminal(command, seconds=200)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert code == 0, plain
-    assert re.search(r"Epoch 2/2 .*━", plain)
+    assert re.search(r"Epoch 3/3 .*━", plain)
     assert re.search(r"val/kappa: *-?\d", plain)
     assert re.search(r"val/gaze_consistency: *\d", plain)
     assert re.search(r"train/lambda: *\d", plain)
