@@ -157,7 +157,7 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
 def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     """What made a run: versions, device, commit, command."""
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "config_hash": config_hash(config),
         "command": " ".join(sys.argv),
@@ -260,6 +260,16 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _processor() -> str:
+    """The processor's name, which Python itself does not know on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
