@@ -40,6 +40,7 @@ EPOCH_COLUMNS = (
     "val/kappa",
     "val/gaze_consistency",
     "val/gaze_consistency_l2",
+    "val/gaze_consistency_grid",
     "val/gaze_eta_squared",
     "val/gaze_empty_fraction",
     "val/gaze_entropy",

@@ -104,6 +104,7 @@ class GazeConfig:
     second_order: bool = True  # differentiate alpha too; false as in the published runs
     start_epoch: int = 2  # T0 and T1 of Eq. 18; epochs count from 1
     end_epoch: int = 10
+    common_grid: int = 7  # tiles a side of the grid on which networks with other map sizes are compared
 
 
 @dataclass
@@ -227,6 +228,7 @@ def _range_problems(c: TrainConfig) -> list[str]:
         (g.reference in REFERENCES, f"gaze.reference={g.reference} is unknown: {' or '.join(REFERENCES)}."),
         (0 <= g.ema_decay < 1, f"gaze.ema_decay={g.ema_decay} must be in [0, 1)."),
         (g.min_samples >= 1, f"gaze.min_samples={g.min_samples} must be 1 or more."),
+        (g.common_grid >= 2, f"gaze.common_grid={g.common_grid} must be 2 or more tiles a side."),
         (g.start_epoch >= 0, f"gaze.start_epoch={g.start_epoch} must be 0 or more (epochs count from 1)."),
         (
             g.end_epoch >= g.start_epoch,

@@ -73,6 +73,31 @@ def map_entropy(cam: Tensor) -> Tensor:
     return torch.special.entr(p).sum(1) / math.log(flat.shape[1])
 
 
+def pool_to_grid(cam: Tensor, grid: int) -> Tensor:
+    """Mean of each map over the ``grid`` x ``grid`` equal tiles of its area, so that maps of any size compare.
+
+    A cell that lies on the border of two tiles counts in each by the area it has there. A map with fewer cells
+    than the grid gains no detail. The values keep their unit, the map's own 0..1 range; they are not scaled anew.
+
+    Args:
+        cam: maps (B, H, W).
+        grid: tiles along each side, 1 or more.
+
+    Returns:
+        Maps (B, grid, grid).
+    """
+    return _tile_weights(cam.shape[1], grid, cam) @ cam @ _tile_weights(cam.shape[2], grid, cam).T
+
+
+def _tile_weights(size: int, grid: int, like: Tensor) -> Tensor:
+    """Share (grid, size) that each of ``size`` cells has in each of ``grid`` tiles of one side; rows sum to 1."""
+    tile = torch.arange(grid, dtype=like.dtype, device=like.device)[:, None] / grid
+    cell = torch.arange(size, dtype=like.dtype, device=like.device)[None] / size
+    overlap = torch.minimum(tile + 1 / grid, cell + 1 / size) - torch.maximum(tile, cell)
+    weights = overlap.clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
+
+
 def curriculum(epoch: int, weight: float, start: int = 2, end: int = 10) -> float:
     """Weight lambda_t of the gaze loss in an epoch (thesis, Eq. 18).
 

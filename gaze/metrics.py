@@ -22,7 +22,7 @@ from torchmetrics.classification import MulticlassCohenKappa
 from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from gaze.consistency import check_distance, class_membership, gaze_deviation, map_entropy
+from gaze.consistency import check_distance, class_membership, gaze_deviation, map_entropy, pool_to_grid
 
 CHUNK = 1024  # maps that the l2 form widens to float64 at a time
 PEAK_TOLERANCE = 1e-3  # above this over 1, maps were not normalised; below, it is rounding
@@ -148,6 +148,8 @@ class GazeConsistency(GazeSums):
         num_classes: K.
         distance: "squared" (Eq. 9, 0..1) or "l2" (0..1/sqrt(H'W')).
         min_samples: classes with fewer correct images are left out, as in the published runs.
+        common_grid: pool the maps to that many tiles along each side first (``pool_to_grid``), so that networks
+            with maps of different sizes compare; None takes them as they are.
         kwargs: those of ``torchmetrics.Metric``.
 
     Example:
@@ -162,18 +164,30 @@ class GazeConsistency(GazeSums):
     maps: list[Tensor]  # l2: every map (N, H, W) ...
     classes: list[Tensor]  # ... and its class, K for an image that does not count (N,)
 
-    def __init__(self, num_classes: int, distance: str = "squared", min_samples: int = 2, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        distance: str = "squared",
+        min_samples: int = 2,
+        common_grid: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_classes, **kwargs)
         check_distance(distance)
         if min_samples < 1:
             raise ValueError(f"min_samples={min_samples} must be 1 or more.")
+        if common_grid is not None and common_grid < 1:
+            raise ValueError(f"common_grid={common_grid} must be 1 or more tiles a side, or None.")
         self.distance = distance
         self.min_samples = min_samples
+        self.common_grid = common_grid
         if distance == "l2":
             self.add_state("maps", [], dist_reduce_fx="cat")
             self.add_state("classes", [], dist_reduce_fx="cat")
 
     def update(self, cam: Tensor, preds: Tensor, target: Tensor) -> None:
+        if self.common_grid is not None and cam.ndim == 3:  # other shapes are refused below
+            cam = pool_to_grid(cam.to(self.count.dtype), self.common_grid)
         super().update(cam, preds, target)
         if self.distance == "l2" and cam.shape[0] > 0:
             member = class_membership(preds, target, self.num_classes)

@@ -102,7 +102,7 @@ class GazeModule(LightningModule):
             num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=map_size
         )
         self.val_loss = MeanMetric(nan_strategy="disable")
-        self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples)
+        self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid)
 
     @property
     def class_names(self) -> list[str]:
@@ -207,7 +207,7 @@ class GazeModule(LightningModule):
         self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True)
 
 
-def _evaluation_metrics(num_classes: int, min_samples: int) -> MetricCollection:
+def _evaluation_metrics(num_classes: int, min_samples: int, common_grid: int) -> MetricCollection:
     """Log names (below ``val/``) and their metrics, in the groups that share states."""
     sums = {
         "gaze_consistency": GazeConsistency(num_classes, "squared", min_samples),
@@ -222,6 +222,7 @@ def _evaluation_metrics(num_classes: int, min_samples: int) -> MetricCollection:
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
         "kappa": CohenKappa(num_classes),
         "gaze_consistency_l2": GazeConsistency(num_classes, "l2", min_samples),
+        "gaze_consistency_grid": GazeConsistency(num_classes, "squared", min_samples, common_grid),
     }
     groups = [list(sums), *([name] for name in others)]
     return MetricCollection({**others, **sums}, compute_groups=groups)

@@ -49,6 +49,7 @@ SUMMARY = {
     "val/kappa": "kappa",
     "val/gaze_consistency": "gaze consistency",
     "val/gaze_consistency_l2": "gaze consistency, l2",
+    "val/gaze_consistency_grid": "gaze consistency, common grid",
     "val/gaze_eta_squared": "gaze eta squared",
     "val/gaze_entropy": "gaze entropy",
     "val/gaze_empty_fraction": "gaze empty fraction",

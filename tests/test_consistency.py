@@ -5,6 +5,7 @@ import doctest
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import entropy
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd import gradcheck
@@ -14,7 +15,14 @@ import gaze.consistency
 import gaze.metrics
 from gaze.cam import normalize_cam
 from gaze.config import GazeConfig
-from gaze.consistency import GazeConsistencyLoss, class_membership, curriculum, gaze_deviation, map_entropy
+from gaze.consistency import (
+    GazeConsistencyLoss,
+    class_membership,
+    curriculum,
+    gaze_deviation,
+    map_entropy,
+    pool_to_grid,
+)
 from gaze.datamodule import Batch
 from gaze.module import GazeModule
 
@@ -386,3 +394,33 @@ def test_examples_in_the_docstrings_hold(module):
 
 def test_there_are_examples_in_the_docstrings():
     assert doctest.testmod(gaze.consistency).attempted >= 3 and doctest.testmod(gaze.metrics).attempted >= 4
+
+
+# ---- common grid
+
+
+@pytest.mark.parametrize("size", [7, 28, 112])
+def test_pooling_of_whole_cells_is_torchs_average_pooling(size):
+    cam = torch.rand(3, size, size, dtype=torch.float64)
+    torch.testing.assert_close(pool_to_grid(cam, 7), F.adaptive_avg_pool2d(cam, 7))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 9), (24, 10), (2, 2), (1, 3)])
+@pytest.mark.parametrize("grid", [1, 2, 7])
+def test_pooling_of_split_cells_goes_by_area(shape, grid):
+    cam = torch.rand(2, *shape, dtype=torch.float64)
+    fine = torch.from_numpy(np.kron(cam.numpy(), np.ones((1, grid, grid))))  # tiles now hold whole cells
+    torch.testing.assert_close(pool_to_grid(cam, grid), F.avg_pool2d(fine, shape))
+
+
+@pytest.mark.parametrize("size", [6, 20, 112])
+def test_pooling_keeps_the_mean_and_the_range(size):
+    cam = torch.rand(4, size, size)
+    pooled = pool_to_grid(cam, 7)
+    torch.testing.assert_close(pooled.mean((1, 2)), cam.mean((1, 2)))
+    assert pooled.amin() >= 0 and pooled.amax() <= 1
+    assert pool_to_grid(torch.ones(1, size, size), 7).sub(1).abs().amax() < 1e-6
+
+
+def test_pooling_can_be_differentiated():
+    assert gradcheck(lambda cam: pool_to_grid(cam, 3), _maps(2).requires_grad_())

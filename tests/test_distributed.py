@@ -56,7 +56,7 @@ def _evaluated(case: str) -> dict[str, Tensor]:
 
 
 def _measure(data: dict[str, Tensor], sizes: list[int], start: int = 0) -> dict[str, Tensor]:
-    parts = dict(_evaluation_metrics(K, 2))
+    parts = dict(_evaluation_metrics(K, 2, 7))
     accuracy = parts.pop("accuracy")
     metrics = MetricCollection(parts)
     for size in sizes:

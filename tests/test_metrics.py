@@ -26,7 +26,7 @@ from gaze.metrics import (
 )
 from gaze.module import _evaluation_metrics
 
-K, H, W = 4, 3, 5
+K, H, W, GRID = 4, 3, 5, 2
 
 
 class Evaluated:
@@ -58,6 +58,12 @@ def data() -> Evaluated:
     return Evaluated()
 
 
+def block_mean(cam: np.ndarray, grid: int) -> np.ndarray:
+    """Each cell repeated until the tiles hold whole cells, then plain means of blocks."""
+    fine = np.kron(cam, np.ones((grid, grid)))  # (H * grid, W * grid)
+    return fine.reshape(grid, cam.shape[0], grid, cam.shape[1]).mean((1, 3))
+
+
 def two_pass(data: Evaluated, min_samples: int = 2) -> dict[str, float]:
     """The definitions of shared/reference, one class and one image after the other: means first, then deviations."""
     images = {c: [] for c in range(K)}
@@ -65,7 +71,7 @@ def two_pass(data: Evaluated, min_samples: int = 2) -> dict[str, float]:
         if y >= 0 and p == y:
             images[y].append(cam)
     everything = [cam for c in range(K) for cam in images[c]]
-    squared, l2, within = [], [], 0.0
+    squared, l2, grid, within = [], [], [], 0.0
     for c in range(K):
         if not images[c]:
             continue
@@ -75,11 +81,14 @@ def two_pass(data: Evaluated, min_samples: int = 2) -> dict[str, float]:
         if len(images[c]) >= min_samples:
             squared += [d**2 / (H * W) for d in distances]
             l2 += [d / (H * W) for d in distances]
+            pooled = np.array([block_mean(cam, GRID) for cam in images[c]])
+            grid += list(np.square(pooled - pooled.mean(0)).mean((1, 2)))
     grand = np.mean(everything, axis=0)
     seen = [cam for cam in everything if cam.any()]
     return {
         "gaze_consistency": np.mean(squared),
         "gaze_consistency_l2": np.mean(l2),
+        "gaze_consistency_grid": np.mean(grid),
         "gaze_eta_squared": 1 - within / sum(np.linalg.norm(cam - grand) ** 2 for cam in everything),
         "gaze_empty_fraction": 1 - len(seen) / len(everything),
         "gaze_entropy": np.mean([entropy(cam.ravel()) / np.log(H * W) for cam in seen]),
@@ -91,6 +100,7 @@ def gaze_metrics(min_samples: int = 2) -> dict[str, GazeSums]:
     return {
         "gaze_consistency": GazeConsistency(K, "squared", min_samples),
         "gaze_consistency_l2": GazeConsistency(K, "l2", min_samples),
+        "gaze_consistency_grid": GazeConsistency(K, "squared", min_samples, GRID),
         "gaze_eta_squared": GazeEtaSquared(K),
         "gaze_empty_fraction": GazeEmptyFraction(K),
         "gaze_entropy": GazeEntropy(K),
@@ -223,7 +233,7 @@ def test_padding_rows_change_nothing(data, name):
 # ---- bad input
 
 
-@pytest.mark.parametrize("name", gaze_metrics())
+@pytest.mark.parametrize("name", sorted({*gaze_metrics()} - {"gaze_consistency_grid"}))
 def test_maps_of_another_size_are_refused_until_reset(data, name):
     metric = data.feed(gaze_metrics()[name])
     one = torch.tensor([0])
@@ -231,6 +241,23 @@ def test_maps_of_another_size_are_refused_until_reset(data, name):
         metric.update(torch.rand(1, 2, 2), one, one)
     metric.reset()
     metric.update(torch.rand(1, 2, 2), one, one)
+
+
+def test_maps_of_any_size_meet_on_the_common_grid(data):
+    small, large = data.cam[:, :2, :4], np.kron(data.cam[:, :2, :4], np.ones((1, 3, 3), np.float32))
+    preds, target = torch.from_numpy(data.preds), torch.from_numpy(data.target)
+    values = []
+    for cam in (small, large):
+        metric = GazeConsistency(K, common_grid=GRID)
+        metric.update(torch.from_numpy(cam), preds, target)
+        values.append(metric.compute())
+    torch.testing.assert_close(values[0], values[1])
+
+
+@pytest.mark.parametrize("grid", [0, -1])
+def test_a_grid_without_tiles_is_refused(grid):
+    with pytest.raises(ValueError, match=f"common_grid={grid} must be 1 or more"):
+        GazeConsistency(K, common_grid=grid)
 
 
 @pytest.mark.parametrize(
@@ -379,10 +406,10 @@ def test_the_metrics_of_the_module_share_one_set_of_sums(data, monkeypatch):
         original(self, *args, **kwargs)
 
     monkeypatch.setattr(GazeSums, "update", counted)  # before metrics are made: they wrap their own
-    collection, batch = _evaluation_metrics(K, 2), _without_padding(data)
+    collection, batch = _evaluation_metrics(K, 2, GRID), _without_padding(data)
     for _ in range(3):
         collection.update(**batch)
-    assert len(updates) == 3 * 2  # the sums of seven metrics, and those of the l2 form
+    assert len(updates) == 3 * 3  # the sums of seven metrics, those of the l2 form and those on the common grid
     shared = {"gaze_consistency", "gaze_eta_squared", "gaze_empty_fraction", "gaze_entropy", "n_correct"}
     assert shared | {"class_gaze", "class_counts"} in [set(group) for group in collection.compute_groups.values()]
 
@@ -390,12 +417,12 @@ def test_the_metrics_of_the_module_share_one_set_of_sums(data, monkeypatch):
 def test_the_default_groups_find_the_shared_sums_too(data):
     collection = _collection()
     collection.update(**_without_padding(data))
-    shared = set(gaze_metrics()) - {"gaze_consistency_l2"}
+    shared = set(gaze_metrics()) - {"gaze_consistency_l2", "gaze_consistency_grid"}
     assert shared in [set(group) for group in collection.compute_groups.values()]
 
 
 def test_a_collection_of_the_module_is_reset_and_used_again(data):
-    collection, batch = _evaluation_metrics(K, 2), _without_padding(data)
+    collection, batch = _evaluation_metrics(K, 2, GRID), _without_padding(data)
     for _ in range(2):
         collection.update(**batch)
         _assert_values(collection.compute(), data)

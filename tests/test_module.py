@@ -25,6 +25,7 @@ LOG_KEYS = {
     "train/loss", "train/loss_cls", "train/loss_gaze", "train/lambda", "lr",
     "val/loss", "val/accuracy", "val/kappa", "val/gaze_consistency", "val/gaze_consistency_l2",
     "val/gaze_eta_squared", "val/gaze_empty_fraction", "val/gaze_entropy", "val/n_correct",
+    "val/gaze_consistency_grid",
 }  # fmt: skip
 CONFIG = DatasetConfig(image_size=SIZE, batch_size=8, train_images=24, test_images=20)
 pytestmark = [
@@ -438,6 +439,11 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
     p = cam[correct][~empty].reshape(-1, cells)
     p = p / p.sum(1, keepdims=True)
     entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(cells)
+    fine = F.interpolate(torch.from_numpy(cam)[:, None], scale_factor=7)  # each cell 7x7: tiles have whole cells
+    pooled = F.avg_pool2d(fine, cam.shape[1])[:, 0].numpy()
+    on_grid = sum(
+        ((own - own.mean(0)) ** 2).mean((1, 2)).sum() for own in (pooled[correct & (target == c)] for c in classes)
+    )
     shifted = logits - logits.max(1, keepdims=True)
     logp = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     expected = {
@@ -446,6 +452,7 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
         "val/kappa": cohen_kappa_score(target, preds),
         "val/gaze_consistency": squared / number / cells,
         "val/gaze_consistency_l2": l2 / number / cells,
+        "val/gaze_consistency_grid": on_grid / number,
         "val/gaze_eta_squared": 1 - within / total,
         "val/gaze_empty_fraction": empty.mean(),
         "val/gaze_entropy": entropy.mean(),
