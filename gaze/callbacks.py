@@ -26,6 +26,7 @@ from gaze.consistency import curriculum
 from gaze.datamodule import GazeDataModule
 from gaze.module import GazeModule
 from gaze.pictures import class_gaze_figure, figure_pixels, overlay_figure
+from gaze.status import atomic_path
 
 EPOCH_COLUMNS = (
     "epoch",
@@ -246,17 +247,6 @@ def epoch_line(row: dict[str, float], epochs: int, seconds: float) -> str:
         f"{seconds:.1f} s",
     ]
     return "  ".join(parts)
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of ``path`` at the end, whole, or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ DISTANCES = ("squared", "l2")
 REFERENCES = ("ema", "batch")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 DATASET_KINDS = ("phantom", "kaggle", "folder")
+LEFT_OUT = ("unfinished", "failed", "duplicate")  # runs that an analysis takes only when asked to
 WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -31,6 +32,7 @@ WORDS: dict[Any, str] = {
     str: "text",
     str | None: "text or null",
     list[float]: "a list of numbers, such as [0.9, 1.0]",
+    list[str]: "a list of words, such as [failed]",
     dict[str, int] | None: "whole numbers by class name, or null",
 }
 
@@ -149,6 +151,38 @@ class TrainConfig:
         return values
 
 
+@dataclass
+class AnalyzeConfig:
+    """The whole of ``conf/analyze.yaml``."""
+
+    source: str = "outputs"  # a folder of runs, or a tidy CSV
+    study: str | None = None  # one study; null takes all, apart from each other
+    include: list[str] = field(default_factory=list)  # of LEFT_OUT
+
+
+def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
+    """Typed form of what Hydra composed from ``conf/analyze.yaml``.
+
+    Raises:
+        ConfigError: names every setting that is unknown, of the wrong type or out of its range.
+    """
+    values = _plain(cfg)
+    if isinstance(values.get("include"), str):  # include=failed, as a person would write it
+        values["include"] = [values["include"]]
+    schema = OmegaConf.structured(AnalyzeConfig)
+    problems = _fill(schema, values)
+    config = OmegaConf.to_object(schema)
+    assert isinstance(config, AnalyzeConfig)
+    problems += [
+        f"include={name} is unknown: {', '.join(LEFT_OUT)}." for name in config.include if name not in LEFT_OUT
+    ]
+    if config.study is not None and not _is_folder_name(config.study):
+        problems.append(f"study={config.study} names a folder: give one name without a slash.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
 def check_config(cfg: DictConfig) -> TrainConfig:
     """Typed form of a composed config.
 
@@ -158,11 +192,7 @@ def check_config(cfg: DictConfig) -> TrainConfig:
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
     """
-    try:
-        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}") from error
-    assert isinstance(values, dict)
+    values = _plain(cfg)
     weight = values.pop("lambda", 0.0)
     schema = OmegaConf.structured(TrainConfig)
     problems = [*_lambda_problems(weight), *_fill(schema, values)]
@@ -173,6 +203,15 @@ def check_config(cfg: DictConfig) -> TrainConfig:
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def _plain(cfg: DictConfig) -> dict[Any, Any]:
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    return values
 
 
 def config_hash(config: TrainConfig) -> str:

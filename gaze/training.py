@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -27,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gaze.backbones import hooked_map_size
-from gaze.callbacks import EpochTable, FiniteLoss, GradCAM, atomic_path
+from gaze.callbacks import EpochTable, FiniteLoss, GradCAM
 from gaze.config import ConfigError, TrainConfig, config_hash
 from gaze.datamodule import GazeDataModule
 from gaze.module import GazeModule
+from gaze.status import STATUS_FILE, tracked, write_json
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
 OWN_FILES = (
@@ -43,6 +43,7 @@ OWN_FILES = (
     "pictures",
     "checkpoints",
     "hparams.yaml",
+    STATUS_FILE,
 )
 SUMMARY = {
     "val/accuracy": "accuracy",
@@ -107,10 +108,11 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
         say("\n".join(data.data.audit.lines()))
         if on_start is not None:
             on_start()
-        _write_json(directory / "config.json", config.to_dict())
-        _write_json(directory / "audit.json", data.data.audit.to_dict())
-        _write_json(directory / "environment.json", environment(config, trainer))
-    trainer.fit(module, datamodule=data)
+        write_json(directory / "config.json", config.to_dict())
+        write_json(directory / "audit.json", data.data.audit.to_dict())
+        write_json(directory / "environment.json", environment(config, trainer))
+    with tracked(directory, trainer.is_global_zero):
+        trainer.fit(module, datamodule=data)
     if trainer.is_global_zero:
         _finish(config, directory, trainer, table, console)
     return table.rows[-1] if table.rows else {}
@@ -243,11 +245,6 @@ def _keep_previous(directory: Path) -> None:
     target.mkdir(parents=True)
     for path in left:
         path.rename(target / path.name)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _commit() -> str | None:

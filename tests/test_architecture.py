@@ -8,8 +8,32 @@ import pytest
 from conftest import REPO
 
 ORDER = [
-    *("config", "phantom", "audit", "datasets", "augment", "datamodule", "backbones", "cam", "consistency", "metrics"),
-    *("module", "pictures", "callbacks", "training", "runs", "statistics", "compare", "plots", "report"),
+    *(
+        "config",
+        "status",
+        "phantom",
+        "audit",
+        "datasets",
+        "augment",
+        "datamodule",
+        "backbones",
+        "cam",
+        "consistency",
+        "metrics",
+    ),
+    *(
+        "module",
+        "pictures",
+        "callbacks",
+        "training",
+        "runs",
+        "published",
+        "statistics",
+        "compare",
+        "plots",
+        "report",
+        "analysis",
+    ),
 ]
 MODULES = sorted(path.stem for path in (REPO / "gaze").glob("*.py") if path.stem != "__init__")
 HEAVY = ("torch", "lightning", "kagglehub", "requests", "pandas", "matplotlib", "tensorboard")
@@ -74,3 +98,10 @@ def test_training_loads_no_download_client_before_it_downloads(module):
     roots = {alias.name.split(".")[0] for node in at_import for alias in node.names if isinstance(node, ast.Import)}
     roots |= {(node.module or "").split(".")[0] for node in at_import if isinstance(node, ast.ImportFrom)}
     assert roots & {"kagglehub", "kagglesdk", "requests", "pandas"} == set()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if ORDER.index(m) >= ORDER.index("runs")])
+def test_the_analysis_does_without_torch(module):
+    code = f"import sys, gaze.{module}; print([m for m in ('torch', 'lightning', 'torchvision') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

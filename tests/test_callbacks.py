@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gaze.callbacks import EPOCH_COLUMNS, EpochTable, FiniteLoss, GradCAM, atomic_path, epoch_line
+from gaze.callbacks import EPOCH_COLUMNS, EpochTable, FiniteLoss, GradCAM, epoch_line
 from gaze.config import TrainingError
 from gaze.consistency import curriculum
 from gaze.module import GazeModule
@@ -152,28 +152,3 @@ def test_epoch_line_says_nan_where_a_value_is_missing():
 
 
 # ---- whole files
-
-
-def test_atomic_path_replaces_the_file_at_the_end(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with atomic_path(path) as part:
-        part.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_atomic_path_leaves_the_old_file_whole_when_the_writer_fails(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def write_half():
-        with atomic_path(path) as part:
-            part.write_text("ne")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_half()
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

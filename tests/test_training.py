@@ -20,10 +20,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaze import datasets
-from gaze.callbacks import EPOCH_COLUMNS, atomic_path
+from gaze.callbacks import EPOCH_COLUMNS
 from gaze.config import ConfigError, TrainingError, check_config, config_hash
 from gaze.module import GazeModule
 from gaze.phantom import CLASSES
+from gaze.status import atomic_path, read_status
 from gaze.training import run_training
 
 ADVERTS = ("Traceback", "Warning", "deprecated", "litlogger", "Tip:", "GPU available", "num_workers", "LOCAL_RANK")
@@ -240,9 +241,28 @@ def test_nan_loss_stops_with_the_step_and_keeps_the_last_epoch(tiny, tmp_path, m
     with pytest.raises(TrainingError, match=r"step 4 \(epoch 2\).*last\.ckpt"):
         run_training(tiny(), tmp_path)
     assert [row["epoch"] for row in rows_of(tmp_path)] == ["1"]
+    status = read_status(tmp_path)
+    assert status["state"] == "failed"
+    assert "NaN or infinite at step 4" in status["error"]
     last = load(tmp_path / "checkpoints" / "last.ckpt")
     assert last["global_step"] == 2
     assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+def test_a_finished_run_says_so(tiny_run):
+    status = read_status(tiny_run.folder)
+    assert status["state"] == "complete"
+    assert status["seconds"] > 0
+
+
+def test_ctrl_c_leaves_an_interrupted_run(tiny, tmp_path, monkeypatch):
+    def training_step(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GazeModule, "training_step", training_step)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_training(tiny(), tmp_path)
+    assert read_status(tmp_path)["state"] == "interrupted"
 
 
 def test_weights_broken_by_an_epochs_last_step_are_not_saved(tiny, tmp_path):
