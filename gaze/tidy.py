@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,9 @@ RANGES = {
     "loss": (0, np.inf),
 }
 # From pandas 3.1 on numbers are always read to the last bit, and the option to ask for it is deprecated.
-EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+EXACT: dict[str, Any] = (
+    {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+)
 ROUNDING = 1e-6  # float32 sums may end that far outside their range
 
 
@@ -53,6 +56,26 @@ def check_tidy(table: pd.DataFrame, source: str, first_line: int = 2) -> pd.Data
     for column in ("study", "dataset", "model"):
         _refuse(table[column].isna(), table[column], source, column, "is empty", first_line)
         table[column] = table[column].astype(str)
+    if not _plainly_good(table):
+        _check_numbers(table, source, first_line)
+    for column in RANGES:
+        table[column] = table[column].astype("int64" if column in ("seed", "epoch") else "float64")
+    return table[[*TIDY_COLUMNS, *(column for column in table if column not in TIDY_COLUMNS)]]
+
+
+def _plainly_good(table: pd.DataFrame) -> bool:
+    """True where all numbers are in order: one look for hundreds of runs, before the search for what is wrong."""
+    columns = list(RANGES)
+    if not all(table[column].dtype.kind in "if" for column in columns):
+        return False
+    values = table[columns].to_numpy(np.float64)  # (rows, columns)
+    low, high = np.array(list(RANGES.values())).T
+    inside = ((values >= low - ROUNDING) & (values <= high + ROUNDING)) | np.isnan(values)
+    keys = values[:, [columns.index(column) for column in ("lambda", "seed", "epoch")]]
+    return bool(inside.all() and np.isfinite(keys).all() and (keys[:, 1:] % 1 == 0).all())
+
+
+def _check_numbers(table: pd.DataFrame, source: str, first_line: int) -> None:
     for column, (low, high) in RANGES.items():
         numbers = pd.to_numeric(table[column], errors="coerce").astype("float64")
         text = numbers.isna() & table[column].notna()
@@ -66,8 +89,6 @@ def check_tidy(table: pd.DataFrame, source: str, first_line: int = 2) -> pd.Data
     for column in ("seed", "epoch"):
         broken = table[column] % 1 != 0
         _refuse(broken, table[column], source, column, "is not a whole number", first_line)
-        table[column] = table[column].astype("int64")
-    return table[[*TIDY_COLUMNS, *(column for column in table if column not in TIDY_COLUMNS)]]
 
 
 def _refuse(bad: pd.Series, values: pd.Series, source: str, column: str, what: str, first_line: int) -> None:

@@ -1,0 +1,35 @@
+"""Runs to tables, figures and a report: ``python analyze.py``, or ``python analyze.py source=epochs.csv study=pilot``.
+
+Reads what train.py left below ``outputs/``. Settings are in ``conf/analyze.yaml``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+OmegaConf.register_new_resolver("or_all", lambda study: "all" if study is None else str(study), replace=True)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="analyze")
+def main(cfg: DictConfig) -> None:
+    from rich.console import Console
+
+    from gaze.config import GazeError, check_analysis  # after Hydra: --help answers at once
+
+    try:
+        config = check_analysis(cfg)
+        from gaze.analysis import run_analysis
+
+        run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
+    except GazeError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
