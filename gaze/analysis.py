@@ -75,6 +75,8 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     if maps:
         write_maps(maps, directory / MAPS_FILE)
         written.append(directory / MAPS_FILE)
+    else:
+        (directory / MAPS_FILE).unlink(missing_ok=True)  # of an earlier analysis
     with console.status("tables"):
         parts = list(split(runs.epochs, maps))
     print_tables(parts, console)
@@ -159,6 +161,8 @@ def sections(runs: Runs, parts: list[Part]) -> list[Section]:
         Section("How to read this", findings.HOW_TO_READ, ()),
         Section("The runs", (), (tables.runs_item(runs.listing), *([left] if left else []))),
     ]
+    # A table without rows, where a whole measure is missing, is no table.
+    found = [s._replace(items=tuple(i for i in s.items if isinstance(i, FigureItem) or len(i.shown))) for s in found]
     return [section for section in found if section.items or section.text]
 
 
@@ -294,6 +298,8 @@ def print_tables(parts: list[Part], console: Console) -> None:
 
 
 def _print(item: TableItem, renamed: Mapping[str, str], dropped: tuple[str, ...], console: Console) -> None:
+    if item.shown.empty:
+        return
     shown = item.shown.drop(columns=[c for c in dropped if c in item.shown]).rename(columns=dict(renamed))
     view = Table(title=item.caption, title_justify="left", box=SIMPLE_HEAD)
     for column in shown:

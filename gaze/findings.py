@@ -10,6 +10,8 @@ import pandas as pd
 
 from gaze.tables import each, number, p_value
 
+FEWEST = 3  # seeds from which on a finding is called clear: two that agree by chance give a short interval
+
 HOW_TO_READ = (
     "Gaze: the Grad-CAM map of a correctly classified image, scaled to 0..1. Gaze consistency L_CAM: the mean "
     "deviation of these gazes from their class's mean gaze. Lower is more consistent, which is not the same as right.",
@@ -43,14 +45,16 @@ def pearson_finding(table: pd.DataFrame, where: str) -> str | None:
         text = f"{row.model} ({number(row.r, 2)})"
         if math.isnan(row.r):
             undefined.append(str(row.model))
-        elif math.isnan(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
+        elif row.n - row.n_nan < FEWEST or math.isnan(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
             open_.append(text)
         else:
             (lower if row.r < 0 else higher).append(text)
     parts = [
         f"more consistent as kappa grows: {', '.join(lower)}" if lower else "",
         f"less consistent as kappa grows: {', '.join(higher)}" if higher else "",
-        f"undecided, as the 95 % interval over seeds holds 0 or there is none: {', '.join(open_)}" if open_ else "",
+        f"undecided, as the interval over seeds holds 0 or seeds are under {FEWEST}: {', '.join(open_)}"
+        if open_
+        else "",
         f"no r: {', '.join(undefined)}" if undefined else "",
     ]
     return (
@@ -66,13 +70,14 @@ def lambda_finding(table: pd.DataFrame, where: str) -> str | None:
     rows = rows[rows["n_pairs"] > 0]
     if rows.empty:
         return None
-    clear = rows[rows["p_holm"] < 0.05]
+    clear = rows[(rows["p_holm"] < 0.05) & (rows["n_pairs"] >= FEWEST)]
     texts = [f"{row.model} at {row.weight:g} ({row.diff:+.3f}, p {p_value(row.p_holm)})" for row in each(clear)]
     tested = int(rows["p"].notna().sum())
     if tested == 0:
         return f"Does forcing consistency help ({where})? One seed cannot tell: differences from lambda = 0 have no p."
+    few = f" (fewer than {FEWEST} seeds are never called clear)" if (rows["n_pairs"] < FEWEST).any() else ""
     said = f"accuracy differs from lambda = 0 for {', '.join(texts)}" if texts else "no clear difference in accuracy"
-    return f"Does forcing consistency help ({where})? After Holm over {tested} comparisons: {said}."
+    return f"Does forcing consistency help ({where})? After Holm over {tested} comparisons: {said}{few}."
 
 
 def shift_finding(table: pd.DataFrame, where: str) -> str | None:

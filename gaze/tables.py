@@ -91,7 +91,7 @@ def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str) -> Ta
                     "p": p_value(row.p),
                     "Spearman": number(row.spearman),
                     "seeds": str(row.n),
-                    "without r": f"{row['n_nan']} ({row['reasons']})" if row.n_nan else "0",
+                    "without r": f"{row.n_nan} ({row.reasons})" if row.n_nan else "0",
                 }
             )
     shown = pd.DataFrame(rows)
@@ -248,7 +248,8 @@ def study1_item(runs: pd.DataFrame, name: str, where: str, dataset: str) -> Tabl
     last = runs[runs["epoch"] == runs.groupby("run")["epoch"].transform("max")]
     columns = ["accuracy", "kappa", "gaze_consistency_l2"]
     ours = last.groupby("model")[columns].mean().join(last.groupby("model")["epoch"].agg(["min", "max", "size"]))
-    both = published[columns].join(ours, how="outer", lsuffix="_published", rsuffix="_ours").reset_index()
+    ours = ours.rename(columns={column: f"{column}_ours" for column in columns})
+    both = published[columns].add_suffix("_published").join(ours, how="outer").reset_index()
     rows = []
     for row in both.to_dict("records"):
         shown: dict[str, str | None] = {"model": str(row["model"])}

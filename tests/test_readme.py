@@ -23,6 +23,16 @@ def test_commands_are_valid(command, composed, monkeypatch):
     check_config(composed(*overrides))
 
 
+@pytest.mark.parametrize("command", re.findall(r"^python analyze\.py(.*?)(?: +#.*)?$", README, re.MULTILINE))
+def test_analysis_commands_are_valid(command):
+    from hydra import compose, initialize_config_dir
+
+    from gaze.config import check_analysis
+
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        check_analysis(compose("analyze", command.split()))
+
+
 def test_pictures_and_links_exist():
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r'src="(?!http)([^"]+)"', README)
     assert targets
