@@ -113,7 +113,7 @@ def summary(runs: Runs, parts: list[Part]) -> list[str]:
         lines += [
             findings.pearson_finding(part.pearson, part.where),
             findings.lambda_finding(part.by_lambda, part.where),
-            findings.shift_finding(part.shift, part.where),
+            findings.shift_finding(part.shift, part.by_lambda, part.where),
             findings.scale_finding(part.scale, part.where),
         ]
     lines += findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.configs))

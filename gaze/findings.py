@@ -80,13 +80,16 @@ def lambda_finding(table: pd.DataFrame, where: str) -> str | None:
     return f"Does forcing consistency help ({where})? After Holm over {tested} comparisons: {said}{few}."
 
 
-def shift_finding(table: pd.DataFrame, where: str) -> str | None:
-    """What lambda did to the gaze (rows of ``gaze_shift_table``)."""
+def shift_finding(table: pd.DataFrame, by_lambda: pd.DataFrame, where: str) -> str | None:
+    """What lambda did to the gaze (rows of ``gaze_shift_table``), and at what price (of ``lambda_table``)."""
     if table.empty:
         return None
+    rows = by_lambda[(by_lambda["metric"] == "accuracy") & (by_lambda["summary"] == "last5")]
+    price = {(row.model, row.weight): f" (accuracy {row.diff:+.2f})" for row in each(rows) if not math.isnan(row.diff)}
     readings: dict[str, list[str]] = {}
     for row in each(table):
-        readings.setdefault(str(row.reading), []).append(f"{row.model} at {row.weight:g}")
+        case = f"{row.model} at {row.weight:g}{price.get((row.model, row.weight), '')}"
+        readings.setdefault(str(row.reading), []).append(case)
     texts = [f"{reading}: {', '.join(cases)}" for reading, cases in readings.items()]
     return f"What lambda does to the gaze ({where}): {'; '.join(texts)}."
 

@@ -4,7 +4,7 @@ Source of all: K. Yonemura's thesis (NIT Ariake College, 2026) and the runs publ
 in them is the ``l2`` form, (1/H'W') ||.||_2 without the square, over classes of at least 2 correct images; Grad-CAM's
 alpha was held constant. The form scales as 1/sqrt(H'W'): compare level 1 (112x112 maps) with itself only.
 Evaluated on the test folder, which the learning rate's schedule saw too; 217 of the Brain Tumor set's test images are
-pixel-identical to a training image.
+pixel-identical to a training image (216 by this project's own count).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ GAZE_METRICS = {
     "gaze_consistency_rms": ("RMS deviation", 3),
     "gaze_consistency_grid_rms": ("RMS, common grid", 3),
     "gaze_consistency": ("L_CAM squared", 4),
-    "gaze_consistency_l2": ("L_CAM l2", 5),
+    "gaze_consistency_l2": ("L_CAM l2", 4),
     "gaze_eta_squared": ("eta squared", 3),
     "gaze_empty_fraction": ("empty fraction", 3),
     "gaze_mask_energy": ("energy in mask", 3),
@@ -233,7 +233,8 @@ def scale_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
         )
     notes = (
         "Last epoch, lambda = 0. Ratio: to the geometric mean of the other models. One model is always the lowest and "
-        "one the highest: look at the ratio.",
+        "one the highest: look at the ratio. Pooling takes out what is finer than a tile, and only fine maps have "
+        "that: on the grid their deviation falls by it alone.",
     )
     return TableItem(name, f"One scale for maps of every size? {where}", table, pd.DataFrame(rows), notes)
 

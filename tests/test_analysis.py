@@ -246,31 +246,34 @@ def test_the_command_writes_below_outputs(tmp_path):
     ("words", "message"),
     [
         (["source=none"], "source=none: there is no such file or folder"),
-        (["source=empty"], "source=empty: no run in this folder"),
-        (["source=short.csv"], "short.csv: no column kappa"),
-        ([f"source={DATA}", "study=other"], "study=other: no run of it"),
-        ([f"source={DATA}", "include=[half]"], "include=half is unknown: unfinished, failed, duplicate"),
-        ([f"source={DATA}", "+sorce=x"], "sorce=x: there is no such setting. Did you mean source?"),
-        ([f"source={DATA}", "study=a/b"], "study=a/b names a folder"),
+        ([f"source={DATA}", "+sorce=x", "study=a/b"], "sorce=x: there is no such setting. Did you mean source?"),
     ],
 )
 def test_bad_input_ends_in_one_message(tmp_path, words, message):
-    (tmp_path / "empty").mkdir()
-    made_up_runs().drop(columns="kappa").to_csv(tmp_path / "short.csv", index=False)
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr and "error:" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "outputs" / "analysis").exists() or not list((tmp_path / "outputs").rglob("*.*"))
+    assert not list((tmp_path / "outputs").rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "empty"}, "source=.*empty: no run in this folder"),
+        ({"source": "short.csv"}, r"short\.csv: no column kappa"),
+        ({"source": DATA, "study": "other"}, "study=other: no run of it"),
+    ],
+)
+def test_bad_sources_are_refused_before_anything_is_written(tmp_path, settings, message):
+    (tmp_path / "empty").mkdir()
+    made_up_runs().drop(columns="kappa").to_csv(tmp_path / "short.csv", index=False)
+    with pytest.raises(DataError, match=message):
+        analyse(tmp_path / settings.pop("source"), tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be written to .*file.x.*hydra\.run\.dir=PATH"):
         analyse(DATA, tmp_path / "file" / "x")
-
-
-def test_no_usable_run_is_an_error_before_anything_is_written(tmp_path):
-    with pytest.raises(DataError):
-        analyse(tmp_path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ import pytest
 from conftest import REPO, Compose
 from omegaconf import OmegaConf
 
-from gaze.config import ConfigError, TrainConfig, check_config, config_hash
+from gaze.config import ConfigError, TrainConfig, check_analysis, check_config, config_hash
 
 
 def shipped(group: str) -> list[str]:
@@ -210,3 +210,31 @@ def test_lambdas_that_differ_never_share_a_folder(composed):
 
 def test_lambda_that_is_no_number_still_has_a_folder_so_that_it_can_be_refused(composed):
     assert "lambda=abc" in composed("lambda=abc", hydra=True).hydra.run.dir
+
+
+# ---- analyze.yaml
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"include": ["half"]}, "include=half is unknown: unfinished, failed, duplicate"),
+        ({"study": "a/b"}, "study=a/b names a folder"),
+        ({"sorce": "x"}, "sorce=x: there is no such setting. Did you mean source?"),
+        ({"source": None}, "source=null must be text"),
+        ({"include": 3}, r"include=3 must be a list of words, such as \[failed\]"),
+    ],
+)
+def test_bad_settings_of_an_analysis_are_named(values, message):
+    with pytest.raises(ConfigError, match=message):
+        check_analysis(OmegaConf.create(values))
+
+
+def test_all_bad_settings_of_an_analysis_are_named_at_once():
+    with pytest.raises(ConfigError) as error:
+        check_analysis(OmegaConf.create({"include": ["half"], "study": "a/b", "sorce": 1}))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_one_word_is_a_list_of_one():
+    assert check_analysis(OmegaConf.create({"include": "failed"})).include == ["failed"]

@@ -84,11 +84,15 @@ def test_lambda_sentence_needs_three_seeds_and_a_small_p():
 
 
 def test_shift_sentence_repeats_the_readings():
-    table = gaze_shift_table(made_up_runs(models=("level2",), lambdas=(-100, 0, 50), noise=1e-4))
-    text = findings.shift_finding(table, "x")
-    assert "more alike, and more its class's: level2 at 50" in text
-    assert "less alike, less its class's: level2 at -100" in text
-    assert findings.shift_finding(table[:0], "x") is None
+    runs = made_up_runs(models=("level2",), lambdas=(-100, 0, 50), noise=1e-4)
+    table, by_lambda = gaze_shift_table(runs), lambda_table(runs)
+    text = findings.shift_finding(table, by_lambda, "x")
+    assert "more alike, and more its class's: level2 at 50 (accuracy -0.01)" in text
+    assert (
+        "less alike, less its class's: level2 at -100 (accuracy -0.01" in text
+        or "level2 at -100 (accuracy -0.02" in text
+    )
+    assert findings.shift_finding(table[:0], by_lambda, "x") is None
 
 
 @pytest.mark.parametrize(

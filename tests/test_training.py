@@ -59,7 +59,7 @@ def test_run_folder_holds_what_the_manual_promises(tiny_run):
     names = {path.name for path in tiny_run.folder.iterdir() if not path.name.startswith("events.out")}
     assert names == {
         *("config.json", "metrics.csv", "maps.npz", "environment.json", "audit.json"),
-        *("pictures", "checkpoints", "hparams.yaml"),
+        *("pictures", "checkpoints", "hparams.yaml", "status.json"),
     }
 
 
