@@ -40,6 +40,44 @@ class SplitBackbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def alpha_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Grad-CAM's alpha (B, M) and the logits (B, K) in closed form; None where the head has none."""
+        return self.head.alpha_and_logits(features, target) if isinstance(self.head, PooledHead) else None
+
+
+class PooledHead(nn.Sequential):
+    """[ReLU or non-overlapping MaxPool,] global average pool, [Dropout,] Linear: a head whose alpha has a closed form.
+
+    The score is ``y^c = b_c + sum_k W_ck m_k P_k`` with P_k the pooled channel and m_k dropout's factor. Grad-CAM's
+    ``alpha_k = (1/Z) sum_ij d y^c / d A^k_ij`` is then ``W_ck m_k s_k / Z``, with s_k what P_k gains when all cells
+    of channel k rise by one: 1 after an average or a max pool (each window passes its gain on to one cell), and
+    the share of positive cells after a ReLU. No backward pass is needed, and none is differentiated.
+    """
+
+    def alpha_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha for the classes ``target`` (B, M), and the logits (B, K) of the same dropout draw.
+
+        Both are what ``gaze.cam.grad_cam`` and ``forward`` would give, gradients included.
+
+        Args:
+            features: hooked tensor (B, M, H', W').
+            target: classes (B,).
+        """
+        layers = list(self)
+        first, linear = layers[0], layers[-1]
+        x, slope = features, 1.0 / (features.shape[2] * features.shape[3])  # 1 / Z
+        share: Tensor | float = slope
+        if isinstance(first, nn.ReLU):
+            share = (features.detach() > 0).to(features.dtype).mean((2, 3)) * slope  # (B, M)
+        for layer in layers[:-1]:
+            if isinstance(layer, nn.Dropout):
+                break
+            x = layer(x)
+        # The same draw that dropout would make of x itself, as a factor of each channel.
+        kept = next((layer for layer in layers if isinstance(layer, nn.Dropout)), nn.Identity())(torch.ones_like(x))
+        assert isinstance(linear, nn.Linear)
+        return linear.weight[target] * kept * share, linear(x * kept)
+
 
 class Residual(nn.Module):
     """conv-BN-ReLU-conv-BN plus a 1x1-conv skip where the width changes, then ReLU."""
@@ -87,7 +125,7 @@ def _level1(classes: int, channels: int) -> SplitBackbone:
     # Hooked after the second ReLU; the last pool belongs to the head, so the map is half the image.
     features = [_conv(channels, 16), nn.ReLU(), _pool(), _conv(16, 32), nn.ReLU()]
     head = [_pool(), GlobalAveragePool(), nn.Linear(32, classes)]
-    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
 
 
 def _level2(classes: int, channels: int) -> SplitBackbone:
@@ -95,28 +133,28 @@ def _level2(classes: int, channels: int) -> SplitBackbone:
     features = [*_cbr(channels, 32), _pool(), *_cbr(32, 64), _pool(), *_cbr(64, 128), _pool()]
     features += [_conv(128, 256), nn.BatchNorm2d(256)]
     head = [nn.ReLU(), GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
-    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
 
 
 def _level3(classes: int, channels: int) -> SplitBackbone:
     features = [*_cbr(channels, 32), _pool(), Residual(32, 64), _pool(), Residual(64, 128), _pool()]
     features += [Residual(128, 256)]
     head = [GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
-    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
 
 
 def _level4(classes: int, channels: int) -> SplitBackbone:
     features = [*_cbr(channels, 32), _pool(), *_cbr(32, 64), _se(64), _pool(), *_cbr(64, 128), _se(128), _pool()]
     features += [*_cbr(128, 256), _se(256)]
     head = [GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
-    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
 
 
 def _level5(classes: int, channels: int) -> SplitBackbone:
     features = [*_cbr(channels, 64), _pool(), Residual(64, 128), _pool(), Residual(128, 256), _pool()]
     features += [Residual(256, 512)]
     head = [GlobalAveragePool(), nn.Dropout(0.6), nn.Linear(512, classes)]
-    return SplitBackbone(nn.Sequential(*features), nn.Sequential(*head))
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
 
 
 LEVELS: dict[str, Callable[[int, int], SplitBackbone]] = {

@@ -1,6 +1,6 @@
 """Grad-CAM as pure tensor functions (Selvaraju et al. 2017, arXiv:1610.02391; thesis, Eq. 1-2).
 
-Maps are (B, H, W) in the hooked tensor's own grid. Both functions stay on the device, work on any
+Maps are (B, H, W) in the hooked tensor's own grid. All functions stay on the device, work on any
 floating type and can be differentiated twice.
 """
 
@@ -39,8 +39,26 @@ def grad_cam(features: Tensor, score: Tensor, *, create_graph: bool, retain_grap
     if retain_graph is None:
         retain_graph = create_graph or not features.is_leaf
     (gradient,) = torch.autograd.grad(score.sum(), features, create_graph=create_graph, retain_graph=retain_graph)
-    alpha = gradient.mean((2, 3))  # (B, M)
-    return torch.einsum("bm,bmhw->bhw", alpha, features).relu()
+    return weighted_map(features, gradient.mean((2, 3)))
+
+
+def weighted_map(features: Tensor, alpha: Tensor) -> Tensor:
+    """``ReLU(sum_k alpha_k A^k)`` (thesis, Eq. 1), without a copy of the features in either memory order.
+
+    Args:
+        features: A (B, M, H, W).
+        alpha: weights of the channels (B, M).
+
+    Returns:
+        Maps (B, H, W), >= 0.
+    """
+    batch, channels, height, width = features.shape
+    if features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous():
+        # The gradient of this product has the order of its factors: NHWC stays NHWC on the way back as well.
+        cells = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        return (cells @ alpha[:, :, None]).view(batch, height, width).relu()
+    cells = features.reshape(batch, channels, height * width)
+    return (alpha[:, None, :] @ cells).view(batch, height, width).relu()
 
 
 def normalize_cam(cam: Tensor, eps: float = 1e-8) -> Tensor:

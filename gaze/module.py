@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from gaze.backbones import build_backbone, hooked_map_size
-from gaze.cam import grad_cam, normalize_cam
+from gaze.cam import grad_cam, normalize_cam, weighted_map
 from gaze.config import GazeConfig, OptimizerConfig
 from gaze.consistency import GazeConsistencyLoss
 from gaze.datamodule import Batch
@@ -118,11 +118,11 @@ class GazeModule(LightningModule):
         features = self._features(batch.image)
         with self._full_precision(features):
             features = _at_least_float32(features)
-            logits = self.backbone.forward_head(features)
-            loss_cls = F.cross_entropy(logits, batch.target)
-            loss = loss_cls
-            if self.gaze_weight != 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
-                cam = self._true_class_cam(features, logits, batch.target, self.gaze_config.second_order)
+            if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
+                loss = loss_cls = F.cross_entropy(self.backbone.forward_head(features), batch.target)
+            else:
+                logits, cam = self._logits_and_cam(features, batch.target, self.gaze_config.second_order)
+                loss_cls = F.cross_entropy(logits, batch.target)
                 loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
                 loss = loss_cls + self.gaze_weight * loss_gaze
                 self._log_mean("train/loss_gaze", loss_gaze, batch)
@@ -147,8 +147,8 @@ class GazeModule(LightningModule):
     def gaze(self, image: Tensor, target: Tensor) -> Gaze:
         """Logits and the maps of the classes ``target``, without a graph of the backbone.
 
-        Works inside and outside ``torch.no_grad`` and ``torch.inference_mode``: only the head is
-        differentiated, on features that were cloned out of inference mode.
+        Works inside and outside ``torch.no_grad`` and ``torch.inference_mode``: at most the head is
+        differentiated, on features that were cloned out of inference mode, and one with a closed form not at all.
 
         Args:
             image: (B, C, S, S) in [-1, 1].
@@ -156,11 +156,15 @@ class GazeModule(LightningModule):
         """
         with torch.no_grad():
             features = self._features(image)
+            with self._full_precision(features):
+                features = _at_least_float32(features)
+                closed = self._closed_form(features, target, second_order=False)
+        if closed is not None:
+            return closed
         with torch.inference_mode(False), torch.enable_grad(), self._full_precision(features):
-            features = _at_least_float32(features.detach().clone()).requires_grad_()
-            target = target.clone()  # made in inference mode, it could not be saved for backward
-            logits = self.backbone.forward_head(features)
-            cam = self._true_class_cam(features, logits, target, create_graph=False)
+            features = features.detach().clone().requires_grad_()
+            # A target made in inference mode could not be saved for backward.
+            logits, cam = self._autograd(features, target.clone(), second_order=False)
         return Gaze(logits.detach(), cam.detach())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -194,9 +198,24 @@ class GazeModule(LightningModule):
         # self.dtype is float32 unless trainer.precision=64-true; Lightning converts batches before their bytes do.
         return self.backbone.forward_features(image.to(self.dtype).contiguous(memory_format=self.memory_format))
 
-    def _true_class_cam(self, features: Tensor, logits: Tensor, target: Tensor, create_graph: bool) -> Tensor:
+    def _logits_and_cam(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze:
+        """Logits, and maps of the classes ``target`` as functions of the weights."""
+        closed = self._closed_form(features, target, second_order)
+        return self._autograd(features, target, second_order) if closed is None else closed
+
+    def _closed_form(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze | None:
+        """Without a backward pass, where the head allows it."""
+        found = self.backbone.alpha_and_logits(features, target)
+        if found is None:
+            return None
+        alpha, logits = found
+        return Gaze(logits, normalize_cam(weighted_map(features, alpha if second_order else alpha.detach())))
+
+    def _autograd(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze:
+        """For any head."""
+        logits = self.backbone.forward_head(features)
         score = logits.gather(1, target[:, None]).squeeze(1)
-        return normalize_cam(grad_cam(features, score, create_graph=create_graph))
+        return Gaze(logits, normalize_cam(grad_cam(features, score, create_graph=second_order)))
 
     def _full_precision(self, features: Tensor) -> torch.autocast:
         """Head and CAM run outside autocast: in half precision the double backward fails or loses the map."""

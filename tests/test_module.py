@@ -247,7 +247,7 @@ def test_lambda_0_computes_no_cam(monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("grad_cam was called")
 
-    monkeypatch.setattr(gaze.module, "grad_cam", forbidden)
+    monkeypatch.setattr(gaze.module, "weighted_map", forbidden)
     module = _alone(_module(gaze_lambda=0.0)).train()
     module.training_step(_batch(), 0).backward()
     assert "train/loss_gaze" not in module.logged
@@ -321,8 +321,8 @@ def test_a_trainer_with_lambda_0_is_a_bare_loop(tmp_path):
 ])  # fmt: skip
 def test_half_precision_keeps_the_map_and_the_gradient(name, dtype, monkeypatch):
     seen = []
-    original = gaze.module.grad_cam
-    monkeypatch.setattr(gaze.module, "grad_cam", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1])
+    original = gaze.module.weighted_map
+    monkeypatch.setattr(gaze.module, "weighted_map", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1])
     config = GazeConfig(reference="batch")
     full = _alone(_module(name, dropout=False, gaze_lambda=5.0, gaze=config)).train()
     batch = _mostly_right(full, _batch(8))
@@ -546,3 +546,70 @@ def test_settings_may_be_dicts_or_typed():
 def test_a_map_below_2x2_is_refused_before_any_work():
     with pytest.raises(ConfigError, match="2x2"):
         GazeModule("level2", 3, 1, 8)
+
+
+# ---- the closed form of alpha against the plain way
+
+
+def _two_ways(name: str, dtype: torch.dtype, second_order: bool, size: int, train: bool):
+    """Logits, maps and parameter gradients of a loss on both, by the closed form and by autograd; equal draws."""
+    torch.manual_seed(3)
+    module = _module(name, gaze=GazeConfig(second_order=second_order)).to(dtype).train(train)
+    image, target = torch.rand(6, 1, size, size, dtype=dtype) * 2 - 1, torch.arange(6) % K
+    weight = torch.rand(6, 1, 1, dtype=dtype)
+    found = []
+    for way in (module._closed_form, module._autograd):
+        torch.manual_seed(11)  # dropout and batch statistics
+        module.zero_grad()
+        logits, cam = way(module._features(image), target, second_order)
+        (F.cross_entropy(logits, target) + (weight * cam.square()).sum()).backward()
+        found.append((logits.detach(), cam.detach(), {n: p.grad.clone() for n, p in module.named_parameters()}))
+    return found
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("size", [32, 38])  # 38: maps with a last row that no pooling window covers
+@pytest.mark.parametrize("name", LEVELS)
+def test_closed_form_is_autograds(name, size, second_order, train):
+    (logits, cam, gradients), expected = _two_ways(name, torch.float64, second_order, size, train)
+    torch.testing.assert_close(logits, expected[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cam, expected[1], rtol=1e-9, atol=1e-9)
+    assert cam.amax() > 0
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, expected[2][key], rtol=1e-7, atol=1e-9, msg=lambda m, key=key: f"{key}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_alpha_is_differentiated_only_where_asked(name):
+    first = _two_ways(name, torch.float64, True, 32, False)[0][2]
+    second = _two_ways(name, torch.float64, False, 32, False)[0][2]
+    weight = next(key for key in reversed(first) if key.endswith("weight"))  # of the last layer
+    assert not torch.allclose(first[weight], second[weight])
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_closed_form_in_float32_and_either_memory_order(name, channels_last):
+    torch.manual_seed(0)
+    module = _module(name, channels_last=channels_last).eval()
+    image, target = torch.rand(6, 1, 32, 32) * 2 - 1, torch.arange(6) % K
+    fast = module.gaze(image, target)
+    features = module._features(image).detach().requires_grad_()
+    plain = module._autograd(features, target, False)
+    torch.testing.assert_close(fast.logits, plain.logits.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast.cam, plain.cam.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_without_a_closed_form_goes_the_plain_way():
+    module = _module("level2").eval()
+    image, target = torch.rand(6, 1, 32, 32) * 2 - 1, torch.arange(6) % K
+    expected = module.gaze(image, target)
+    module.backbone.head = nn.Sequential(*module.backbone.head)
+    assert module.backbone.alpha_and_logits(module._features(image), target) is None
+    with torch.inference_mode():
+        actual = module.gaze(image, target)
+    torch.testing.assert_close(actual.cam, expected.cam, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual.logits, expected.logits)
