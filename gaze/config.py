@@ -71,6 +71,7 @@ class DatasetConfig:
     test_counts: dict[str, int] | None = None
     on_bad_image: str = "error"  # error | skip: what an unreadable image does
     drop_leaked: bool = False  # drop training images that also stand in the test set
+    cache: str | None = "auto"  # where decoded images are kept: auto | off | a folder (see gaze.cache)
     # phantom
     seed: int = 0  # of the images, apart from the run's own seed
     train_images: int = 640
@@ -215,8 +216,10 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Twelve hex digits that are equal for equal configs (order of keys does not count)."""
-    text = json.dumps(config.to_dict(), sort_keys=True)
+    """Twelve hex digits that are equal for equal configs (order of keys does not count, nor where images are cached)."""
+    values = config.to_dict()
+    values["dataset"].pop("cache")
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -315,6 +318,10 @@ def _dataset_problems(d: DatasetConfig) -> list[str]:
         (d.image_size >= 2, f"dataset.image_size={d.image_size} must be 2 or more pixels."),
         (d.channels in (1, 3), f"dataset.channels={d.channels} must be 1 (grey) or 3 (RGB)."),
         (d.on_bad_image in ("error", "skip"), f"dataset.on_bad_image={d.on_bad_image} must be error or skip."),
+        (
+            d.cache is None or d.cache.strip().lower() not in ("", "true", "on"),
+            f"dataset.cache={d.cache} must be auto, off or a folder.",
+        ),
         (d.train_images >= 1, f"dataset.train_images={d.train_images} must be 1 or more."),
         (d.test_images >= 1, f"dataset.test_images={d.test_images} must be 1 or more."),
         (

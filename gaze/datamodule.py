@@ -1,6 +1,6 @@
 """GazeDataModule: batches out of memory, augmented on the device.
 
-Images are decoded once to uint8 (:mod:`gaze.datasets`) and stay in memory, so a batch is one indexing
+Images are uint8 in memory or in a file that is mapped into it (:mod:`gaze.datasets`), so a batch is one indexing
 operation and needs no worker process. Scaling to [-1, 1] and augmentation happen for a whole batch, on the
 device, after the transfer of its bytes.
 """
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from gaze.augment import is_identity, random_affine, warp
+from gaze.cache import Say
 from gaze.config import AugmentationConfig, DatasetConfig
-from gaze.datasets import ImageData, Say, Split, load_dataset
+from gaze.datasets import ImageData, Split, load_dataset
 
 PADDING = -1  # index of a row that only makes the processes' loads equal; it is dropped from its batch
 

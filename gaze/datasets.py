@@ -1,33 +1,33 @@
-"""Where images come from: Kaggle, a folder of class folders, or the phantom. Decoded once, to uint8.
+"""Where images come from: Kaggle, a folder of class folders, or the phantom.
 
-:func:`load_dataset` checks what it finds, says what is wrong in one :class:`~gaze.config.DataError`, and
-audits what came (:mod:`gaze.audit`). Network code is imported only when something is really downloaded.
+:func:`load_dataset` checks what it finds, says what is wrong in one :class:`~gaze.config.DataError`, takes the
+images out of the cache or decodes them into it (:mod:`gaze.decode`, :mod:`gaze.cache`), and audits what came
+(:mod:`gaze.audit`). Network code is imported only when something is really downloaded.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from gaze.audit import Audit, Pixels, Record, first_few, make_audit, pixel_digest
+from gaze import decode, phantom
+from gaze.audit import Audit, Record, first_few, make_audit, pixel_digest
+from gaze.cache import Entry, Request, Say, cache_folder, cached
 from gaze.config import DataError, DatasetConfig
+from gaze.decode import Half, cause_of, read_images
 from gaze.phantom import CLASSES, make_phantom
-
-Say = Callable[[str], None]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # what other systems leave behind; compared in lower case
-REPORT_EVERY = 2000  # images between two progress lines
 WAYS_OUT = (
     "Two ways on: dataset.root=PATH uses a copy on this machine, in the folders that Kaggle delivers; "
     "dataset=phantom draws its images and needs no download."
@@ -64,6 +64,9 @@ class _Folder(NamedTuple):
     def counts(self) -> dict[str, int]:
         return {name: len(files) for name, files in self.files.items()}
 
+    def labelled(self) -> list[tuple[str, int]]:
+        return [(path, label) for label, paths in enumerate(self.files.values()) for path in paths]
+
 
 def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageData:
     """Find, check, decode and audit a data set.
@@ -76,21 +79,32 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
         DataError: the set cannot be found, downloaded, read or trusted.
     """
     say = progress or (lambda line: None)
-    return _load_phantom(config) if config.kind == "phantom" else _load_folders(config, say)
+    return _load_phantom(config, say) if config.kind == "phantom" else _load_folders(config, say)
 
 
-def _load_phantom(config: DatasetConfig) -> ImageData:
-    splits: list[Split] = []
-    records: list[Record] = []
-    for name, count in (("train", config.train_images), ("test", config.test_images)):
-        drawn = make_phantom(count, config.image_size, seed=config.seed, split=name)
-        paths = [f"{name}/{i:05d}" for i in range(count)]
-        size = (config.image_size, config.image_size)
-        for path, label, image in zip(paths, drawn.targets.tolist(), drawn.images, strict=True):
-            records.append(Record(path, name, label, pixel_digest(image[0].numpy()), size, "L"))
-        images = drawn.images.repeat(1, config.channels, 1, 1)
-        splits.append(Split(images, drawn.targets, paths, drawn.masks))
-    return ImageData(CLASSES, splits[0], splits[1], make_audit(config.name, None, CLASSES, records))
+def _load_phantom(config: DatasetConfig, say: Say) -> ImageData:
+    counts = {"train": config.train_images, "test": config.test_images}
+    wanted = {"kind": "phantom", "seed": config.seed, "image_size": config.image_size, "counts": counts}
+    made_from = {"source": _source(phantom), "numpy": np.__version__}
+
+    def build() -> Entry:
+        return _packed({name: _draw_half(name, count, config) for name, count in counts.items()})
+
+    request = Request("phantom", wanted, lambda: made_from)
+    halves = _unpacked(cached(cache_folder(config.cache), request, build, say, "drew"))
+    if config.channels > 1:
+        halves = {name: h._replace(images=np.repeat(h.images, config.channels, 1)) for name, h in halves.items()}
+    return _assemble(None, CLASSES, halves["train"], halves["test"], config)
+
+
+def _draw_half(split: str, count: int, config: DatasetConfig) -> Half:
+    drawn = make_phantom(count, config.image_size, seed=config.seed, split=split)
+    images, size = drawn.images.numpy(), (config.image_size, config.image_size)
+    records: list[Record | None] = [
+        Record(f"{split}/{i:05d}", split, label, pixel_digest(images[i, 0]), size, "L")
+        for i, label in enumerate(drawn.targets.tolist())
+    ]
+    return Half(images, records, [], drawn.masks.numpy())
 
 
 def _load_folders(config: DatasetConfig, say: Say) -> ImageData:
@@ -103,118 +117,104 @@ def _load_folders(config: DatasetConfig, say: Say) -> ImageData:
     root = _find_splits(root, config, remedy)
     train, test = (_list_folder(root, name) for name in (config.train_dir, config.test_dir))
     warnings = _check_folders(root, train, test, config, remedy)
-    halves = [_read_folder(root, f, s, config, say) for f, s in ((train, "train"), (test, "test"))]
-    bad = [line for half in halves for line in half.bad]
+    classes = tuple(train.files)
+    wanted = {
+        "root": os.path.realpath(root),
+        "folders": [train.name, test.name],
+        "image_size": config.image_size,
+        "channels": config.channels,
+        "on_bad_image": config.on_bad_image,
+    }
+    source = {"source": _source(decode), "pillow": PIL.__version__}
+
+    def made_from() -> Any:
+        return {**source, "files": [[path, *_stamp(root, path)] for f in (train, test) for path, _ in f.labelled()]}
+
+    def build() -> Entry:
+        return _packed(_read_folders(root, classes, {"train": train, "test": test}, config, say))
+
+    halves = _unpacked(cached(cache_folder(config.cache), Request(config.name, wanted, made_from), build, say))
+    data = _assemble(root, classes, halves["train"], halves["test"], config)
+    data.audit.unreadable.extend(line for half in halves.values() for line in half.bad)
+    data.audit.ignored.extend(train.ignored + test.ignored)
+    data.audit.warnings.extend(warnings)
+    return data
+
+
+def _read_folders(
+    root: Path, classes: tuple[str, ...], folders: dict[str, _Folder], config: DatasetConfig, say: Say
+) -> dict[str, Half]:
+    """Decode both splits; refuse what cannot be trained on, so that it is not kept in the cache."""
+    halves = {
+        split: read_images(root, folder.name, folder.labelled(), split, config.channels, config.image_size, say)
+        for split, folder in folders.items()
+    }
+    bad = [line for half in halves.values() for line in half.bad]
     if bad and config.on_bad_image == "error":
         listed = "\n  ".join(first_few(bad))
         raise DataError(
             f"Unreadable images in {root}: {len(bad)}\n  {listed}\n"
             "Replace them, or leave them out with dataset.on_bad_image=skip."
         )
-    data = _assemble(root, tuple(train.files), halves[0], halves[1], config)
-    data.audit.unreadable.extend(bad)
-    data.audit.ignored.extend(train.ignored + test.ignored)
-    data.audit.warnings.extend(warnings)
-    return data
+    _check_classes_left(root, classes, [r for half in halves.values() for r in half.records if r is not None])
+    return halves
 
 
-# ---- decoding
+# ---- to and from the cache
 
 
-def convert_image(image: Image.Image, channels: int) -> Image.Image:
-    """An 8-bit image of mode L (``channels`` 1) or RGB (3), at its own size.
-
-    - Greyscale with 16 bits: value / 257, rounded, so that 0..65535 becomes 0..255. There is no stretching: 12-bit
-      data stay dark.
-    - Transparency is dropped, not blended: a transparent pixel shows the colour stored under it. Palettes and CMYK
-      become RGB. Grey is Pillow's 0.299 R + 0.587 G + 0.114 B.
-    - An EXIF orientation is not applied: the pixels stay as stored, as torchvision's ImageFolder reads them. Of
-      several frames the first counts.
-
-    Raises:
-        ValueError: pixels without a known range: floating point, or whole numbers beyond 16 bits.
-    """
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range; save the image with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("whole-number pixels beyond 0..65535; save the image with 8 or 16 bits")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    elif image.mode == "P":
-        image = image.convert("RGBA").convert("RGB")  # straight to RGB warns when the palette has transparency
-    elif image.mode not in ("1", "L", "RGB"):
-        image = image.convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def decode_image(path: Path, channels: int, image_size: int) -> tuple[Pixels, bytes, tuple[int, int], str]:
-    """Pixels (C, S, S) uint8 resized (bilinear, antialiased), digest and size (W, H) before resizing, and mode.
-
-    Raises:
-        Exception: whatever Pillow raises for a file that is missing, damaged, truncated or not an image.
-    """
-    with Image.open(path) as opened:
-        opened.load()  # raises on truncated data
-        image, mode = convert_image(opened, channels), opened.mode
-    digest = pixel_digest(np.asarray(image))
-    resized = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
-    return resized.reshape(image_size, image_size, channels).transpose(2, 0, 1), digest, image.size, mode
-
-
-class _Half(NamedTuple):
-    """One split in memory. ``records[i]`` is None where image i could not be read; ``bad`` says why."""
-
-    images: Tensor
-    records: list[Record | None]
-    bad: list[str]
-
-
-def _read_folder(root: Path, folder: _Folder, split: str, config: DatasetConfig, say: Say) -> _Half:
-    """Decode one split in threads (Pillow decodes outside the interpreter's lock)."""
-    files = [(path, label) for label, paths in enumerate(folder.files.values()) for path in paths]
-    images = np.zeros((len(files), config.channels, config.image_size, config.image_size), np.uint8)
-    bad: list[str] = []
-
-    def read(i: int) -> Record | str:
-        path, label = files[i]
-        try:
-            images[i], digest, size, mode = decode_image(root / path, config.channels, config.image_size)
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error and more
-            return f"{path}: {_cause(error)}"
-        return Record(path, split, label, digest, size, mode)
-
-    records: list[Record | None] = []
-    pool = ThreadPoolExecutor(os.cpu_count())
+def _source(module: Any) -> str:
+    """Text of a module: what it makes may change with it."""
     try:
-        for done, result in enumerate(pool.map(read, range(len(files))), start=1):
-            records.append(None if isinstance(result, str) else result)
-            if isinstance(result, str):
-                bad.append(result)
-            if done % REPORT_EVERY == 0:
-                say(f"{folder.name}: {done:,} of {len(files):,} images read")
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
-    return _Half(torch.from_numpy(images), records, bad)
+        return Path(module.__file__).read_text(encoding="utf-8")
+    except OSError:  # installed without its source; then it does not change either
+        return ""
 
 
-def _cause(error: Exception) -> str:
-    """One short line. Pillow's own text for an unknown format repeats the path and nothing more."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow can read"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split())
-    return text[:300] or type(error).__name__
+def _stamp(root: Path, path: str) -> tuple[int, ...]:
+    """What changes when a file's content does: size and times; nothing where there is no file."""
+    try:
+        found = os.stat(f"{root}/{path}")  # noqa: PTH116 - no Path made for each of thousands
+    except OSError:
+        return ()
+    # The second time tells of a file that was replaced by one of equal size and date, as from an archive.
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _assemble(root: Path, classes: tuple[str, ...], train: _Half, test: _Half, config: DatasetConfig) -> ImageData:
+def _packed(halves: dict[str, Half]) -> Entry:
+    arrays, facts = {}, {}
+    for split, half in halves.items():
+        arrays[split] = half.images
+        if half.masks is not None:
+            arrays[f"{split}_masks"] = half.masks
+        rows = [None if r is None else [r.path, r.label, r.digest.hex(), r.size, r.mode] for r in half.records]
+        facts[split] = {"records": rows, "bad": half.bad}
+    images = sum(r is not None for half in halves.values() for r in half.records)
+    return Entry(arrays, facts, images, all(half.lasting for half in halves.values()))
+
+
+def _unpacked(entry: Entry) -> dict[str, Half]:
+    halves = {}
+    for split, facts in entry.facts.items():
+        records = [
+            None if row is None else Record(row[0], split, row[1], bytes.fromhex(row[2]), tuple(row[3]), row[4])
+            for row in facts["records"]
+        ]
+        halves[split] = Half(entry.arrays[split], records, facts["bad"], entry.arrays.get(f"{split}_masks"))
+    return halves
+
+
+def _assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Half, config: DatasetConfig) -> ImageData:
     """Leave out what could not be read and, if so configured, what leaked; then audit what is in use."""
     in_test = {r.digest for r in test.records if r is not None} if config.drop_leaked else set()
     dropped = {r for r in train.records if r is not None and r.digest in in_test}
     used = [r for r in (*train.records, *test.records) if r is not None and r not in dropped]
+    _check_classes_left(root, classes, used)
+    audit = make_audit(config.name, None if root is None else str(root), classes, used, list(dropped))
+    return ImageData(classes, _keep(train, dropped), _keep(test, set()), audit)
+
+
+def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[Record]) -> None:
     for split in ("train", "test"):
         empty = set(range(len(classes))) - {r.label for r in used if r.split == split}
         if empty:
@@ -223,15 +223,15 @@ def _assemble(root: Path, classes: tuple[str, ...], train: _Half, test: _Half, c
                 f"{split} in {root} has no image left of: {names}. Unreadable images and those that "
                 "dataset.drop_leaked removes are left out; mend the images or set dataset.drop_leaked=false."
             )
-    audit = make_audit(config.name, str(root), classes, used, list(dropped))
-    return ImageData(classes, _keep(train, dropped), _keep(test, set()), audit)
 
 
-def _keep(half: _Half, dropped: set[Record]) -> Split:
+def _keep(half: Half, dropped: set[Record]) -> Split:
+    """A half without what is left out; only then its images are copied, else they may stay in the cache's file."""
     kept = [(i, r) for i, r in enumerate(half.records) if r is not None and r not in dropped]
-    whole = len(kept) == len(half.records)
-    images = half.images if whole else half.images[[i for i, _ in kept]]
-    return Split(images, torch.tensor([r.label for _, r in kept], dtype=torch.int64), [r.path for _, r in kept])
+    rows = slice(None) if len(kept) == len(half.records) else [i for i, _ in kept]
+    targets = torch.tensor([r.label for _, r in kept], dtype=torch.int64)
+    masks = None if half.masks is None else torch.from_numpy(half.masks[rows])
+    return Split(torch.from_numpy(half.images[rows]), targets, [r.path for _, r in kept], masks)
 
 
 # ---- folders
@@ -370,7 +370,7 @@ def download(handle: str, say: Say) -> Path:
         return _download_alone(handle, cache / f"gaze-{owner}-{name}-{version}.lock", say)
     except Exception as error:  # kagglehub raises its own, requests', OSError, BadZipFile and more
         raise DataError(
-            f"Cannot download {handle} from Kaggle: {type(error).__name__}: {_cause(error)}. "
+            f"Cannot download {handle} from Kaggle: {type(error).__name__}: {cause_of(error)}. "
             f"If it fails again, delete {place}. {WAYS_OUT}"
         ) from error
 

@@ -265,8 +265,8 @@ def mixed_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[A
     groups: dict[str, list[dict[str, Any]]] = {}
     for config in configs.values():
         flat = flat_settings(config)
-        own = {"study", "dataset.name", "model.name", "lambda", "seed"}
-        kept = {name: value for name, value in flat.items() if name not in own}
+        own = ("study", "dataset.name", "model.name", "lambda", "seed", "dataset.cache")  # a cache changes no figure
+        kept = {name: value for name, value in flat.items() if name not in own and not name.startswith("pictures.")}
         groups.setdefault(f"{flat['study']}, {flat['dataset.name']}", []).append(kept)
     mixed = {}
     for where, members in groups.items():

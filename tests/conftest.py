@@ -1,7 +1,7 @@
 """What several test files share: the shipped configs, composed as train.py composes them, and one tiny run."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -36,6 +36,15 @@ class Run(NamedTuple):
     config: TrainConfig
     folder: Path
     row: dict[str, float]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded images go there, never into the user's own cache; processes that a test starts inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("gaze-cache")
+        patch.setenv("GAZE_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

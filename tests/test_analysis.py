@@ -104,7 +104,7 @@ def test_numbers_are_those_of_scipy(analysis):
     assert row["diff"].item() == pytest.approx((five["level2", 50.0] - five["level2", 0.0]).mean())
 
 
-def test_the_csv_alone_repeats_the_analysis(analysis, tmp_path):
+def test_the_csv_alone_repeats_the_analysis(analysis, tmp_path, undrawn):
     first = analysis[0]
     paths, _ = analyse(first / "epochs.csv", tmp_path)
     for path in paths:
@@ -113,7 +113,7 @@ def test_the_csv_alone_repeats_the_analysis(analysis, tmp_path):
             assert without_provenance(path.with_suffix(".md").read_text()) == without_provenance(
                 old.with_suffix(".md").read_text()
             )
-        elif path.suffix != ".npz":
+        elif path.suffix not in (".npz", ".png", ".pdf"):  # figures are made of the same rows
             assert path.read_bytes() == old.read_bytes(), path.name
 
 
@@ -234,7 +234,9 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_writes_below_outputs(tmp_path):
-    done = command(f"source={DATA}", "study=phantom_grid", cwd=tmp_path)
+    runs = pd.read_csv(DATA)
+    runs[(runs["model"] == "level3")].to_csv(tmp_path / "few.csv", index=False)  # fewer figures, less time
+    done = command("source=few.csv", "study=phantom_grid", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = tmp_path / "outputs" / "analysis" / "phantom_grid" / "report.html"
     assert page.stat().st_size > 100_000

@@ -238,3 +238,7 @@ def test_all_bad_settings_of_an_analysis_are_named_at_once():
 
 def test_one_word_is_a_list_of_one():
     assert check_analysis(OmegaConf.create({"include": "failed"})).include == ["failed"]
+
+
+def test_where_images_are_cached_does_not_make_another_config(composed):
+    assert config_hash(check_config(composed("dataset.cache=off"))) == config_hash(check_config(composed()))

@@ -13,7 +13,8 @@ from torchvision import transforms
 
 from gaze.audit import Audit
 from gaze.config import DataError, DatasetConfig
-from gaze.datasets import convert_image, decode_image, load_dataset
+from gaze.datasets import load_dataset
+from gaze.decode import convert_image, decode_image
 from gaze.phantom import CLASSES
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
@@ -169,9 +170,9 @@ def test_other_folder_names_and_one_level_off(root):
 
 
 def test_progress_is_told(root, monkeypatch):
-    monkeypatch.setattr("gaze.datasets.REPORT_EVERY", 4)
+    monkeypatch.setattr("gaze.decode.REPORT_EVERY", 4)
     lines: list[str] = []
-    load_dataset(config(root), lines.append)
+    load_dataset(config(root, cache="off"), lines.append)
     assert lines == ["train: 4 of 6 images read", "test: 4 of 4 images read"]
 
 

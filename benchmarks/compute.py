@@ -1,0 +1,228 @@
+"""Rows about arithmetic: step, validation, maps, precision, memory. Synthetic tensors, no Trainer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning import seed_everything
+from measure import MIB, Section, Settings, add_row, comparison, interleave
+from torch import Tensor
+
+from gaze.backbones import LEVELS, SplitBackbone
+from gaze.datamodule import Batch
+from gaze.metrics import GazeConsistency
+from gaze.module import GazeModule
+
+CLASSES = 4
+WEIGHT = 50.0
+MODES = {"fp32": False, "bf16-mixed, channels_last": True}  # name: half precision
+
+
+class LoggedModule(GazeModule):
+    """A GazeModule that works without a Trainer: what it would log is kept."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.logged: dict[str, Tensor | float] = {}
+
+    def log(self, name: str, value: Tensor | float, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+        self.logged[name] = value
+
+
+def make_module(model: str, weight: float, settings: Settings, half: bool = False) -> LoggedModule:
+    """A module with the same weights whatever its lambda."""
+    seed_everything(0, verbose=False)
+    # A tiny rate keeps the two compared in the state in which they started, for as many steps as are timed.
+    module = LoggedModule(
+        model,
+        CLASSES,
+        image_size=settings.image_size,
+        gaze_lambda=weight,
+        optimizer={"lr": 1e-6},
+        channels_last=half,
+    )
+    favour_class(module.backbone)
+    return module.to(settings.device)
+
+
+def autocast(settings: Settings, half: bool) -> torch.autocast:
+    """As Lightning's precision=bf16-mixed does: around a step, not around its backward."""
+    return torch.autocast(settings.device.type, torch.bfloat16, enabled=half)
+
+
+def make_batch(size: int, settings: Settings) -> Batch:
+    """Noise; every other image is of class 0, the one that :func:`favour_class` makes the network find."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, 1, settings.image_size, settings.image_size)
+    image = (torch.rand(shape, generator=generator) * 2 - 1).to(settings.device)
+    place = torch.arange(size, device=settings.device)
+    return Batch(image, torch.where(place % 2 == 0, 0, place % CLASSES), place, None)
+
+
+@torch.no_grad()
+def favour_class(backbone: SplitBackbone) -> None:
+    """Let an untrained network say class 0 of every image, whatever dropout does, and see something in each.
+
+    A network without two correct images of a class, or with empty maps, has no gaze loss to measure.
+    """
+    linear = backbone.head[-1]  # type: ignore[index]
+    linear.bias[0] += 10
+    linear.weight[0].abs_()
+
+
+def make_step(module: LoggedModule, batch: Batch, settings: Settings, half: bool) -> Callable[[], None]:
+    """One optimisation step, as Lightning's automatic optimisation orders it."""
+    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    module.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast(settings, half):
+            loss = module.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def step(settings: Settings) -> list[Section]:
+    """What the gaze loss adds to a training step."""
+    section = comparison("Training step", f"lambda={WEIGHT:g}", "lambda=0", settings)
+    for model in LEVELS:
+        for name, half in MODES.items():
+            _step_row(section, model, name, half, settings)
+    return [section]
+
+
+def _step_row(section: Section, model: str, name: str, half: bool, settings: Settings) -> None:
+    with_gaze, plain = (make_module(model, weight, settings, half) for weight in (WEIGHT, 0.0))
+    batch = make_batch(settings.batch_size, settings)
+    steps = [make_step(module, batch, settings, half) for module in (with_gaze, plain)]
+    steps[0]()
+    first = _gaze_loss(with_gaze, model, name)
+    number = settings.number_of_pairs()
+    a, b = interleave(*steps, settings, number, repeat=settings.number(1, 10, 1), warmup=settings.number(1, 5, 1))
+    last = _gaze_loss(with_gaze, model, name)
+    assert "train/loss_gaze" not in plain.logged
+    target = "<= 1.10" if model != "level1" else "<= 1.2" if settings.cuda else "<= 1.5"
+    add_row(section, f"{model}, {name}", a, b, target, f"gaze loss {first:.4f} .. {last:.4f}")
+
+
+def _gaze_loss(module: LoggedModule, model: str, name: str) -> float:
+    value = float(module.logged["train/loss_gaze"])
+    if not value > 0:
+        raise RuntimeError(f"{model}, {name}: the gaze loss is {value}, so the step had no gaze to work on.")
+    return value
+
+
+def precision(settings: Settings) -> list[Section]:
+    """What half precision and NHWC order gain in plain training."""
+    full, half = MODES
+    section = comparison("Precision: plain training step (lambda=0)", f"{full}, NCHW", half, settings)
+    for model in LEVELS:
+        modules = [make_module(model, 0.0, settings, mode) for mode in MODES.values()]
+        batch = make_batch(settings.batch_size, settings)
+        steps = [make_step(m, batch, settings, mode) for m, mode in zip(modules, MODES.values(), strict=True)]
+        repeat, warmup = settings.number(1, 10, 1), settings.number(1, 5, 1)
+        a, b = interleave(*steps, settings, settings.number_of_pairs(), repeat, warmup)
+        add_row(section, model, a, b, "none" if model == "level1" else ">= 2")
+    section.notes.append("A / B is how many times as fast half precision is.")
+    return [section]
+
+
+def validation(settings: Settings) -> list[Section]:
+    """What Grad-CAM and all metrics add to a pass over evaluation images."""
+    section = comparison("Validation", "validation_step and metrics", "bare no_grad forward pass", settings)
+    for model in LEVELS:
+        module = make_module(model, 0.0, settings).eval()
+        batches = [make_batch(settings.batch_size, settings)] * settings.number(4, 40)
+        a, b = interleave(
+            lambda module=module, batches=batches: evaluate(module, batches),  # type: ignore[misc]
+            lambda module=module, batches=batches: forward_all(module, batches),  # type: ignore[misc]
+            settings,
+            settings.number_of_pairs(),
+        )
+        kappa, gaze = (float(module.logged[f"val/{name}"]) for name in ("kappa", "gaze_consistency"))
+        note = f"{len(batches)} batches, kappa {kappa:.3f}, gaze consistency {gaze:.4f}"
+        add_row(section, model, a, b, "<= 1.5" if model == "level1" else "<= 1.15", note)
+    return [section]
+
+
+def evaluate(module: GazeModule, batches: list[Batch]) -> None:
+    """What Lightning does with an evaluation set, metrics' end included."""
+    with torch.inference_mode():
+        for index, batch in enumerate(batches):
+            module.validation_step(batch, index)
+        module.on_validation_epoch_end()
+
+
+@torch.no_grad()
+def forward_all(module: GazeModule, batches: list[Batch]) -> None:
+    for batch in batches:
+        module.backbone(batch.image.contiguous(memory_format=module.memory_format))
+
+
+def maps(settings: Settings) -> list[Section]:
+    """What Grad-CAM maps cost over the forward pass that they need anyway."""
+    size = settings.number(64, 64, 8)
+    section = comparison(f"Maps of {size} images, level2", "GazeModule.gaze", "bare no_grad forward pass", settings)
+    for name, half in MODES.items():
+        module = make_module("level2", 0.0, settings, half).eval()
+        batch = make_batch(size, settings)
+
+        def gaze(module: GazeModule = module, batch: Batch = batch, half: bool = half) -> None:
+            with autocast(settings, half):
+                module.gaze(batch.image, batch.target)
+
+        def bare(module: GazeModule = module, batch: Batch = batch, half: bool = half) -> None:
+            with autocast(settings, half):
+                forward_all(module, [batch])
+
+        # The two differ by little, so this row takes more pairs.
+        number, repeat = settings.number_of_pairs(cpu=15), settings.number(1, 10, 1)
+        a, b = interleave(gaze, bare, settings, number, repeat, warmup=2)
+        filled = float((module.gaze(batch.image, batch.target).cam.amax((1, 2)) > 0).float().mean())
+        add_row(section, name, a, b, "<= 1.02", f"{filled:.0%} of the maps are not empty")
+    return [section]
+
+
+def memory(settings: Settings) -> list[Section]:
+    """Whether the squared gaze consistency stays as small as it starts."""
+    header = ["maps of 28x28", "states", "growth of resident memory", "gaze consistency"]
+    section = Section(f"Memory of GazeConsistency({CLASSES})", header)
+    sizes = set()
+    _feed(GazeConsistency(CLASSES), 1000)  # threads and allocators take their own share at first use
+    for count in (1000, 2000, 4000) if settings.quick else (10**3, 10**5, 10**6):
+        metric = GazeConsistency(CLASSES)
+        before = _resident()
+        grown = _feed(metric, count) - before
+        states = sum(tensor.nbytes for tensor in metric.metric_state.values() if isinstance(tensor, Tensor))
+        sizes.add(states)
+        section.rows.append([f"{count:,}", f"{states:,} bytes", f"{grown / MIB:+.1f} MiB", f"{metric.compute():.4f}"])
+    section.notes.append(f"States are {'constant' if len(sizes) == 1 else 'NOT constant'}; target: constant.")
+    section.notes.append(f"Kept as they are, the maps would take {28 * 28 * 4} bytes each. Measured on the CPU.")
+    return [section]
+
+
+def _feed(metric: GazeConsistency, count: int, size: int = 250) -> int:
+    """Update with fresh random maps; returns the highest resident memory seen."""
+    highest = 0
+    target = torch.arange(size) % CLASSES
+    for start in range(0, count, size):
+        cam = torch.rand(size, 28, 28)
+        metric.update(cam, target, target)
+        if start % (100 * size) == 0 or start + size >= count:
+            highest = max(highest, _resident())
+    return highest
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError as error:
+        raise SystemExit("The row memory reads /proc/self/statm, which only Linux has.") from error
+    return pages * os.sysconf("SC_PAGE_SIZE")
