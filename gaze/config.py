@@ -216,7 +216,7 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Twelve hex digits that are equal for equal configs (order of keys does not count, nor where images are cached)."""
+    """Twelve hex digits, equal for equal configs; neither the order of keys nor the place of the cache counts."""
     values = config.to_dict()
     values["dataset"].pop("cache")
     text = json.dumps(values, sort_keys=True)
