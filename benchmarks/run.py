@@ -21,6 +21,8 @@ import pipeline
 import torch
 from measure import REPO, Section, Settings, machine
 
+from gaze.allocator import keep_freed_memory
+
 ROWS: dict[str, Callable[[Settings], list[Section]]] = {
     "step": compute.step,
     "validation": compute.validation,
@@ -70,6 +72,8 @@ def quiet() -> None:
 def main() -> None:
     rows, settings = read_arguments()
     torch.set_num_threads(settings.threads)
+    if settings.device.type == "cpu":
+        keep_freed_memory()  # as train.py does: without it both sides of a ratio are slower
     quiet()
     print(f"# Benchmarks\n\n{machine(settings)}\n- command: {shlex.join(['python', *sys.argv])}", flush=True)
     if settings.quick:

@@ -62,6 +62,33 @@ def warp(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
+def resize_crops(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Tensor:
+    """What :func:`warp` does, for flips and crops only, image by image with PyTorch's own resize: on a CPU twice as
+    fast as building and sampling a grid.
+
+    It is torchvision's crop, then resize: within half a pixel of the crop's edge the crop's last pixel is repeated,
+    where ``warp`` sees its neighbour outside.
+
+    Args:
+        images: (B, C, H, W), floating.
+        matrices: (B, 2, 3) from :func:`random_affine`, whose crops have whole pixels.
+        mode: "bilinear", or "nearest" for masks.
+    """
+    height, width = images.shape[2:]
+    scale_x, scale_y = matrices[:, 0, 0].double(), matrices[:, 1, 1].double()
+    crop_w, crop_h = scale_x.abs() * width, scale_y * height
+    left = (matrices[:, 0, 2].double() + 1) * width / 2 - crop_w / 2
+    top = (matrices[:, 1, 2].double() + 1) * height / 2 - crop_h / 2
+    boxes = torch.stack([top, left, crop_h, crop_w], 1).round().long().tolist()
+    options = {"mode": "nearest-exact"} if mode == "nearest" else {"mode": mode, "align_corners": False}
+    out = torch.empty_like(images)
+    for image, box, mirrored, place in zip(images, boxes, (scale_x < 0).tolist(), out, strict=True):
+        y, x, h, w = box
+        resized = F.interpolate(image[None, :, y : y + h, x : x + w], (height, width), **options)[0]
+        place.copy_(resized.flip(2) if mirrored else resized)
+    return out
+
+
 def is_identity(config: AugmentationConfig) -> bool:
     """Whether a config leaves every image as it is."""
     return config.hflip == 0 and tuple(config.crop_scale) == (1, 1) and tuple(config.crop_ratio) == (1, 1)

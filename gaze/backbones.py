@@ -63,20 +63,23 @@ class PooledHead(nn.Sequential):
             features: hooked tensor (B, M, H', W').
             target: classes (B,).
         """
-        layers = list(self)
-        first, linear = layers[0], layers[-1]
-        x, slope = features, 1.0 / (features.shape[2] * features.shape[3])  # 1 / Z
-        share: Tensor | float = slope
-        if isinstance(first, nn.ReLU):
-            share = (features.detach() > 0).to(features.dtype).mean((2, 3)) * slope  # (B, M)
-        for layer in layers[:-1]:
-            if isinstance(layer, nn.Dropout):
-                break
+        *body, linear = self
+        drop = body.pop() if isinstance(body[-1], nn.Dropout) else nn.Identity()
+        x, share = features, 1.0 / (features.shape[2] * features.shape[3])  # 1 / Z
+        gained: Tensor | float = 1.0
+        for layer in body:
             x = layer(x)
-        # The same draw that dropout would make of x itself, as a factor of each channel.
-        kept = next((layer for layer in layers if isinstance(layer, nn.Dropout)), nn.Identity())(torch.ones_like(x))
+            if isinstance(layer, nn.ReLU):
+                gained = _share_of_positive(x)
+        kept = drop(torch.ones_like(x))  # the draw that dropout would make of x itself, as a factor of each channel
         assert isinstance(linear, nn.Linear)
-        return linear.weight[target] * kept * share, linear(x * kept)
+        return linear.weight[target] * kept * gained * share, linear(x * kept)
+
+
+def _share_of_positive(x: Tensor) -> Tensor:
+    """Share of the cells of each channel that are above 0, of a tensor (B, M, H, W) >= 0: (B, M), without gradient."""
+    with torch.no_grad():
+        return x.sign().mean((2, 3))
 
 
 class Residual(nn.Module):

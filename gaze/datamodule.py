@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from gaze.augment import is_identity, random_affine, warp
+from gaze.augment import is_identity, random_affine, resize_crops, warp
 from gaze.cache import Say
 from gaze.config import AugmentationConfig, DatasetConfig
 from gaze.datasets import ImageData, Split, load_dataset
@@ -145,8 +145,9 @@ class GazeDataModule(LightningDataModule):
         mask = None if batch.mask is None else batch.mask.to(image.dtype)
         if training and not is_identity(self.augmentation):
             matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), self.augmentation)
-            image = warp(image, matrices)
-            mask = None if mask is None else warp(mask, matrices, mode="nearest")
+            move = resize_crops if image.device.type == "cpu" else warp
+            image = move(image, matrices)
+            mask = None if mask is None else move(mask, matrices, mode="nearest")
         return Batch(image, batch.target, batch.place, mask)
 
     def _loader(self, dataset: SplitDataset, **kwargs: Any) -> DataLoader[Batch]:

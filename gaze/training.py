@@ -25,6 +25,7 @@ from rich import get_console
 from rich.console import Console
 from rich.table import Table
 
+from gaze.allocator import keep_freed_memory
 from gaze.backbones import hooked_map_size
 from gaze.callbacks import EpochTable, FiniteLoss, GradCAM
 from gaze.config import ConfigError, TrainConfig, config_hash
@@ -102,6 +103,8 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     table = EpochTable(directory / "metrics.csv", say)
     trainer = build_trainer(config, directory, [table])  # what Lightning refuses, it refuses before images are read
     module = _build_module(config, data)
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     if trainer.is_global_zero:  # under DDP each process comes here; one of them owns the folder
         _keep_previous(directory)
         directory.mkdir(parents=True, exist_ok=True)

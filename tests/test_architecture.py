@@ -8,7 +8,7 @@ import pytest
 from conftest import REPO
 
 ORDER = [
-    "config", "status", "phantom", "audit", "cache", "decode", "datasets", "augment", "datamodule",
+    "config", "allocator", "status", "phantom", "audit", "cache", "decode", "datasets", "augment", "datamodule",
     "backbones", "cam", "consistency", "metrics", "module", "pictures", "callbacks", "training",
     "tidy", "runs", "maps", "published", "statistics", "compare",
     "drawing", "atlas", "plots", "latex", "report", "tables", "findings", "analysis",

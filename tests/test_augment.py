@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from gaze.augment import is_identity, random_affine, warp
+from gaze.augment import is_identity, random_affine, resize_crops, warp
 from gaze.config import AugmentationConfig
 
 THESIS = AugmentationConfig("thesis", 0.5, [0.9, 1.0], [3 / 4, 4 / 3])
@@ -52,6 +53,34 @@ def test_warp_is_torchvisions_resized_crop(top, left, height, width, flip):
     assert (got - expected).abs().max() < 1.0 and got.shape == expected.shape
     if (height, width) == (32, 32):  # no edge inside the image
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("top", "left", "height", "width"), [(0, 0, 32, 32), (3, 1, 28, 30), (5, 9, 17, 20), (0, 31, 32, 1)]
+)
+def test_resized_crops_are_torchvisions(top, left, height, width, flip):
+    image = torch.rand(2, 3, 32, 32, generator=_generator())
+    matrices = _crop_matrix(top, left, height, width, 32, flip).expand(2, -1, -1)
+    for mode, method in (("bilinear", "bilinear"), ("nearest", "nearest-exact")):
+        expected = tv.resized_crop(
+            image, top, left, height, width, [32, 32], tv.InterpolationMode(method), antialias=False
+        )
+        expected = tv.horizontal_flip(expected) if flip else expected
+        torch.testing.assert_close(resize_crops(image, matrices, mode), expected, rtol=0, atol=1e-6)
+
+
+def test_the_fast_way_of_a_cpu_is_the_plain_one():
+    config = AugmentationConfig("x", 0.5, [0.5, 1.0], [0.75, 1.33])
+    images = F.avg_pool2d(torch.rand(40, 2, 68, 68, generator=_generator()), 5, 1)  # smooth: an edge says little
+    matrices = random_affine(40, (64, 64), config, _generator())
+    fast, plain = resize_crops(images, matrices), warp(images, matrices)
+    inside = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(fast[inside], plain[inside], rtol=0, atol=2e-6)
+    assert (fast - plain).abs().max() < 0.05
+    masks = (images[:, :1] > 0.5).float()
+    differing = (resize_crops(masks, matrices, "nearest") != warp(masks, matrices, "nearest")).float().mean()
+    assert differing < 2e-3  # ties of rounding
 
 
 @pytest.mark.parametrize("config", [THESIS, WIDE])
