@@ -67,6 +67,32 @@ def _seconds_to_mark(command: list[str], folder: str, settings: Settings) -> flo
     return seconds
 
 
+def allocator(settings: Settings) -> list[Section]:
+    """What it brings a CPU that freed memory stays in the process: a plain training step with and without."""
+    section = comparison("Allocator", "freed memory kept", "glibc's default", settings)
+    if settings.cuda or not sys.platform.startswith("linux"):
+        section.notes.append("Skipped: it is about glibc and a CPU.")
+        return [section]
+    cases = [("level1", "fp32"), ("level2", "fp32"), ("level2", "bf16"), ("level3", "fp32")]
+    for model, precision in cases[: 1 if settings.quick else None]:
+        a, b = Sample(), Sample()
+        for _ in range(settings.number_of_pairs(cpu=3)):
+            for mode, sample in (("kept", a), ("default", b)):
+                sample.seconds.append(_seconds_of_a_step(model, precision, mode, settings))
+        add_row(section, f"{model}, {precision}", a, b, "as measured")
+    section.notes.append("Each figure is the median of 3 steps in a process of its own.")
+    return [section]
+
+
+def _seconds_of_a_step(model: str, precision: str, mode: str, settings: Settings) -> float:
+    child = str(Path(__file__).with_name("one_step.py"))
+    words = [model, precision, mode, str(settings.threads), "quick" if settings.quick else "full"]
+    done = subprocess.run([sys.executable, child, *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{child} {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return float(done.stdout)
+
+
 def grid(settings: Settings) -> list[Section]:
     """README's grid on the phantom, from the command to its last run."""
     models, lambdas = (LEVELS[:2], ("0", "50")) if settings.quick else (LEVELS, LAMBDAS)

@@ -32,6 +32,7 @@ ROWS: dict[str, Callable[[Settings], list[Section]]] = {
     "precision": compute.precision,
     "memory": compute.memory,
     "start": commands.start,
+    "allocator": commands.allocator,
     "grid": commands.grid,
     "gpu-run": pipeline.gpu_run,
 }

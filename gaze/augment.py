@@ -79,14 +79,13 @@ def resize_crops(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Te
     crop_w, crop_h = scale_x.abs() * width, scale_y * height
     left = (matrices[:, 0, 2].double() + 1) * width / 2 - crop_w / 2
     top = (matrices[:, 1, 2].double() + 1) * height / 2 - crop_h / 2
+    mirrored = scale_x < 0
+    left = torch.where(mirrored, width - left - crop_w, left)  # of an image that was mirrored first
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     boxes = torch.stack([top, left, crop_h, crop_w], 1).round().long().tolist()
     options = {"mode": "nearest-exact"} if mode == "nearest" else {"mode": mode, "align_corners": False}
-    out = torch.empty_like(images)
-    for image, box, mirrored, place in zip(images, boxes, (scale_x < 0).tolist(), out, strict=True):
-        y, x, h, w = box
-        resized = F.interpolate(image[None, :, y : y + h, x : x + w], (height, width), **options)[0]
-        place.copy_(resized.flip(2) if mirrored else resized)
-    return out
+    crops = (images[i : i + 1, :, y : y + h, x : x + w] for i, (y, x, h, w) in enumerate(boxes))
+    return torch.cat([F.interpolate(crop, (height, width), **options) for crop in crops])
 
 
 def is_identity(config: AugmentationConfig) -> bool:

@@ -49,14 +49,20 @@ class SplitDataset(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.tensor([i for i in indices if i != PADDING], dtype=torch.int64)
-        masks = self.split.masks
+        chosen = [i for i in indices if i != PADDING]
+        index = torch.tensor(chosen, dtype=torch.int64)
+        images, masks = self.split.images, self.split.masks
         return Batch(
-            self.split.images[index],
+            _rows(images, chosen),
             self.split.targets[index],
             index,
-            None if masks is None else masks[index],
+            None if masks is None else _rows(masks, chosen),
         )
+
+
+def _rows(images: Tensor, indices: list[int]) -> Tensor:
+    """``images[indices]``: whole images are copied as such, where indexing by a tensor goes byte by byte."""
+    return torch.stack([images[i] for i in indices]) if indices else images[:0]
 
 
 class EvaluationSampler(DistributedSampler[Batch]):

@@ -32,6 +32,8 @@ from gaze.metrics import (
     GazeEtaSquared,
 )
 
+CACHE = 4_000_000  # bytes of features that a CPU works on at a time
+
 
 class Gaze(NamedTuple):
     """Logits (B, K) and normalised maps of the true class (B, H', W')."""
@@ -156,13 +158,11 @@ class GazeModule(LightningModule):
         """
         with torch.no_grad():
             features = self._features(image)
-            with self._full_precision(features):
-                features = _at_least_float32(features)
-                closed = self._closed_form(features, target, second_order=False)
+            closed = self._closed_form_in_parts(features, target)
         if closed is not None:
             return closed
         with torch.inference_mode(False), torch.enable_grad(), self._full_precision(features):
-            features = features.detach().clone().requires_grad_()
+            features = _at_least_float32(features).detach().clone().requires_grad_()
             # A target made in inference mode could not be saved for backward.
             logits, cam = self._autograd(features, target.clone(), second_order=False)
         return Gaze(logits.detach(), cam.detach())
@@ -210,6 +210,20 @@ class GazeModule(LightningModule):
             return None
         alpha, logits = found
         return Gaze(logits, normalize_cam(weighted_map(features, alpha if second_order else alpha.detach())))
+
+    def _closed_form_in_parts(self, features: Tensor, target: Tensor) -> Gaze | None:
+        """For evaluation. On a CPU by as many images at a time as its cache holds: each value is looked at often."""
+        size = len(features)
+        if features.device.type == "cpu":
+            size = max(1, CACHE // (4 * features[0].numel())) if size else 1
+        parts = []
+        with self._full_precision(features):
+            for part, own in zip(features.split(size), target.split(size), strict=True):
+                found = self._closed_form(_at_least_float32(part), own, second_order=False)
+                if found is None:
+                    return None
+                parts.append(found)
+        return Gaze(torch.cat([part.logits for part in parts]), torch.cat([part.cam for part in parts]))
 
     def _autograd(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze:
         """For any head."""
