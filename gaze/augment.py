@@ -70,9 +70,12 @@ def resize_crops(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Te
     where ``warp`` sees its neighbour outside.
 
     Args:
-        images: (B, C, H, W), floating.
+        images: (B, C, H, W), floating or uint8. Bytes are cheaper to mirror, and become float32 crop by crop.
         matrices: (B, 2, 3) from :func:`random_affine`, whose crops have whole pixels.
         mode: "bilinear", or "nearest" for masks.
+
+    Returns:
+        (B, C, H, W), floating, in the images' own range.
     """
     height, width = images.shape[2:]
     scale_x, scale_y = matrices[:, 0, 0].double(), matrices[:, 1, 1].double()
@@ -81,11 +84,13 @@ def resize_crops(images: Tensor, matrices: Tensor, mode: str = "bilinear") -> Te
     top = (matrices[:, 1, 2].double() + 1) * height / 2 - crop_h / 2
     mirrored = scale_x < 0
     left = torch.where(mirrored, width - left - crop_w, left)  # of an image that was mirrored first
-    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     boxes = torch.stack([top, left, crop_h, crop_w], 1).round().long().tolist()
     options = {"mode": "nearest-exact"} if mode == "nearest" else {"mode": mode, "align_corners": False}
-    crops = (images[i : i + 1, :, y : y + h, x : x + w] for i, (y, x, h, w) in enumerate(boxes))
-    return torch.cat([F.interpolate(crop, (height, width), **options) for crop in crops])
+    resized = []
+    for image, flip, (y, x, h, w) in zip(images.split(1), mirrored.tolist(), boxes, strict=True):
+        crop = (image.flip(3) if flip else image)[:, :, y : y + h, x : x + w]
+        resized.append(F.interpolate(crop if crop.is_floating_point() else crop.float(), (height, width), **options))
+    return torch.cat(resized)
 
 
 def is_identity(config: AugmentationConfig) -> bool:

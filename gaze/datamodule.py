@@ -147,17 +147,25 @@ class GazeDataModule(LightningDataModule):
 
     def prepare(self, batch: Batch, training: bool) -> Batch:
         """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
-        image = batch.image.float().div_(127.5).sub_(1.0)
-        mask = None if batch.mask is None else batch.mask.to(image.dtype)
+        image, mask = batch.image, batch.mask
         if training and not is_identity(self.augmentation):
             matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), self.augmentation)
-            move = resize_crops if image.device.type == "cpu" else warp
+            move = resize_crops if image.device.type == "cpu" else _warp_bytes
             image = move(image, matrices)
             mask = None if mask is None else move(mask, matrices, mode="nearest")
-        return Batch(image, batch.target, batch.place, mask)
+        return Batch(_scaled(image), batch.target, batch.place, None if mask is None else mask.float())
 
     def _loader(self, dataset: SplitDataset, **kwargs: Any) -> DataLoader[Batch]:
         return DataLoader(dataset, self.config.batch_size, collate_fn=_as_is, **kwargs)
+
+
+def _scaled(image: Tensor) -> Tensor:
+    """0..255 to [-1, 1]: mean 0.5, SD 0.5 of a range of 1."""
+    return image.float().div(127.5).sub_(1.0)
+
+
+def _warp_bytes(image: Tensor, matrices: Tensor, mode: str = "bilinear") -> Tensor:
+    return warp(image.float(), matrices, mode)
 
 
 def _as_is(batch: Any) -> Any:
