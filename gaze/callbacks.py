@@ -19,6 +19,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from gaze.config import TrainingError
@@ -121,11 +122,12 @@ class GradCAM(Callback):
     def _publish(self, trainer: Trainer, name: str, figure: Figure, epoch: int) -> None:
         folder = self.directory / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
+        pixels = figure_pixels(figure, dpi=130)  # drawn once for both: drawing is what takes the time
         with atomic_path(folder / f"{name}.png") as part:
-            figure.savefig(part, dpi=130, format="png")
+            Image.fromarray(pixels).save(part, format="png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, figure_pixels(figure), epoch, dataformats="HWC")
+                logger.experiment.add_image(name, pixels, epoch, dataformats="HWC")
 
     def _save_maps(self, module: GazeModule, cams: Tensor, indices: list[int], epoch: int) -> None:
         with atomic_path(self.directory / "maps.npz") as part, part.open("wb") as file:
