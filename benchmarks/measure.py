@@ -17,6 +17,8 @@ from statistics import median
 
 import torch
 
+from gaze.training import processor_name
+
 REPO = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics")
 MIB = 2**20
@@ -165,7 +167,7 @@ def _amount(seconds: float, images: int | None) -> str:
 
 def machine(settings: Settings) -> str:
     """Device, threads, versions: what a figure must not be quoted without."""
-    name = torch.cuda.get_device_name(settings.device) if settings.cuda else _processor()
+    name = torch.cuda.get_device_name(settings.device) if settings.cuda else processor_name()
     packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     lines = [
         f"device: {settings.device.type} ({name})",
@@ -174,13 +176,3 @@ def machine(settings: Settings) -> str:
         f"date: {time.strftime('%Y-%m-%d %H:%M %z')}",
     ]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _processor() -> str:
-    """The processor's name, which Python itself does not know on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -65,7 +65,7 @@ class PooledHead(nn.Sequential):
         """
         *body, linear = self
         drop = body.pop() if isinstance(body[-1], nn.Dropout) else nn.Identity()
-        x, share = features, 1.0 / (features.shape[2] * features.shape[3])  # 1 / Z
+        x, cells = features, features.shape[2] * features.shape[3]  # Z
         gained: Tensor | float = 1.0
         for layer in body:
             x = layer(x)
@@ -73,7 +73,7 @@ class PooledHead(nn.Sequential):
                 gained = _share_of_positive(x)
         kept = drop(torch.ones_like(x))  # the draw that dropout would make of x itself, as a factor of each channel
         assert isinstance(linear, nn.Linear)
-        return linear.weight[target] * kept * gained * share, linear(x * kept)
+        return linear.weight[target] * kept * gained / cells, linear(x * kept)
 
 
 def _share_of_positive(x: Tensor) -> Tensor:

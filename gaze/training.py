@@ -163,7 +163,7 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
 def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     """What made a run: versions, device, commit, command."""
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "config_hash": config_hash(config),
         "command": " ".join(sys.argv),
@@ -263,7 +263,7 @@ def _commit() -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name, which Python itself does not know on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

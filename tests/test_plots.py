@@ -9,7 +9,6 @@ import io
 import os
 import subprocess
 import sys
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import linregress
 
+from gaze.maps import GazeMaps
 from gaze.plots import (
     LABELS,
     atlas_figure,
@@ -42,23 +42,12 @@ LAMBDAS = (-100.0, 0.0, 50.0, 500.0)
 MANY = ("resnet101", *(f"level{i}" for i in range(1, 6)), "resnet18", "vgg", "densenet", "mobilenet", "vit", "swin")
 
 
-class Maps(NamedTuple):
-    """Has the fields of gaze.maps.GazeMaps."""
-
-    study: str
-    dataset: str
-    model: str
-    weight: float
-    seed: int
-    classes: tuple[str, ...]
-    gaze: NDArray
-    counts: NDArray
-
-
-def gaze_maps(model="level2", weight=0.0, seed=0, value=None, size=4, counts=(3, 5), classes=("cat", "dog")) -> Maps:
+def gaze_maps(
+    model="level2", weight=0.0, seed=0, value=None, size=4, counts=(3, 5), classes=("cat", "dog")
+) -> GazeMaps:
     random = np.random.default_rng(seed + size)
     gaze = random.random((len(classes), size, size)) if value is None else np.full((len(classes), size, size), value)
-    return Maps("made_up", "phantom", model, weight, seed, classes, gaze, np.array(counts))
+    return GazeMaps("made_up", "phantom", model, weight, seed, classes, gaze, np.array(counts))
 
 
 @pytest.fixture(scope="module")
