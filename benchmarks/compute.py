@@ -18,7 +18,7 @@ from gaze.module import GazeModule
 
 CLASSES = 4
 WEIGHT = 50.0
-MODES = {"fp32": False, "bf16-mixed, channels_last": True}  # name: half precision
+MODES = {"fp32": False, "bf16-mixed": True}  # name: half precision
 
 
 class LoggedModule(GazeModule):
@@ -32,7 +32,7 @@ class LoggedModule(GazeModule):
         self.logged[name] = value
 
 
-def make_module(model: str, weight: float, settings: Settings, half: bool = False) -> LoggedModule:
+def make_module(model: str, weight: float, settings: Settings, channels_last: bool = True) -> LoggedModule:
     """A module with the same weights whatever its lambda."""
     seed_everything(0, verbose=False)
     # A tiny rate keeps the two compared in the state in which they started, for as many steps as are timed.
@@ -42,7 +42,7 @@ def make_module(model: str, weight: float, settings: Settings, half: bool = Fals
         image_size=settings.image_size,
         gaze_lambda=weight,
         optimizer={"lr": 1e-6},
-        channels_last=half,
+        channels_last=channels_last,
     )
     favour_class(module.backbone)
     return module.to(settings.device)
@@ -98,7 +98,7 @@ def step(settings: Settings) -> list[Section]:
 
 
 def _step_row(section: Section, model: str, name: str, half: bool, settings: Settings) -> None:
-    with_gaze, plain = (make_module(model, weight, settings, half) for weight in (WEIGHT, 0.0))
+    with_gaze, plain = (make_module(model, weight, settings) for weight in (WEIGHT, 0.0))
     batch = make_batch(settings.batch_size, settings)
     steps = [make_step(module, batch, settings, half) for module in (with_gaze, plain)]
     steps[0]()
@@ -121,9 +121,9 @@ def _gaze_loss(module: LoggedModule, model: str, name: str) -> float:
 def precision(settings: Settings) -> list[Section]:
     """What half precision and NHWC order gain in plain training."""
     full, half = MODES
-    section = comparison("Precision: plain training step (lambda=0)", f"{full}, NCHW", half, settings)
+    section = comparison("Precision: plain training step (lambda=0)", f"{full}, NCHW", f"{half}, channels_last", settings)
     for model in LEVELS:
-        modules = [make_module(model, 0.0, settings, mode) for mode in MODES.values()]
+        modules = [make_module(model, 0.0, settings, channels_last) for channels_last in (False, True)]
         batch = make_batch(settings.batch_size, settings)
         steps = [make_step(m, batch, settings, mode) for m, mode in zip(modules, MODES.values(), strict=True)]
         repeat, warmup = settings.number(1, 10, 1), settings.number(1, 5, 1)
@@ -170,7 +170,7 @@ def maps(settings: Settings) -> list[Section]:
     size = settings.number(64, 64, 8)
     section = comparison(f"Maps of {size} images, level2", "GazeModule.gaze", "bare no_grad forward pass", settings)
     for name, half in MODES.items():
-        module = make_module("level2", 0.0, settings, half).eval()
+        module = make_module("level2", 0.0, settings).eval()
         batch = make_batch(size, settings)
 
         def gaze(module: GazeModule = module, batch: Batch = batch, half: bool = half) -> None:

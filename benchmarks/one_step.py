@@ -22,7 +22,7 @@ def main() -> None:
         assert keep_freed_memory()
     settings = Settings(torch.device("cpu"), quick == "quick", int(threads), 3, Path())
     half = precision == "bf16"
-    step = make_step(make_module(model, 0.0, settings, half), make_batch(settings.batch_size, settings), settings, half)
+    step = make_step(make_module(model, 0.0, settings), make_batch(settings.batch_size, settings), settings, half)
     sample, _ = interleave(step, lambda: None, settings, 3)
     print(sorted(sample.seconds)[1])
 

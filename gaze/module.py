@@ -73,7 +73,7 @@ class GazeModule(LightningModule):
         gaze_lambda: float = 0.0,
         gaze: GazeConfig | dict[str, Any] | None = None,
         optimizer: OptimizerConfig | dict[str, Any] | None = None,
-        channels_last: bool = False,
+        channels_last: bool = True,
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()

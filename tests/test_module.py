@@ -278,7 +278,7 @@ def test_lambda_0_steps_are_those_of_a_bare_loop(name):
     torch.manual_seed(0)
     module = _alone(GazeModule(name, K, 1, SIZE, optimizer={"lr": 1e-3})).train()
     torch.manual_seed(0)
-    net = build_backbone(name, K).train()
+    net = build_backbone(name, K).to(memory_format=torch.channels_last).train()  # as the module does
 
     torch.manual_seed(1)
     optimizer = module.configure_optimizers()["optimizer"]
@@ -290,7 +290,7 @@ def test_lambda_0_steps_are_those_of_a_bare_loop(name):
     bare = torch.optim.Adam(net.parameters(), lr=1e-3)
     for batch in batches:
         bare.zero_grad()
-        F.cross_entropy(net(batch.image), batch.target).backward()
+        F.cross_entropy(net(batch.image.contiguous(memory_format=torch.channels_last)), batch.target).backward()
         bare.step()
 
     trained = module.backbone.state_dict()
