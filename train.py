@@ -7,22 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-
-def number(value: Any) -> str:
-    """One name for one value in a folder's name: lambda=50 and lambda=50.0 are the same run.
-
-    What is not a number stays as it is: Hydra needs the folder before ``check_config`` can object.
-    """
-    return f"{value:.15g}" if isinstance(value, int | float) else str(value)
-
-
-OmegaConf.register_new_resolver("number", number, replace=True)
+from gaze.naming import register
 
 
 def save_settings(cfg: DictConfig, folder: Path) -> None:
@@ -38,17 +29,29 @@ def save_settings(cfg: DictConfig, folder: Path) -> None:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from gaze.config import GazeError, check_config  # after Hydra: --help and a typing error answer at once
+    register()  # again where Ray or SLURM started this process
+    from gaze.config import GazeError, check_config, check_trainer  # after Hydra: --help answers at once
+    from gaze.folder import finished_run
+    from gaze.status import Interrupted
 
     try:
-        config = check_config(cfg)
+        config = check_config(cfg, trainer=False)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        done = finished_run(folder, config)
+        if done is not None:
+            print(f"{folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
+            return done["val/kappa"]
+        check_trainer(config)
         from gaze.training import run_training
 
-        folder = Path(HydraConfig.get().runtime.output_dir)
         return run_training(config, folder, lambda: save_settings(cfg, folder / ".hydra")).get("val/kappa")
     except GazeError as error:
         print(f"\nerror: {error}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the grid goes on and has it in its table
         sys.exit(1)
+    except Interrupted as error:
+        sys.exit(128 + error.signum)  # as a shell would have it
 
 
 if __name__ == "__main__":

@@ -121,7 +121,9 @@ def _gaze_loss(module: LoggedModule, model: str, name: str) -> float:
 def precision(settings: Settings) -> list[Section]:
     """What half precision and NHWC order gain in plain training."""
     full, half = MODES
-    section = comparison("Precision: plain training step (lambda=0)", f"{full}, NCHW", f"{half}, channels_last", settings)
+    section = comparison(
+        "Precision: plain training step (lambda=0)", f"{full}, NCHW", f"{half}, channels_last", settings
+    )
     for model in LEVELS:
         modules = [make_module(model, 0.0, settings, channels_last) for channels_last in (False, True)]
         batch = make_batch(settings.batch_size, settings)

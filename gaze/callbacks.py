@@ -27,7 +27,7 @@ from gaze.consistency import curriculum
 from gaze.datamodule import GazeDataModule
 from gaze.module import GazeModule
 from gaze.pictures import class_gaze_figure, figure_pixels, overlay_figure
-from gaze.status import atomic_path
+from gaze.status import Interrupted, atomic_path
 
 EPOCH_COLUMNS = (
     "epoch",
@@ -78,6 +78,9 @@ class GradCAM(Callback):
         self.end_epoch = end_epoch
         self.every_n_epochs = every_n_epochs
         self.images_per_class = images_per_class
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out in the middle of an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, GazeModule)
@@ -206,6 +209,17 @@ class EpochTable(Callback):
         self.rows: list[dict[str, float]] = []
         self._started = time.monotonic()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.rows:  # of a checkpoint: what the file has beyond them was not kept
+            self._write()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
 
@@ -221,9 +235,11 @@ class EpochTable(Callback):
 
     @rank_zero_only
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and self.say is not None:
-            kept = f"{len(self.rows)} whole epochs are kept in {self.path.parent}." if self.rows else "Nothing is kept."
-            self.say(f"Interrupted in epoch {trainer.current_epoch + 1}. {kept}")
+        if isinstance(exception, KeyboardInterrupt | Interrupted) and self.say is not None:
+            self.say(
+                f"Interrupted in epoch {trainer.current_epoch + 1}. {len(self.rows)} whole epochs are kept in "
+                f"{self.path.parent}; the same command goes on from there."
+            )
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

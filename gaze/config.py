@@ -144,10 +144,16 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
+    resume: bool = True  # go on with an interrupted run from its last checkpoint
+    rerun: bool = False  # train a finished run anew
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values with the user's own key names: what a checkpoint and a logger may hold."""
+        """Plain Python values with the user's own key names: what a checkpoint and a logger may hold.
+
+        ``resume`` and ``rerun`` are about one start, not about the run, and are left out.
+        """
         values = asdict(self)
+        del values["resume"], values["rerun"]
         values["lambda"] = values.pop("lambda_")
         return values
 
@@ -184,11 +190,13 @@ def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
     return config
 
 
-def check_config(cfg: DictConfig) -> TrainConfig:
+def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     """Typed form of a composed config.
 
     Args:
         cfg: what Hydra composed from ``conf/train.yaml``.
+        trainer: False leaves :func:`check_trainer` to the caller, which takes seconds for importing Lightning, as
+            long as there is no other problem.
 
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
@@ -200,10 +208,23 @@ def check_config(cfg: DictConfig) -> TrainConfig:
     schema.lambda_ = 0.0 if problems else weight
     config = OmegaConf.to_object(schema)
     assert isinstance(config, TrainConfig)
-    problems += [*_range_problems(config), *_dataset_problems(config.dataset), *_trainer_problems(config.trainer)]
+    problems += [*_range_problems(config), *_dataset_problems(config.dataset)]
+    if trainer or problems:
+        problems += _trainer_problems(config.trainer)
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def check_trainer(config: TrainConfig) -> None:
+    """The arguments of Lightning's Trainer; the first call imports Lightning.
+
+    Raises:
+        ConfigError: names every one that is unknown or out of its range.
+    """
+    problems = _trainer_problems(config.trainer)
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _plain(cfg: DictConfig) -> dict[Any, Any]:
@@ -216,11 +237,23 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
 
 
 def config_hash(config: TrainConfig) -> str:
-    """Twelve hex digits, equal for equal configs; neither the order of keys nor the place of the cache counts."""
-    values = config.to_dict()
-    values["dataset"].pop("cache")
-    text = json.dumps(values, sort_keys=True)
+    """Twelve hex digits, equal for equal runs; neither the order of keys nor the places of files count."""
+    text = json.dumps(place_free(config.to_dict()), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def place_free(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run without those that only say where it runs and where its files lie.
+
+    ``dataset.root`` stays for a folder of one's own: there it says which images. A published set is the same
+    wherever its copy lies.
+    """
+    dataset, trainer = dict(values["dataset"]), dict(values["trainer"])
+    dataset.pop("cache", None)
+    trainer.pop("accelerator", None)
+    if dataset["kind"] != "folder":
+        dataset.pop("root", None)
+    return {**values, "dataset": dataset, "trainer": trainer}
 
 
 def _lambda_problems(value: Any) -> list[str]:

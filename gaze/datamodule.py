@@ -7,8 +7,11 @@ device, after the transfer of its bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
@@ -81,6 +84,29 @@ class EvaluationSampler(DistributedSampler[Batch]):
             yield index if index < len(self.dataset) else PADDING  # type: ignore[arg-type]
 
 
+class TrainingLoader(DataLoader[Batch]):
+    """Remembers how many batches of the epoch it gave, so that Lightning can go on in the middle of one.
+
+    Attributes:
+        given: batches of this epoch so far.
+    """
+
+    given = 0
+    _skip = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self.given, self._skip = self._skip, 0
+        for batch in islice(super().__iter__(), self.given, None):
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._skip = state["given"]
+
+
 class GazeDataModule(LightningDataModule):
     """Training and evaluation batches of a data set.
 
@@ -92,6 +118,9 @@ class GazeDataModule(LightningDataModule):
         augmentation: for training images; none where None.
         data: images that are loaded already, for use without files.
         progress: called with a line now and then while images are downloaded and decoded.
+        seed: of the order of the training images, their augmentation and the step's dropout; None takes PyTorch's.
+            Each training step has a stream of random numbers of its own, from the seed, the process, the epoch and
+            the step. So processes differ, and a run that resumes needs no state of any generator.
     """
 
     def __init__(
@@ -101,9 +130,11 @@ class GazeDataModule(LightningDataModule):
         *,
         data: ImageData | None = None,
         progress: Say | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.config = dataset
+        self.seed = torch.initial_seed() % 2**32 if seed is None else seed
         self.augmentation = augmentation or AugmentationConfig()
         self._data = data
         self._progress = progress
@@ -127,13 +158,16 @@ class GazeDataModule(LightningDataModule):
         _ = self.data  # an error belongs before the first step
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        # Lightning puts its DistributedSampler in place of the shuffling one under DDP.
-        return self._loader(SplitDataset(self.data.train), shuffle=True)
+        dataset, (world, rank) = SplitDataset(self.data.train), self._place()
+        # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
+        order = DistributedSampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
+        self._training = TrainingLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
+        return self._training
 
     def val_dataloader(self) -> DataLoader[Batch]:
         dataset = SplitDataset(self.data.test)
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return self._loader(dataset, sampler=EvaluationSampler(dataset, world, rank))
+        order = EvaluationSampler(dataset, *self._place())
+        return DataLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self.val_dataloader()
@@ -143,7 +177,12 @@ class GazeDataModule(LightningDataModule):
         return self.prepare(SplitDataset(self.data.test).__getitems__(indices), training=False)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return self.prepare(batch, training=self.trainer is not None and self.trainer.training)
+        training = self.trainer is not None and self.trainer.training
+        if training and self.trainer is not None:
+            _, rank = self._place()
+            stream = np.random.SeedSequence([self.seed, rank, self.trainer.current_epoch, self._training.given])
+            torch.manual_seed(int(stream.generate_state(1, np.uint64)[0]))
+        return self.prepare(batch, training)
 
     def prepare(self, batch: Batch, training: bool) -> Batch:
         """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
@@ -155,8 +194,9 @@ class GazeDataModule(LightningDataModule):
             mask = None if mask is None else move(mask, matrices, mode="nearest")
         return Batch(_scaled(image), batch.target, batch.place, None if mask is None else mask.float())
 
-    def _loader(self, dataset: SplitDataset, **kwargs: Any) -> DataLoader[Batch]:
-        return DataLoader(dataset, self.config.batch_size, collate_fn=_as_is, **kwargs)
+    def _place(self) -> tuple[int, int]:
+        """Number of processes, and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
 
 def _scaled(image: Tensor) -> Tensor:

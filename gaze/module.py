@@ -97,12 +97,18 @@ class GazeModule(LightningModule):
         self.gaze_config = gaze
         self.optimizer_config = optimizer
         self.gaze_weight = float(gaze_lambda)
+        self._logged_epoch = -1
         map_size = hooked_map_size(model, image_size, in_channels)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone = build_backbone(model, num_classes, in_channels).to(memory_format=self.memory_format)
         self.gaze_loss = GazeConsistencyLoss(
             num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=map_size
         )
+        # Kept in checkpoints, so that an epoch that was broken off goes on to the same means.
+        means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "loss_cls", "loss_gaze")}
+        self.train_means = torch.nn.ModuleDict(means)
+        for mean in means.values():
+            mean.persistent(True)
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid)
 
@@ -127,14 +133,21 @@ class GazeModule(LightningModule):
                 loss_cls = F.cross_entropy(logits, batch.target)
                 loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
                 loss = loss_cls + self.gaze_weight * loss_gaze
-                self._log_mean("train/loss_gaze", loss_gaze, batch)
-        self._log_mean("train/loss_cls", loss_cls, batch)
-        self._log_mean("train/loss", loss, batch)
+                self._log_mean("loss_gaze", loss_gaze, batch)
+        self._log_mean("loss_cls", loss_cls, batch)
+        self._log_mean("loss", loss, batch)
         return loss
 
-    def on_train_epoch_start(self) -> None:
-        self.log("train/lambda", self.gaze_weight, prog_bar=True, sync_dist=True)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Not in on_train_epoch_start: Lightning leaves that out where a run resumes in the middle of an epoch.
+        if batch_idx == 0:
+            for mean in self.train_means.values():
+                mean.reset()  # type: ignore[operator]
+        if self._logged_epoch != self.current_epoch:
+            self._logged_epoch = self.current_epoch
+            once: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
+            self.log("train/lambda", self.gaze_weight, prog_bar=True, **once)
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], **once)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         o = self.optimizer_config
@@ -142,7 +155,19 @@ class GazeModule(LightningModule):
             self.parameters(), o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay
         )
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=o.plateau_factor, patience=o.plateau_patience)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
+
+    def on_train_epoch_end(self) -> None:
+        """Step the scheduler. Lightning would step it after the epoch's checkpoint is saved, and a run that resumes
+        from that checkpoint would lose the step.
+        """
+        loss = self.trainer.callback_metrics.get("val/loss")
+        if loss is not None:
+            for config in self.trainer.lr_scheduler_configs:
+                config.scheduler.step(loss)  # type: ignore[arg-type]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Done in :meth:`on_train_epoch_end`."""
 
     # ---- evaluation
 
@@ -237,7 +262,9 @@ class GazeModule(LightningModule):
 
     def _log_mean(self, name: str, value: Tensor, batch: Batch) -> None:
         """Mean over the epoch, weighted by batch size, read once at its end."""
-        self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=len(batch.target), sync_dist=True)
+        mean = self.train_means[name]
+        mean.update(value.detach(), len(batch.target))  # type: ignore[operator]
+        self.log(f"train/{name}", mean, on_step=False, on_epoch=True, batch_size=len(batch.target))  # type: ignore[arg-type]
 
 
 def _evaluation_metrics(num_classes: int, min_samples: int, common_grid: int) -> MetricCollection:

@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gaze.config import LEFT_OUT, DataError
-from gaze.status import read_status
+from gaze.folder import RERUN, flat_settings
+from gaze.status import read_status, run_state
 from gaze.tidy import RUN_KEYS, TIDY_COLUMNS, add_derived, check_tidy, read_tidy_csv
 
 __all__ = ["RUN_KEYS", "TIDY_COLUMNS", "Runs", "load_runs", "read_runs"]
 
 RENAMED = {"train/lambda": "lambda_t", "train/loss": "train_loss", "val/loss": "loss"}
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]
-NOT_RUNS = ("previous", "checkpoints", "pictures", ".hydra")  # folders inside a run
+NOT_RUNS = ("previous", RERUN, "checkpoints", "pictures", ".hydra")  # folders inside a run
 
 
 class Runs(NamedTuple):
@@ -180,7 +181,7 @@ def _state(folder: Path, config: Mapping[str, Any], epochs: int) -> tuple[str, s
     if status is not None and status["state"] == "failed":
         return "failed", f"{str(status.get('error', 'no message')).splitlines()[0]} ({progress})"
     if status is not None and status["state"] != "complete":
-        word = "still running, or killed" if status["state"] == "running" else "interrupted"
+        word = "still running" if run_state(folder) == "running" else "interrupted"
         return "unfinished", f"{word}: {progress}"
     # max_steps and max_time end a run before its last epoch, and well.
     cut = status is not None and any(trainer.get(key) not in (None, -1) for key in ("max_steps", "max_time"))
@@ -241,17 +242,6 @@ def _difference(kept: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     a, b = flat_settings(kept), flat_settings(other)
     names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
     return f", other settings: {', '.join(names)}" if names else ", same settings"
-
-
-def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted names, such as ``optimizer.lr``."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flat_settings(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def mixed_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:

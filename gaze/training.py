@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,24 +29,16 @@ from rich.table import Table
 from gaze.allocator import keep_freed_memory
 from gaze.backbones import hooked_map_size
 from gaze.callbacks import EpochTable, FiniteLoss, GradCAM
-from gaze.config import ConfigError, TrainConfig, config_hash
+from gaze.checkpoints import BEFORE, Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
+from gaze.config import ConfigError, TrainConfig, TrainingError, config_hash
 from gaze.datamodule import GazeDataModule
+from gaze.folder import METRICS, Plan, finish_rerun, make_room, metrics_digest, plan_run, read_metrics
 from gaze.module import GazeModule
-from gaze.status import STATUS_FILE, tracked, write_json
+from gaze.naming import unwritable
+from gaze.status import locked, read_status, tracked, write_json
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
-OWN_FILES = (
-    ".hydra",
-    "config.json",
-    "metrics.csv",
-    "maps.npz",
-    "environment.json",
-    "audit.json",
-    "pictures",
-    "checkpoints",
-    "hparams.yaml",
-    STATUS_FILE,
-)
+TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
 SUMMARY = {
     "val/accuracy": "accuracy",
     "val/kappa": "kappa",
@@ -79,18 +72,21 @@ class EpochBar(RichProgressBar):
 
 
 def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], None] | None = None) -> dict[str, float]:
-    """Train one run and write everything it gives into ``directory``.
+    """Train one run, or go on with it, and write everything it gives into ``directory``.
 
     Args:
         config: from :func:`gaze.config.check_config`.
-        directory: the run's folder; what an earlier run left there is moved to ``previous/``.
+        directory: the run's folder. A finished run with these settings is not trained again; an interrupted one
+            goes on from its last checkpoint (``config.resume``); what has to make room goes to ``previous/``.
         on_start: called once settings and images are found good and the folder is free, to write more into it.
 
     Returns:
         The last epoch's row of ``metrics.csv``.
 
     Raises:
-        GazeError: bad data before the first step, or a loss that became NaN.
+        GazeError: bad data before the first step, a folder that is another run's or in use, a loss that became NaN,
+            no memory, a full disk.
+        Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     console = get_console()  # the progress bar's own: it makes room for a line; another console's it would erase
     seed_everything(config.seed, workers=True, verbose=False)
@@ -99,29 +95,115 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    data = GazeDataModule(config.dataset, config.augmentation, progress=say)
-    table = EpochTable(directory / "metrics.csv", say)
-    trainer = build_trainer(config, directory, [table])  # what Lightning refuses, it refuses before images are read
-    module = _build_module(config, data)
-    if trainer.strategy.root_device.type == "cpu":
-        keep_freed_memory()
-    if trainer.is_global_zero:  # under DDP each process comes here; one of them owns the folder
-        _keep_previous(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+    if not is_first_process():
+        return _train_beside(config, directory)
+    problem = unwritable(directory)
+    if problem is not None:
+        raise ConfigError(f"{problem} Give another hydra.run.dir=PATH.")
+    with locked(directory):
+        finish_rerun(directory)
+        plan = plan_run(directory, config, held=True)
+        if plan.action == "skip":
+            return read_metrics(directory)[-1]
+        row = _train(config, plan, say, console, on_start)
+        finish_rerun(directory)
+    return row
+
+
+def _train(
+    config: TrainConfig, plan: Plan, say: Say, console: Console, on_start: Callable[[], None] | None
+) -> dict[str, float]:
+    """The process that owns the folder."""
+    directory = plan.directory
+    found = find_checkpoint(directory, say) if plan.action == "resume" else None
+    table = EpochTable(directory / METRICS, say)
+    trainer = build_trainer(
+        config, directory, [table], say, found
+    )  # what it refuses, it refuses before images are read
+    before = read_status(directory) if found else None
+    make_room(plan if found else Plan("start", directory))
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", config.to_dict())
+    facts = {
+        "config_hash": config_hash(config),
+        "device": _device_name(trainer),
+        "resumed_from_epoch": found.epochs if found else 0,
+        "seconds_before": (before or {}).get("seconds", 0.0),
+    }
+    with tracked(directory, **facts) as results, memory_explained(config):
+        data = GazeDataModule(config.dataset, config.augmentation, progress=say, seed=config.seed)
+        module = _build_module(config, data)
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         say("\n".join(data.data.audit.lines()))
+        if found is not None:
+            say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
             on_start()
-        write_json(directory / "config.json", config.to_dict())
         write_json(directory / "audit.json", data.data.audit.to_dict())
         write_json(directory / "environment.json", environment(config, trainer))
-    with tracked(directory, trainer.is_global_zero):
-        trainer.fit(module, datamodule=data)
-    if trainer.is_global_zero:
-        _finish(config, directory, trainer, table, console)
+        _tell_other_processes(directory, found)
+        trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
+        if table.rows:
+            _finish(config, directory, trainer, table, console)
+            results |= {
+                "epochs": len(table.rows),
+                "metrics": table.rows[-1],
+                "metrics_sha256": metrics_digest(directory),
+            }
+        (directory / "checkpoints" / BEFORE).unlink(missing_ok=True)
     return table.rows[-1] if table.rows else {}
 
 
-def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -> Trainer:
+def _train_beside(config: TrainConfig, directory: Path) -> dict[str, float]:
+    """Any other process of a data-parallel run: it writes nothing and does what the first one told it."""
+    if TOLD[0] in os.environ:
+        directory, checkpoint = Path(os.environ[TOLD[0]]), os.environ[TOLD[1]]
+    else:  # all processes were started at once, by SLURM or torchrun
+        found = find_checkpoint(directory, lambda line: None) if config.resume and not config.rerun else None
+        checkpoint = str(found.path) if found else ""
+    data = GazeDataModule(config.dataset, config.augmentation, seed=config.seed)
+    trainer = build_trainer(config, directory, [EpochTable(directory / METRICS)])
+    trainer.fit(_build_module(config, data), datamodule=data, ckpt_path=checkpoint or None)
+    return {}
+
+
+def is_first_process() -> bool:
+    """False in the other processes of a data-parallel run, whoever started them: Lightning, torchrun or SLURM."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def _tell_other_processes(directory: Path, found: Found | None) -> None:
+    """Lightning starts them later, with this process's environment."""
+    values = (str(directory.absolute()), str(found.path.absolute()) if found else "")
+    os.environ.update(zip(TOLD, values, strict=True))
+
+
+@contextmanager
+def memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turn an error for want of memory into one that says what to do."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory object")
+        if isinstance(error, RuntimeError) and not any(word in text for word in words):
+            raise
+        first = text.splitlines()[0] if text else type(error).__name__
+        raise TrainingError(
+            f"Out of memory with dataset.batch_size={config.dataset.batch_size}, dataset.image_size="
+            f"{config.dataset.image_size}, model={config.model.name}: {first}\nTake a smaller batch or image, "
+            "trainer.precision=bf16-mixed, or (batches adding up) +trainer.accumulate_grad_batches=2."
+        ) from error
+
+
+def build_trainer(
+    config: TrainConfig,
+    directory: Path,
+    extra: list[Callback],
+    say: Say | None = None,
+    found: Found | None = None,
+) -> Trainer:
     """Lightning's Trainer with this project's loggers and callbacks.
 
     Raises:
@@ -139,6 +221,7 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
             pictures.images_per_class,
         ),
         *extra,
+        StopOnSignal(directory, say),
         # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.
         ModelCheckpoint(checkpoints, "best", monitor="val/kappa", mode="max", **at_epoch_end),
         ModelCheckpoint(checkpoints, "last", **at_epoch_end),
@@ -146,13 +229,15 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
     terminal = sys.stdout.isatty()
     if terminal:
         callbacks.append(EpochBar(theme=RichProgressBarTheme(metrics_format=".4f")))
-    logger = EpochTensorBoard(directory, name="", version="")
+    # What TensorBoard has of an epoch that is done again is hidden.
+    logger = EpochTensorBoard(directory, name="", version="", purge_step=found.epochs + 1 if found else None)
     logger.hparams.update(_hyperparameters(config))
     try:
         return Trainer(
             **config.trainer,
             logger=logger,
             callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
             default_root_dir=directory,
             enable_progress_bar=terminal,
         )
@@ -162,15 +247,13 @@ def build_trainer(config: TrainConfig, directory: Path, extra: list[Callback]) -
 
 def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
     """What made a run: versions, device, commit, command."""
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "config_hash": config_hash(config),
         "command": " ".join(sys.argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": f"{device.type} ({name})",
+        "device": _device_name(trainer),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "packages": {package: _version(package) for package in PACKAGES},
@@ -195,8 +278,6 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
 
 def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: EpochTable, console: Console) -> None:
     """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
-    if not table.rows:
-        return
     last = table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
     final = {f"final/{key.removeprefix('val/')}": last[key] for key in SUMMARY if key in last}
@@ -235,19 +316,10 @@ def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _keep_previous(directory: Path) -> None:
-    """Move an earlier run's files to ``previous/N``, so that no curve mixes two runs and nothing is lost."""
-    left = [directory / name for name in OWN_FILES if (directory / name).exists()]
-    left += list(directory.glob("events.out.tfevents.*"))
-    if not left:
-        return
-    number = 1
-    while (directory / "previous" / str(number)).exists():
-        number += 1
-    target = directory / "previous" / str(number)
-    target.mkdir(parents=True)
-    for path in left:
-        path.rename(target / path.name)
+def _device_name(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return f"{device.type} ({name})"
 
 
 def _commit() -> str | None:

@@ -8,8 +8,9 @@ import pytest
 from conftest import REPO
 
 ORDER = [
-    "config", "allocator", "status", "phantom", "audit", "cache", "decode", "datasets", "augment", "datamodule",
-    "backbones", "cam", "consistency", "metrics", "module", "pictures", "callbacks", "training",
+    "config", "naming", "allocator", "status", "folder", "grid",
+    "phantom", "audit", "cache", "decode", "datasets", "augment", "datamodule",
+    "backbones", "cam", "consistency", "metrics", "module", "pictures", "callbacks", "checkpoints", "training",
     "tidy", "runs", "maps", "published", "statistics", "compare",
     "drawing", "atlas", "plots", "latex", "report", "tables", "findings", "analysis",
 ]  # fmt: skip

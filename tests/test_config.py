@@ -36,9 +36,29 @@ def test_every_shipped_config_passes_and_is_named_after_its_file(composed, datas
     assert (config.dataset.name, config.model.name, config.augmentation.name) == (dataset, model, augmentation)
 
 
-def test_every_shipped_experiment_passes(composed):
-    for experiment in shipped("experiment"):  # not parametrised: without experiments there is nothing to skip
-        check_config(composed(f"+experiment={experiment}"))
+@pytest.mark.parametrize("experiment", shipped("experiment"))
+def test_every_shipped_experiment_passes_and_opens_with_its_question(composed, experiment):
+    cfg = composed(f"experiment={experiment}", hydra=True)
+    opening = (REPO / "conf" / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert opening[0] == "# @package _global_" and "?" in opening[1] + opening[2]  # opens with its question
+    assert any(f"python train.py -m experiment={experiment}" in line for line in opening)
+    for dataset in cfg.hydra.sweeper.params.dataset.split(","):
+        assert check_config(composed(f"experiment={experiment}", f"dataset={dataset}")).study == experiment
+
+
+@pytest.mark.parametrize(
+    ("experiment", "runs", "epochs", "distance"),
+    [("table2", 60, 20, "l2"), ("learning_curves", 50, 50, "l2"), ("learning_curves_seeds", 300, 50, "squared")],
+)
+def test_experiments_are_the_published_studies(composed, experiment, runs, epochs, distance):
+    cfg = composed(f"experiment={experiment}", "dataset=brain_tumor_mri", hydra=True)
+    config, number = check_config(composed(f"experiment={experiment}", "dataset=brain_tumor_mri")), 1
+    for values in cfg.hydra.sweeper.params.values():
+        number *= int(values[6:-1]) if str(values).startswith("range") else len(str(values).split(","))
+    assert number == runs
+    assert (config.trainer["max_epochs"], config.gaze.distance) == (epochs, distance)
+    assert config.gaze.second_order == (distance == "squared")
+    assert f"= {runs} runs of {epochs} epochs" in (REPO / "conf" / "experiment" / f"{experiment}.yaml").read_text()
 
 
 def test_default_is_the_phantom_on_level2_with_lambda_zero(composed):

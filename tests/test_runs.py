@@ -97,7 +97,7 @@ def test_earlier_runs_in_previous_are_not_found_again(tmp_path):
     ("status", "state", "reason"),
     [
         (None, "unfinished", "2 of 3 epochs"),
-        ({"state": "running"}, "unfinished", "still running, or killed: 2 of 3 epochs"),
+        ({"state": "running"}, "unfinished", "interrupted: 2 of 3 epochs"),
         ({"state": "interrupted"}, "unfinished", "interrupted: 2 of 3 epochs"),
         ({"state": "failed", "error": "ValueError: x\nmore"}, "failed", "ValueError: x (2 of 3 epochs)"),
         ({"state": "complete"}, "unfinished", "2 of 3 epochs"),  # metrics.csv was cut

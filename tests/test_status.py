@@ -1,10 +1,27 @@
 """gaze.status: what became of a run, and files that are written whole or not at all."""
 
 import json
+import multiprocessing
+import os
+import socket
+import time
 
 import pytest
 
-from gaze.status import STATUS_FILE, atomic_path, read_status, tracked
+import gaze.status as status_module
+from gaze.status import (
+    SILENCE,
+    STATUS_FILE,
+    BusyError,
+    Interrupted,
+    atomic_path,
+    is_busy,
+    locked,
+    read_status,
+    run_state,
+    tracked,
+    write_json,
+)
 
 
 def test_a_run_that_ends_is_complete_and_was_running_before(tmp_path):
@@ -18,7 +35,12 @@ def test_a_run_that_ends_is_complete_and_was_running_before(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "state"),
-    [(KeyboardInterrupt(), "interrupted"), (SystemExit(1), "interrupted"), (RuntimeError("no memory"), "failed")],
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(1), "interrupted"),
+        (Interrupted(15), "interrupted"),
+        (RuntimeError("no memory"), "failed"),
+    ],
 )
 def test_a_run_that_breaks_off_says_how_and_the_error_goes_on(tmp_path, error, state):
     with pytest.raises(type(error)), tracked(tmp_path):
@@ -64,3 +86,81 @@ def test_atomic_path_leaves_the_old_file_whole_when_the_writer_fails(tmp_path):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- who is at work
+
+
+def hold(folder, held, release):
+    with locked(folder), tracked(folder):
+        held.set()
+        release.wait(60)
+
+
+@pytest.fixture
+def other_process(tmp_path):
+    """A process that works in tmp_path, and the event that lets it end."""
+    context = multiprocessing.get_context("forkserver")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, held, release))
+    process.start()
+    assert held.wait(60)
+    yield process, release
+    if process.is_alive():  # a process that was killed while it waited would be waited for
+        release.set()
+    process.join(60)
+
+
+def test_a_folder_in_use_is_refused_with_the_name_of_the_process(tmp_path, other_process):
+    process, release = other_process
+    assert is_busy(tmp_path) and run_state(tmp_path) == "running"
+    with pytest.raises(BusyError, match=f"process {process.pid} on {socket.gethostname()}"), locked(tmp_path):
+        pass
+    release.set()
+    process.join(60)
+    assert not is_busy(tmp_path) and run_state(tmp_path) == "complete"
+    with locked(tmp_path):
+        assert is_busy(tmp_path)
+
+
+def test_a_killed_run_is_interrupted_and_its_folder_free(tmp_path, other_process):
+    process, _ = other_process
+    process.kill()
+    process.join(60)
+    assert read_status(tmp_path)["state"] == "running"
+    assert run_state(tmp_path) == "interrupted"
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("age", "alive"), [(0, True), (SILENCE + 5, False)])
+def test_a_run_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path, age, alive):
+    write_json(tmp_path / STATUS_FILE, {"state": "running", "host": "another-machine", "pid": 1})
+    then = time.time() - age
+    os.utime(tmp_path / STATUS_FILE, (then, then))
+    assert is_busy(tmp_path) == alive
+    assert run_state(tmp_path) == ("running" if alive else "interrupted")
+
+
+def test_signs_of_life_are_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(status_module, "BEAT", 0.05)
+    with locked(tmp_path), tracked(tmp_path):
+        os.utime(tmp_path / STATUS_FILE, (0, 0))
+        end = time.monotonic() + 10
+        while (tmp_path / STATUS_FILE).stat().st_mtime == 0:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_status_holds_facts_results_and_earlier_seconds(tmp_path):
+    with tracked(tmp_path, device="cpu", seconds_before=100.0) as results:
+        assert read_status(tmp_path)["device"] == "cpu" and read_status(tmp_path)["pid"] == os.getpid()
+        results["metrics"] = {"val/kappa": 0.5}
+    status = read_status(tmp_path)
+    assert status["metrics"] == {"val/kappa": 0.5} and 100 <= status["seconds"] < 110
+
+
+def test_a_failure_keeps_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError), tracked(tmp_path):
+        1 / 0  # noqa: B018
+    assert "test_status.py" in read_status(tmp_path)["traceback"]

@@ -1,0 +1,170 @@
+"""The sweeper of ``train.py -m``: grids that finish (see ``gaze.grid``). Set in ``conf/hydra/sweeper/grid.yaml``."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:
+    from gaze.grid import Job
+
+ATTEMPTS = 3  # to launch what is left, where a launcher itself breaks off
+
+
+class GridSweeper(Sweeper):
+    """Every combination of the values given, as Hydra's own sweeper makes them. Before the first run starts all are
+    checked; finished ones are not launched; one that fails does not stop the others; a table ends it.
+
+    Args:
+        params: values to sweep over, by name; those of the command line replace them.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
+        self.params = dict(params or {})
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra before :meth:`sweep`."""
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run what is left of the grid. Exits with 1 where a run did not become complete."""
+        from rich import get_console
+
+        from gaze.config import GazeError  # Hydra imports this file at every start, also where it is not used
+        from gaze.grid import grid_table, jobs_to_run, outcome
+
+        console = get_console()
+
+        def say(line: str) -> None:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        try:
+            jobs = self._jobs(arguments)
+            left = jobs_to_run(jobs)
+            self._check_trainers(left)
+            self._save_grid()
+        except GazeError as error:
+            print(f"\nerror: {error}", file=sys.stderr)
+            sys.exit(1)
+        if len(left) < len(jobs):
+            say(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished already.")
+        errors: dict[Path, BaseException] = {}
+        try:
+            self._launch(jobs, left, errors, say)
+        finally:  # also after Ctrl-C
+            outcomes = [outcome(job, errors.get(job.folder)) for job in jobs]
+            console.print(grid_table(jobs, outcomes))
+            broken = sum(o.state != "complete" for o in outcomes)
+            if broken:
+                say(f"{broken} of {len(jobs)} runs are not complete. The same command goes on with them.")
+        if broken:
+            sys.exit(1)
+        return [[]]
+
+    def _launch(self, jobs: list[Job], left: list[Job], errors: dict[Path, BaseException], say: Any) -> None:
+        from gaze.grid import outcome, wait_until_quiet, watched
+
+        assert self.launcher is not None
+        for attempt in range(1, ATTEMPTS + 1):
+            if not left:
+                return
+            try:
+                with watched(jobs, left, say):
+                    results: Sequence[JobReturn] = self.launcher.launch([job.overrides for job in left], 0)
+            except Exception as error:  # a worker that was killed, for example for want of memory
+                say(f"The launcher broke off: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
+                wait_until_quiet(left)
+                left = [job for job in left if outcome(job).state not in ("complete", "failed")]
+                if attempt == ATTEMPTS:
+                    errors |= {job.folder: error for job in left}
+                continue
+            for job, result in zip(left, results, strict=True):
+                if result.status is not JobStatus.COMPLETED:
+                    errors[job.folder] = result._return_value
+            return
+
+    def _jobs(self, arguments: list[str]) -> list[Job]:
+        """Every combination, composed and checked.
+
+        Raises:
+            ConfigError: names what is wrong with any of them.
+        """
+        from gaze.config import ConfigError, check_config
+        from gaze.grid import Job, shortened
+
+        assert self.config is not None and self.hydra_context is not None
+        jobs, problems = [], []
+        for overrides in self._combinations(arguments):
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+            sweep = composed.hydra.sweep
+            folder = Path(str(sweep.dir)) / str(sweep.subdir)
+            with open_dict(composed):
+                del composed["hydra"]
+            try:
+                jobs.append(Job(overrides, check_config(composed, trainer=False), folder))
+            except ConfigError as error:
+                problems += str(error).splitlines()
+        if problems:
+            raise ConfigError(shortened(problems))
+        return jobs
+
+    def _combinations(self, arguments: list[str]) -> list[list[str]]:
+        assert self.hydra_context is not None
+        given = [f"{name}={value}" for name, value in self.params.items()] + arguments
+        parsed = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(given)
+        values: dict[str, list[str]] = {}
+        for override in parsed:
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                values[key] = [f"{key}={override.get_value_element_as_str()}"] if not override.is_delete() else [key]
+            elif override.is_discrete_sweep():
+                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                raise HydraException(f"{key}: a grid needs a list of values, choice(...) or range(...).")
+        return [list(combination) for combination in itertools.product(*values.values())]
+
+    def _check_trainers(self, jobs: list[Job]) -> None:
+        from gaze.config import ConfigError, check_trainer
+        from gaze.grid import shortened
+
+        problems, seen = [], []
+        for job in jobs:
+            if job.config.trainer in seen:
+                continue
+            seen.append(job.config.trainer)
+            try:
+                check_trainer(job.config)
+            except ConfigError as error:
+                problems += str(error).splitlines()
+        if problems:
+            raise ConfigError(shortened(problems))
+
+    def _save_grid(self) -> None:
+        """What was asked for, beside the runs, as Hydra's own sweeper leaves it."""
+        from gaze.config import ConfigError
+        from gaze.naming import unwritable
+
+        assert self.config is not None
+        folder = Path(str(self.config.hydra.sweep.dir))
+        problem = unwritable(folder)
+        if problem is not None:
+            raise ConfigError(f"{problem} Give another hydra.sweep.dir=PATH.")
+        OmegaConf.save(self.config, folder / "multirun.yaml")

@@ -1,0 +1,185 @@
+"""gaze.grid and the sweeper: a grid is checked whole, watched, and summed up; one failing run does not stop it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO, TINY
+from rich.console import Console
+
+from gaze.config import ConfigError
+from gaze.folder import metrics_digest
+from gaze.grid import Job, Outcome, Progress, duration, grid_table, jobs_to_run, outcome, progress, shortened
+from gaze.status import write_json
+
+
+def job(config, folder: Path) -> Job:
+    return Job([], config, folder)
+
+
+def finish(job: Job, seconds: float = 10.0, **status) -> None:
+    """A folder as a complete run leaves it."""
+    job.folder.mkdir(parents=True)
+    (job.folder / "metrics.csv").write_text("epoch,val/kappa\n1,0.5\n")
+    write_json(job.folder / "config.json", job.config.to_dict())
+    digest = metrics_digest(job.folder)
+    metrics = {"val/kappa": 0.5, "val/gaze_consistency": 0.01}
+    values = {"state": "complete", "seconds": seconds, "metrics": metrics, "metrics_sha256": digest}
+    write_json(job.folder / "status.json", {**values, **status})
+
+
+@pytest.fixture
+def jobs(tiny, tmp_path):
+    configs = [tiny(f"model=level{level}", f"seed={seed}") for level in (1, 2) for seed in (0, 1)]
+    return [job(config, tmp_path / f"{config.model.name}-{config.seed}") for config in configs]
+
+
+def test_finished_runs_are_left_out(jobs):
+    finish(jobs[1])
+    assert jobs_to_run(jobs) == [jobs[0], jobs[2], jobs[3]]
+
+
+def test_a_finished_run_whose_table_was_changed_is_run_again(jobs):
+    finish(jobs[1])
+    (jobs[1].folder / "metrics.csv").write_text("epoch,val/kappa\n")
+    assert jobs[1] in jobs_to_run(jobs)
+
+
+def test_all_problems_of_a_grid_are_named_at_once(jobs, tiny):
+    for folder_of in (0, 1):
+        other = job(tiny("optimizer.lr=0.5", "gaze.ema_decay=0.5"), jobs[folder_of].folder)
+        finish(other)
+    twice = [*jobs, jobs[3]]
+    with pytest.raises(ConfigError) as error:
+        jobs_to_run(twice)
+    text = str(error.value)
+    assert text.count("holds a run with other settings") == 2
+    assert "optimizer.lr: 0.5 there, 0.001 now" in text and "gaze.ema_decay: 0.5 there, 0.9 now" in text
+    assert f"2 runs of this grid have the folder {jobs[3].folder}" in text
+
+
+def test_many_problems_are_shortened():
+    text = shortened([f"problem {i}" for i in range(20)] + ["problem 0"])
+    assert text.splitlines()[0] == "problem 0" and text.splitlines()[-1] == "... and 8 more"
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "error"),
+    [
+        ({"state": "failed", "error": "TrainingError: NaN\nmore"}, "failed", "TrainingError: NaN"),
+        ({"state": "interrupted"}, "interrupted", "ended by a signal"),
+        ({"state": "running"}, "interrupted", "killed"),
+    ],
+)
+def test_outcome_is_what_the_folder_says(jobs, status, state, error):
+    jobs[0].folder.mkdir()
+    write_json(jobs[0].folder / "status.json", status)
+    found = outcome(jobs[0])
+    assert (found.state, found.error) == (state, error)
+
+
+def test_outcome_of_a_run_without_status_is_what_the_launcher_saw(jobs):
+    assert outcome(jobs[0]).state == "left"
+    found = outcome(jobs[0], ValueError("no such worker"))
+    assert (found.state, found.error) == ("failed", "ValueError: no such worker")
+
+
+def test_table_names_every_run_and_fits_eighty_columns(jobs):
+    outcomes = [
+        Outcome("complete", 0.51234, 0.0123, 12.3, ""),
+        Outcome("failed", None, None, 3.0, "TrainingError: the loss is NaN at step 3"),
+        Outcome("interrupted", None, None, None, "killed"),
+        Outcome("complete", -0.1, 0.5, 4000.0, ""),
+    ]
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(grid_table(jobs, outcomes))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    words = re.sub(r"[\s│]+", " ", text)
+    for part in (
+        "level1",
+        "level2",
+        "seed=1",
+        "0.5123",
+        "0.0123",
+        "failed",
+        "interrupted",
+        "killed",
+        "-0.1000",
+        "4000",
+    ):
+        assert part in words
+
+
+def test_progress_counts_and_estimates_by_model(jobs):
+    assert progress(jobs, set()) == Progress(0, 0, 0, 4, None)
+    finish(jobs[0], seconds=10)
+    finish(jobs[2], seconds=100)
+    now = progress(jobs, set())
+    assert now[:4] == (2, 0, 0, 2)
+    assert now.seconds_left == pytest.approx(110)
+    assert progress(jobs, set(), at_once=2).seconds_left == pytest.approx(55)
+    assert now.line() == "grid: 2 done, 0 running, 0 failed, 2 left; about 2 min to go"
+    assert progress(jobs, {jobs[1].folder})[:4] == (2, 0, 1, 1)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (840, "14 min"), (11520, "3.2 h")])
+def test_durations_are_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+# ---- by the command
+
+
+def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    line = [sys.executable, "train.py", "-m", *TINY, *words, f"hydra.sweep.dir={folder}"]
+    return subprocess.run(line, cwd=REPO, env=environment, capture_output=True, text=True)
+
+
+def test_one_failing_run_does_not_stop_the_grid_and_the_same_command_goes_on(tmp_path):
+    grid = ("optimizer.lr=1e-3,1e30", "seed=0,1", "trainer.max_epochs=1", "+trainer.detect_anomaly=false")
+    first = command(*grid, folder=tmp_path)
+    assert first.returncode == 1, first.stderr
+    states = {path.parent.name: json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")}
+    assert sorted(states.values()) == ["complete", "complete", "failed", "failed"]
+    assert "2 of 4 runs are not complete" in first.stdout
+    assert "NaN" in first.stdout and "Traceback" not in first.stdout + first.stderr
+    assert "grid: 2 done, 0 running, 2 failed, 0 left" in first.stdout
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.ckpt")}
+    assert len(before) == 2
+
+    second = command(*grid, folder=tmp_path)
+    assert second.returncode == 1
+    assert "2 of 4 runs are finished already." in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_finished_grid_costs_no_training_and_no_lightning(tmp_path):
+    assert command("trainer.max_epochs=1", folder=tmp_path).returncode == 0
+    run = next(tmp_path.rglob("metrics.csv"))
+    before, start = run.stat().st_mtime_ns, time.monotonic()
+    again = command("trainer.max_epochs=1", folder=tmp_path)
+    assert time.monotonic() - start < 30  # it takes about a second
+    assert (again.returncode, run.stat().st_mtime_ns) == (0, before)
+    assert "1 of 1 runs are finished already." in again.stdout
+    code = (
+        "import sys; sys.argv = ['train.py', '-m', *sys.argv[1:]]; import runpy\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "finally: print('HEAVY', [name for name in ('torch', 'lightning', 'pandas') if name in sys.modules])"
+    )
+    line = [sys.executable, "-c", code, *TINY, "trainer.max_epochs=1", f"hydra.sweep.dir={tmp_path}"]
+    assert "HEAVY []" in subprocess.run(line, cwd=REPO, capture_output=True, text=True).stdout
+
+
+def test_a_bad_setting_anywhere_in_a_grid_ends_it_before_the_first_run(tmp_path):
+    done = command("seed=0,-1", "gaze.distance=squared,manhattan", folder=tmp_path / "grid")
+    assert done.returncode == 1
+    assert done.stderr.count("error:") == 1
+    assert "seed=-1 must be" in done.stderr and "gaze.distance=manhattan is unknown" in done.stderr
+    assert not (tmp_path / "grid").exists()
