@@ -35,7 +35,10 @@ def main(cfg: DictConfig) -> float | None:
     from gaze.status import Interrupted
 
     try:
-        config = check_config(cfg, trainer=False)
+        try:
+            config = check_config(cfg, trainer=False)
+        except GazeError:
+            config = check_config(cfg)  # names what is wrong with the Trainer's arguments too
         folder = Path(HydraConfig.get().runtime.output_dir)
         done = finished_run(folder, config)
         if done is not None:

@@ -195,8 +195,7 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
 
     Args:
         cfg: what Hydra composed from ``conf/train.yaml``.
-        trainer: False leaves :func:`check_trainer` to the caller, which takes seconds for importing Lightning, as
-            long as there is no other problem.
+        trainer: False leaves :func:`check_trainer` to the caller, which takes seconds for importing Lightning.
 
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
@@ -209,7 +208,7 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     config = OmegaConf.to_object(schema)
     assert isinstance(config, TrainConfig)
     problems += [*_range_problems(config), *_dataset_problems(config.dataset)]
-    if trainer or problems:
+    if trainer:
         problems += _trainer_problems(config.trainer)
     if problems:
         raise ConfigError("\n".join(problems))

@@ -84,6 +84,14 @@ class EvaluationSampler(DistributedSampler[Batch]):
             yield index if index < len(self.dataset) else PADDING  # type: ignore[arg-type]
 
 
+class TrainingSampler(DistributedSampler[Batch]):
+    """A new order in each epoch, from the seed and the epoch. Lightning sets the epoch; a plain loop need not."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield from super().__iter__()
+        self.epoch += 1
+
+
 class TrainingLoader(DataLoader[Batch]):
     """Remembers how many batches of the epoch it gave, so that Lightning can go on in the middle of one.
 
@@ -138,6 +146,7 @@ class GazeDataModule(LightningDataModule):
         self.augmentation = augmentation or AugmentationConfig()
         self._data = data
         self._progress = progress
+        self._training: TrainingLoader | None = None
 
     @property
     def data(self) -> ImageData:
@@ -160,7 +169,7 @@ class GazeDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset, (world, rank) = SplitDataset(self.data.train), self._place()
         # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
-        order = DistributedSampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
+        order = TrainingSampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
         self._training = TrainingLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
         return self._training
 
@@ -180,7 +189,8 @@ class GazeDataModule(LightningDataModule):
         training = self.trainer is not None and self.trainer.training
         if training and self.trainer is not None:
             _, rank = self._place()
-            stream = np.random.SeedSequence([self.seed, rank, self.trainer.current_epoch, self._training.given])
+            step = 0 if self._training is None else self._training.given
+            stream = np.random.SeedSequence([self.seed, rank, self.trainer.current_epoch, step])
             torch.manual_seed(int(stream.generate_state(1, np.uint64)[0]))
         return self.prepare(batch, training)
 

@@ -134,12 +134,6 @@ def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 # ---- making room
 
 
-def make_room(plan: Plan) -> None:
-    """Before a start: move what an earlier run left to ``previous/<n>/``, so that no curve mixes two runs."""
-    if plan.action == "start":
-        _move_to_previous(plan.directory)
-
-
 def finish_rerun(directory: Path) -> None:
     """Put a complete rerun in the place of the old run, which goes to ``previous/<n>/``.
 
@@ -155,7 +149,7 @@ def finish_rerun(directory: Path) -> None:
     plan = json.loads((inner / MOVING).read_text(encoding="utf-8"))
     target = directory / "previous" / plan["old_to"]
     target.mkdir(parents=True, exist_ok=True)
-    for path in _own_files(directory):
+    for path in own_files(directory):
         if path.name not in plan["new"] or (inner / path.name).exists():
             path.rename(target / path.name)
     for name in plan["new"]:
@@ -164,8 +158,9 @@ def finish_rerun(directory: Path) -> None:
     shutil.rmtree(inner)
 
 
-def _move_to_previous(directory: Path) -> None:
-    left = _own_files(directory)
+def move_to_previous(directory: Path) -> None:
+    """Before a start: no curve may mix two runs, and nothing is deleted."""
+    left = own_files(directory)
     if not left:
         return
     target = _next_previous(directory)
@@ -174,7 +169,8 @@ def _move_to_previous(directory: Path) -> None:
         path.rename(target / path.name)
 
 
-def _own_files(directory: Path) -> list[Path]:
+def own_files(directory: Path) -> list[Path]:
+    """What a run left in its folder."""
     named = [directory / name for name in OWN_FILES if (directory / name).exists()]
     return named + list(directory.glob("events.out.tfevents.*"))
 

@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
-from rich.console import Console
 from rich.table import Table
 
 from gaze.allocator import keep_freed_memory
@@ -32,10 +31,19 @@ from gaze.callbacks import EpochTable, FiniteLoss, GradCAM
 from gaze.checkpoints import BEFORE, Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.config import ConfigError, TrainConfig, TrainingError, config_hash
 from gaze.datamodule import GazeDataModule
-from gaze.folder import METRICS, Plan, finish_rerun, make_room, metrics_digest, plan_run, read_metrics
+from gaze.folder import (
+    METRICS,
+    RERUN,
+    finish_rerun,
+    metrics_digest,
+    move_to_previous,
+    own_files,
+    plan_run,
+    read_metrics,
+)
 from gaze.module import GazeModule
 from gaze.naming import unwritable
-from gaze.status import locked, read_status, tracked, write_json
+from gaze.status import BusyError, busy_message, locked, read_status, tracked, write_json
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
@@ -97,41 +105,51 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
 
     if not is_first_process():
         return _train_beside(config, directory)
+    if (directory / RERUN).exists():
+        with locked(directory):
+            finish_rerun(directory)  # whose move may have been broken off
+    plan = plan_run(directory, config)
+    if plan.action == "skip":
+        return read_metrics(directory)[-1]
+    found = find_checkpoint(plan.directory, say) if plan.action == "resume" else None
+    table = EpochTable(plan.directory / METRICS, say)
+    # What Lightning or the backbone refuses is refused before images are read and before anything is written.
+    trainer = build_trainer(config, plan.directory, [table], say, found)
+    hooked_map_size(config.model.name, config.dataset.image_size, config.dataset.channels)
     problem = unwritable(directory)
     if problem is not None:
         raise ConfigError(f"{problem} Give another hydra.run.dir=PATH.")
     with locked(directory):
+        if plan_run(directory, config, held=True) != plan:  # somebody was here in between
+            raise BusyError(busy_message(directory))
+        _train(config, plan.directory, found, trainer, table, say, on_start)
         finish_rerun(directory)
-        plan = plan_run(directory, config, held=True)
-        if plan.action == "skip":
-            return read_metrics(directory)[-1]
-        row = _train(config, plan, say, console, on_start)
-        finish_rerun(directory)
-    return row
+    return table.rows[-1] if table.rows else {}
 
 
 def _train(
-    config: TrainConfig, plan: Plan, say: Say, console: Console, on_start: Callable[[], None] | None
-) -> dict[str, float]:
+    config: TrainConfig,
+    directory: Path,
+    found: Found | None,
+    trainer: Trainer,
+    table: EpochTable,
+    say: Say,
+    on_start: Callable[[], None] | None,
+) -> None:
     """The process that owns the folder."""
-    directory = plan.directory
-    found = find_checkpoint(directory, say) if plan.action == "resume" else None
-    table = EpochTable(directory / METRICS, say)
-    trainer = build_trainer(
-        config, directory, [table], say, found
-    )  # what it refuses, it refuses before images are read
-    before = read_status(directory) if found else None
-    make_room(plan if found else Plan("start", directory))
+    data = GazeDataModule(config.dataset, config.augmentation, progress=say, seed=config.seed)
+    if found is None and own_files(directory):
+        _ = data.data  # if the images are no good, what is there stays where it is
+        move_to_previous(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", config.to_dict())
     facts = {
         "config_hash": config_hash(config),
         "device": _device_name(trainer),
         "resumed_from_epoch": found.epochs if found else 0,
-        "seconds_before": (before or {}).get("seconds", 0.0),
+        "seconds_before": (read_status(directory) or {}).get("seconds", 0.0) if found else 0.0,
     }
     with tracked(directory, **facts) as results, memory_explained(config):
-        data = GazeDataModule(config.dataset, config.augmentation, progress=say, seed=config.seed)
         module = _build_module(config, data)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -145,14 +163,10 @@ def _train(
         _tell_other_processes(directory, found)
         trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
         if table.rows:
-            _finish(config, directory, trainer, table, console)
-            results |= {
-                "epochs": len(table.rows),
-                "metrics": table.rows[-1],
-                "metrics_sha256": metrics_digest(directory),
-            }
+            _finish(config, directory, trainer, table)
+            results |= {"epochs": len(table.rows), "metrics": table.rows[-1]}
+            results["metrics_sha256"] = metrics_digest(directory)
         (directory / "checkpoints" / BEFORE).unlink(missing_ok=True)
-    return table.rows[-1] if table.rows else {}
 
 
 def _train_beside(config: TrainConfig, directory: Path) -> dict[str, float]:
@@ -261,8 +275,6 @@ def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
 
 
 def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
-    # The map is checked before the images are read, which can take a while.
-    hooked_map_size(config.model.name, config.dataset.image_size, config.dataset.channels)
     return GazeModule(
         model=config.model.name,
         num_classes=len(data.classes),
@@ -276,9 +288,9 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
     )
 
 
-def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: EpochTable, console: Console) -> None:
+def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: EpochTable) -> None:
     """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
-    last = table.rows[-1]
+    console, last = get_console(), table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
     final = {f"final/{key.removeprefix('val/')}": last[key] for key in SUMMARY if key in last}
     for logger in trainer.loggers:

@@ -26,6 +26,10 @@ TINY = (
     "trainer.accelerator=cpu",
     "pictures.every_n_epochs=0",
 )
+LONGEST = (  # files, so that none of them is begun last
+    "test_launchers", "test_default_run", "test_training", "test_faults", "test_grid", "test_plots", "test_config",
+    "test_distributed", "test_datasets", "test_analysis",
+)  # fmt: skip
 Compose = Callable[..., DictConfig]
 TinyConfig = Callable[..., TrainConfig]
 
@@ -36,6 +40,11 @@ class Run(NamedTuple):
     config: TrainConfig
     folder: Path
     row: dict[str, float]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

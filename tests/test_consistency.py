@@ -379,6 +379,8 @@ def test_the_training_step_never_waits_for_the_host(model, second_order):
             part._parameters = {n: None if p is None else mode.from_tensor(p) for n, p in part._parameters.items()}
         for part in module.modules():
             part._buffers = {n: None if b is None else mode.from_tensor(b) for n, b in part._buffers.items()}
+        for mean in module.train_means.values():
+            mean.mean_value, mean.weight = (mode.from_tensor(state) for state in (mean.mean_value, mean.weight))
         batch = Batch(torch.rand(4, 1, 16, 16), torch.randint(K, (4,)), torch.arange(4), None)
         module.training_step(batch, 0).backward()
         assert all(p.grad is not None for p in module.parameters())

@@ -30,12 +30,15 @@ def _data(train: int = 10, test: int = 7, masks: bool = False) -> ImageData:
     return ImageData(CLASSES, _split(train, masks=masks), _split(test, masks=masks, seed=1), AUDIT)
 
 
-def _module(batch_size: int = 4, augmentation: AugmentationConfig | None = None, **kwargs) -> GazeDataModule:
-    return GazeDataModule(DatasetConfig(image_size=8, batch_size=batch_size), augmentation, data=_data(**kwargs))
+def _module(
+    batch_size: int = 4, augmentation: AugmentationConfig | None = None, seed: int | None = None, **kwargs
+) -> GazeDataModule:
+    config = DatasetConfig(image_size=8, batch_size=batch_size)
+    return GazeDataModule(config, augmentation, data=_data(**kwargs), seed=seed)
 
 
 def _training(data: GazeDataModule, training: bool) -> GazeDataModule:
-    data.trainer = SimpleNamespace(training=training, world_size=1, global_rank=0)
+    data.trainer = SimpleNamespace(training=training, world_size=1, global_rank=0, current_epoch=0)
     return data
 
 
@@ -177,12 +180,28 @@ def test_training_augments_and_evaluation_does_not():
 
 
 def test_no_augmentation_leaves_training_images_bit_equal_and_draws_nothing():
-    data = _training(_module(), True)
+    data = _module()
     raw = next(iter(data.val_dataloader()))
     state = torch.get_rng_state()
-    batch = data.on_after_batch_transfer(raw, 0)
+    batch = data.prepare(raw, training=True)
     assert torch.equal(batch.image, data.prepare(raw, training=False).image)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_each_step_has_its_own_random_numbers_whatever_came_before():
+    def drawn(seed: int = 0, epoch: int = 0, step: int = 0, rank: int = 0, noise: int = 0) -> float:
+        data = _training(_module(seed=seed), True)
+        data.trainer.current_epoch, data.trainer.global_rank, data.trainer.world_size = epoch, rank, 2
+        loader = iter(data.train_dataloader())
+        batches = [next(loader) for _ in range(step + 1)]
+        torch.rand(noise)
+        data.on_after_batch_transfer(batches[step], 0)
+        return float(torch.rand(1))
+
+    with torch.random.fork_rng():
+        assert drawn() == drawn(noise=7)
+        others = [drawn(), drawn(seed=1), drawn(epoch=1), drawn(step=1), drawn(rank=1), drawn(seed=1, epoch=1)]
+    assert len(set(others)) == len(others)
 
 
 def test_masks_are_augmented_along():

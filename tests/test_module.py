@@ -68,6 +68,7 @@ def _module(name: str = "level2", seed: int = 0, dropout: bool = True, **kwargs)
 def _alone(module: GazeModule) -> GazeModule:
     module.logged = {}
     module.log = lambda name, value, **_: module.logged.update({name: value})
+    module._log_mean = lambda name, value, batch: module.logged.update({f"train/{name}": value.detach()})
     return module
 
 

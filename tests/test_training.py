@@ -59,8 +59,9 @@ def test_run_folder_holds_what_the_manual_promises(tiny_run):
     names = {path.name for path in tiny_run.folder.iterdir() if not path.name.startswith("events.out")}
     assert names == {
         *("config.json", "metrics.csv", "maps.npz", "environment.json", "audit.json"),
-        *("pictures", "checkpoints", "hparams.yaml", "status.json"),
+        *("pictures", "checkpoints", "hparams.yaml", "status.json", ".lock"),
     }
+    assert {path.name for path in (tiny_run.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
 def test_metrics_file_has_one_row_per_epoch_counted_from_one(tiny_run):
@@ -182,9 +183,9 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiny, tmp_path
     assert a != c
 
 
-def test_second_run_in_a_folder_keeps_the_first(tiny, tmp_path):
+def test_rerun_keeps_what_was_there(tiny, tmp_path):
     for seed in (0, 1, 2):
-        run_training(tiny(f"seed={seed}", "trainer.max_epochs=1"), tmp_path)
+        run_training(tiny(f"seed={seed}", "trainer.max_epochs=1", "rerun=true"), tmp_path)
     folders = [tmp_path / "previous" / "1", tmp_path / "previous" / "2", tmp_path]
     stored = [json.loads((folder / "config.json").read_text())["seed"] for folder in folders]
     assert stored == [0, 1, 2]
@@ -192,6 +193,24 @@ def test_second_run_in_a_folder_keeps_the_first(tiny, tmp_path):
         assert len(rows_of(folder)) == 1
         assert load(folder / "checkpoints" / "last.ckpt")["global_step"] == 2
         assert list(folder.glob("events.out.tfevents.*")) != []
+
+
+def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(tiny, tiny_run, monkeypatch):
+    monkeypatch.setattr("gaze.training.build_trainer", None)  # would be called
+    assert run_training(tiny_run.config, tiny_run.folder) == pytest.approx(tiny_run.row, rel=1e-8)
+    words = ("lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=1", "pictures.every_n_epochs=1")
+    with pytest.raises(ConfigError) as error:
+        run_training(tiny(*words, "optimizer.lr=0.5", "seed=3"), tiny_run.folder)
+    assert "optimizer.lr: 0.001 there, 0.5 now\n  seed: 0 there, 3 now" in str(error.value)
+
+
+def test_resume_false_starts_over(tiny, tmp_path):
+    config = tiny()
+    row = run_training(config, tmp_path)
+    (tmp_path / "status.json").unlink()  # as if it had been killed
+    (tmp_path / "metrics.csv").write_text("epoch\n1\n")
+    assert run_training(tiny("resume=false"), tmp_path) == row
+    assert (tmp_path / "previous" / "1" / "metrics.csv").read_text() == "epoch\n1\n"
 
 
 # ---- bad input
@@ -211,6 +230,7 @@ def test_bad_images_leave_an_earlier_run_in_its_place(composed, toy, tmp_path):
     overrides = ["dataset=folder", f"dataset.root={toy}", "dataset.image_size=8", "model=level1"]
     config = check_config(composed(*overrides, "trainer.max_epochs=1", "trainer.accelerator=cpu"))
     run_training(config, tmp_path / "run")
+    (tmp_path / "run" / "status.json").unlink()  # as if it had been killed
     (toy / "test" / "dog" / "0.png").write_bytes(b"no image")
     with pytest.raises(datasets.DataError, match=r"dog.0\.png"):
         run_training(config, tmp_path / "run")
@@ -310,16 +330,6 @@ def test_command_prints_audit_epochs_and_table_and_nothing_else(tmp_path):
         "hydra.yaml",
         "overrides.yaml",
     }
-
-
-def test_grid_gives_one_folder_for_each_combination(tmp_path):
-    small = [word for word in TINY if not word.startswith("model=")]
-    grid = ["-m", "model=level1,level2", "lambda=-100,0", f"hydra.sweep.dir={tmp_path}"]
-    small[small.index("trainer.max_epochs=2")] = "trainer.max_epochs=1"
-    done = train(*grid, *small)
-    assert done.returncode == 0, done.stderr
-    runs = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("metrics.csv"))
-    assert runs == [f"phantom/level{n}/lambda={weight}/seed=0" for n in (1, 2) for weight in ("-100", "0")]
 
 
 def test_bad_settings_end_the_command_with_one_error_and_change_nothing(tmp_path):
