@@ -18,9 +18,10 @@ from rich.table import Table
 
 from gaze import findings, plots, tables
 from gaze.config import AnalyzeConfig, ConfigError
+from gaze.folder import flat_settings
 from gaze.maps import MAPS_FILE, GazeMaps, read_maps, write_maps
 from gaze.report import FigureItem, Section, TableItem, write_report
-from gaze.runs import Runs, flat_settings, mixed_settings, read_runs
+from gaze.runs import Runs, mixed_settings, read_runs
 from gaze.statistics import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.tidy import write_tidy_csv
 

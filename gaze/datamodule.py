@@ -87,7 +87,7 @@ class EvaluationSampler(DistributedSampler[Batch]):
 class TrainingSampler(DistributedSampler[Batch]):
     """A new order in each epoch, from the seed and the epoch. Lightning sets the epoch; a plain loop need not."""
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Any:
         yield from super().__iter__()
         self.epoch += 1
 

@@ -143,7 +143,7 @@ def _train(
         move_to_previous(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", config.to_dict())
-    facts = {
+    facts: dict[str, Any] = {
         "config_hash": config_hash(config),
         "device": _device_name(trainer),
         "resumed_from_epoch": found.epochs if found else 0,
