@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> float | None:
     register()  # again where Ray or SLURM started this process
     from gaze.config import GazeError, check_config, check_trainer  # after Hydra: --help answers at once
     from gaze.folder import finished_run
-    from gaze.status import Interrupted
+    from gaze.status import Interrupted, is_first_process
 
     try:
         try:
@@ -54,7 +54,9 @@ def main(cfg: DictConfig) -> float | None:
             raise  # the grid goes on and has it in its table
         sys.exit(1)
     except Interrupted as error:
-        sys.exit(128 + error.signum)  # as a shell would have it
+        # As a shell would have it. The other processes of a data-parallel run end quietly: Lightning kills the first
+        # one where another ends with an error.
+        sys.exit(128 + error.signum if is_first_process() else 0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gaze.config import ConfigError, TrainConfig, place_free
-from gaze.status import LOCK_FILE, STATUS_FILE, BusyError, busy_message, read_status, run_state, write_json
+from gaze.status import (
+    LOCK_FILE,
+    STATUS_FILE,
+    BusyError,
+    busy_message,
+    is_first_process,
+    read_status,
+    run_state,
+    write_json,
+)
 
 RERUN = "rerun"  # where a run is trained anew while the old one stands
 METRICS = "metrics.csv"
@@ -86,7 +95,7 @@ def finished_run(directory: Path, config: TrainConfig) -> dict[str, float] | Non
     Raises:
         GazeError: as :func:`plan_run`.
     """
-    if plan_run(directory, config).action != "skip":
+    if not is_first_process() or plan_run(directory, config).action != "skip":
         return None
     return read_metrics(directory)[-1]
 

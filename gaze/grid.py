@@ -50,26 +50,26 @@ class Outcome(NamedTuple):
 
 
 def jobs_to_run(jobs: Sequence[Job]) -> list[Job]:
-    """The runs of a grid that are not finished yet.
+    """The runs of a grid that are not finished yet; those that another process is at work on come last.
 
     Raises:
-        ConfigError: two runs share a folder, or folders hold other settings or are in use; all of them are named.
+        ConfigError: two runs share a folder, or folders hold other settings; all of them are named.
     """
-    left, problems = [], []
+    free, busy, problems = [], [], []
     for folder, number in Counter(job.folder for job in jobs).items():
         if number > 1:
             problems.append(f"{number} runs of this grid have the folder {folder}. Give each settings of its own.")
     for job in jobs:
         try:
             if finished_run(job.folder, job.config) is None:
-                left.append(job)
-        except BusyError as error:
-            problems.append(str(error))
+                free.append(job)
+        except BusyError:
+            busy.append(job)
         except GazeError as error:
             problems.append(f"{job.name}: {error}")
     if problems:
         raise ConfigError(shortened(problems))
-    return left
+    return free + busy
 
 
 def shortened(problems: Sequence[str]) -> str:
@@ -85,7 +85,9 @@ def outcome(job: Job, error: BaseException | None = None) -> Outcome:
     state = run_state(job.folder) or "left"
     metrics = status.get("metrics", {})
     text = str(status.get("error", ""))
-    if state != "complete" and error is not None and not text:
+    if state == "running":
+        text = f"trained by process {status.get('pid')} on {status.get('host')}"
+    elif state != "complete" and error is not None and not text:
         state, text = "failed", f"{type(error).__name__}: {error}"
     if state == "interrupted" and not text:
         text = "killed" if status.get("state") == "running" else "ended by a signal"

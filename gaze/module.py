@@ -138,11 +138,24 @@ class GazeModule(LightningModule):
         self._log_mean("loss", loss, batch)
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.world_size > 1:  # each process has means of its own share; the checkpoint gets their sum
+            for key, value in checkpoint["state_dict"].items():
+                if key.startswith("train_means."):
+                    checkpoint["state_dict"][key] = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
+
+    def on_train_start(self) -> None:
+        if self.trainer.global_rank > 0:  # the first process goes on with that sum
+            self._reset_means()
+
+    def _reset_means(self) -> None:
+        for mean in self.train_means.values():
+            mean.reset()  # type: ignore[operator]
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Not in on_train_epoch_start: Lightning leaves that out where a run resumes in the middle of an epoch.
         if batch_idx == 0:
-            for mean in self.train_means.values():
-                mean.reset()  # type: ignore[operator]
+            self._reset_means()
         if self._logged_epoch != self.current_epoch:
             self._logged_epoch = self.current_epoch
             once: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}

@@ -170,6 +170,11 @@ def busy_message(directory: Path) -> str:
     return f"{directory}: another process trains in this folder ({who}). Let it end, or give this run another study=."
 
 
+def is_first_process() -> bool:
+    """False in the other processes of a data-parallel run, whoever started them: Lightning, torchrun or SLURM."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 # ---- files
 
 

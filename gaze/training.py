@@ -43,7 +43,7 @@ from gaze.folder import (
 )
 from gaze.module import GazeModule
 from gaze.naming import unwritable
-from gaze.status import BusyError, busy_message, locked, read_status, tracked, write_json
+from gaze.status import BusyError, busy_message, is_first_process, locked, read_status, tracked, write_json
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
@@ -180,11 +180,6 @@ def _train_beside(config: TrainConfig, directory: Path) -> dict[str, float]:
     trainer = build_trainer(config, directory, [EpochTable(directory / METRICS)])
     trainer.fit(_build_module(config, data), datamodule=data, ckpt_path=checkpoint or None)
     return {}
-
-
-def is_first_process() -> bool:
-    """False in the other processes of a data-parallel run, whoever started them: Lightning, torchrun or SLURM."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _tell_other_processes(directory: Path, found: Found | None) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from gaze.config import ConfigError
 from gaze.folder import metrics_digest
 from gaze.grid import Job, Outcome, Progress, duration, grid_table, jobs_to_run, outcome, progress, shortened
-from gaze.status import write_json
+from gaze.status import BusyError, write_json
 
 
 def job(config, folder: Path) -> Job:
@@ -60,6 +60,14 @@ def test_all_problems_of_a_grid_are_named_at_once(jobs, tiny):
     assert text.count("holds a run with other settings") == 2
     assert "optimizer.lr: 0.5 there, 0.001 now" in text and "gaze.ema_decay: 0.5 there, 0.9 now" in text
     assert f"2 runs of this grid have the folder {jobs[3].folder}" in text
+
+
+def test_what_another_process_works_on_comes_last_and_is_no_failure(jobs):
+    jobs[0].folder.mkdir()
+    write_json(jobs[0].folder / "status.json", {"state": "running", "host": "another", "pid": 7})
+    assert jobs_to_run(jobs) == [*jobs[1:], jobs[0]]
+    found = outcome(jobs[0], BusyError("in use"))
+    assert (found.state, found.error) == ("running", "trained by process 7 on another")
 
 
 def test_many_problems_are_shortened():
