@@ -88,3 +88,15 @@ def test_slurm_gets_one_script_with_the_resources_and_its_jobs_complete_the_grid
     assert [status["state"] for status in found.values()] == ["complete"] * 2
     assert len({status["pid"] for status in found.values()}) == 2
     assert "grid: 2 done" in done.stdout
+
+
+def test_one_run_over_two_processes_by_the_command(tmp_path):
+    folder = tmp_path / "run"
+    words = ("trainer.devices=2", "+trainer.strategy=ddp", "trainer.max_epochs=1", f"hydra.run.dir={folder}")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "train.py", *TINY, *words]
+    done = subprocess.run(line, cwd=REPO, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (status,) = statuses(tmp_path).values()
+    assert status["state"] == "complete" and status["metrics"]["step"] == 1  # 16 images, 8 in each process
+    assert done.stdout.count("epoch 1/1") == 1  # one of them speaks

@@ -1,7 +1,9 @@
 """gaze.naming: a run's folder follows from its settings."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,25 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     problem = unwritable(tmp_path / "file" / "below")
     assert problem is not None and "cannot be made" in problem and str(tmp_path / "file") in problem
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_read_only_folder_is_said():
+    with tempfile.TemporaryDirectory() as name:  # not tmp_path, which nobody else can enter
+        folder = Path(name) / "outputs"
+        folder.mkdir(mode=0o555)
+        Path(name).chmod(0o755)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            if os.getuid() == 0:  # root may write everywhere
+                os.setuid(65534)
+            os.write(writer, f"{unwritable(folder)}|{unwritable(folder / 'run')}".encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        first, second = os.read(reader, 4096).decode().split("|")
+    assert first == f"{folder}: this folder cannot be written to."
+    assert second == f"{folder / 'run'}: this folder cannot be made (Permission denied)."
 
 
 @pytest.mark.parametrize("script", ["train.py", "analyze.py"])

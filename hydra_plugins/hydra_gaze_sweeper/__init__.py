@@ -67,16 +67,20 @@ class GridSweeper(Sweeper):
         if len(left) < len(jobs):
             say(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished already.")
         errors: dict[Path, BaseException] = {}
+        code: Any = 0
         try:
             self._launch(jobs, left, errors, say)
-        finally:  # also after Ctrl-C
-            outcomes = [outcome(job, errors.get(job.folder)) for job in jobs]
-            console.print(grid_table(jobs, outcomes))
-            broken = sum(o.state != "complete" for o in outcomes)
-            if broken:
-                say(f"{broken} of {len(jobs)} runs are not complete. The same command goes on with them.")
+        except KeyboardInterrupt:
+            code = 130
+        except SystemExit as ended:  # of a run in this process, at a signal
+            code = ended.code
+        outcomes = [outcome(job, errors.get(job.folder)) for job in jobs]
+        console.print(grid_table(jobs, outcomes))
+        broken = sum(o.state != "complete" for o in outcomes)
         if broken:
-            sys.exit(1)
+            say(f"{broken} of {len(jobs)} runs are not complete. The same command goes on with them.")
+        if broken or code:
+            sys.exit(code or 1)
         return [[]]
 
     def _launch(self, jobs: list[Job], left: list[Job], errors: dict[Path, BaseException], say: Any) -> None:
