@@ -199,10 +199,15 @@ class GazeDataModule(LightningDataModule):
         image, mask = batch.image, batch.mask
         if training and not is_identity(self.augmentation):
             matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), self.augmentation)
-            move = resize_crops if image.device.type == "cpu" else _warp_bytes
-            image = move(image, matrices)
-            mask = None if mask is None else move(mask, matrices, mode="nearest")
-        return Batch(_scaled(image), batch.target, batch.place, None if mask is None else mask.float())
+            if image.device.type == "cpu":
+                image = resize_crops(image, matrices, convert=_scaled)
+                mask = None if mask is None else resize_crops(mask, matrices, mode="nearest")
+            else:
+                image = _scaled(warp(image.float(), matrices))
+                mask = None if mask is None else warp(mask.float(), matrices, "nearest")
+        else:
+            image = _scaled(image)
+        return Batch(image, batch.target, batch.place, None if mask is None else mask.float())
 
     def _place(self) -> tuple[int, int]:
         """Number of processes, and which one this is."""
@@ -212,10 +217,6 @@ class GazeDataModule(LightningDataModule):
 def _scaled(image: Tensor) -> Tensor:
     """0..255 to [-1, 1]: mean 0.5, SD 0.5 of a range of 1."""
     return image.float().div(127.5).sub_(1.0)
-
-
-def _warp_bytes(image: Tensor, matrices: Tensor, mode: str = "bilinear") -> Tensor:
-    return warp(image.float(), matrices, mode)
 
 
 def _as_is(batch: Any) -> Any:

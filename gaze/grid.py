@@ -143,13 +143,15 @@ class Progress(NamedTuple):
         return f"{parts}; about {duration(self.seconds_left)} to go"
 
 
-def progress(jobs: Sequence[Job], ended: set[Path], at_once: int = 1) -> Progress:
+def progress(jobs: Sequence[Job], ended: set[Path], at_once: int = 1, elapsed: float = 0.0) -> Progress:
     """Counts, and the time left from what finished runs of the same model and data set took.
 
     Args:
         jobs: all runs of the grid.
         ended: folders of runs that this start of the grid has seen end; an old "failed" does not count.
         at_once: how many run side by side.
+        elapsed: seconds since this start: what they exceed the runs' own time by, such as the start of processes,
+            is expected of the others too.
     """
     states = {job.folder: _state_now(job, ended) for job in jobs}
     counts = Counter(states.values())
@@ -163,8 +165,11 @@ def progress(jobs: Sequence[Job], ended: set[Path], at_once: int = 1) -> Progres
         everything = [value for values in known.values() for value in values]
         expected = {job.folder: _mean(known.get(_kind(job), everything)) for job in jobs}
         open_ = sum(expected[f] for f, state in states.items() if state == "left")
-        begun = sum(max(0.0, expected[f] - _age(f)) for f, state in states.items() if state == "running")
-        left = (open_ + begun) / max(1, at_once)
+        ages = {f: _age(f) for f, state in states.items() if state == "running"}
+        begun = sum(max(0.0, expected[f] - age) for f, age in ages.items())
+        used = sum(expected[f] for f in ended if states[f] == "complete") + sum(ages.values())
+        overhead = max(1.0, elapsed * at_once / used) if used and ended else 1.0
+        left = (open_ + begun) * overhead / max(1, at_once)
     return Progress(counts["complete"], counts["running"], counts["failed"], counts["left"], left)
 
 
@@ -218,9 +223,10 @@ def _watch(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float, sto
     while True:
         last = stop.wait(every)
         states = {job.folder: run_state(job.folder) for job in left}
-        ended = {f for f, state in states.items() if state in ("failed", "interrupted") and _written(f) >= begun}
+        over = ("complete", "failed", "interrupted")
+        ended = {folder for folder, state in states.items() if state in over and _written(folder) >= begun}
         at_once = max(at_once, list(states.values()).count("running"))
-        now = progress(jobs, ended, at_once)
+        now = progress(jobs, ended, at_once, time.time() - begun)
         if now[:4] != shown:
             say(now.line())
             shown = now[:4]

@@ -131,6 +131,9 @@ def test_progress_counts_and_estimates_by_model(jobs):
     assert now[:4] == (2, 0, 0, 2)
     assert now.seconds_left == pytest.approx(110)
     assert progress(jobs, set(), at_once=2).seconds_left == pytest.approx(55)
+    both = {jobs[0].folder, jobs[2].folder}  # 110 s of training in 220 s: starting processes took as long
+    assert progress(jobs, both, elapsed=220).seconds_left == pytest.approx(220)
+    assert progress(jobs, both, elapsed=50).seconds_left == pytest.approx(110)
     assert now.line() == "grid: 2 done, 0 running, 0 failed, 2 left; about 2 min to go"
     assert progress(jobs, {jobs[1].folder})[:4] == (2, 0, 1, 1)
 
