@@ -178,7 +178,7 @@ def test_training_augments_and_evaluation_does_not():
     assert ((augmented - plain).abs().flatten(1).amax(1) > 1e-3).all()
     assert (
         augmented.min() >= -1 - 1e-6 and augmented.max() <= 1 + 1e-6
-    )  # weights of a resize add up to 1 but for rounding
+    )
 
 
 def test_no_augmentation_leaves_training_images_bit_equal_and_draws_nothing():
