@@ -46,6 +46,9 @@ EPOCH_COLUMNS = (
     "val/gaze_eta_squared",
     "val/gaze_empty_fraction",
     "val/gaze_entropy",
+    "val/gaze_mask_energy",
+    "val/gaze_mask_lift",
+    "val/gaze_pointing",
     "val/n_correct",
 )
 

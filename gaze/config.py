@@ -14,16 +14,17 @@ import inspect
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gaze.data_config import DatasetConfig as DatasetConfig
+from gaze.data_config import dataset_problems, is_folder_name
+
 DISTANCES = ("squared", "l2")
 REFERENCES = ("ema", "batch")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
-DATASET_KINDS = ("phantom", "kaggle", "folder")
 LEFT_OUT = ("unfinished", "failed", "duplicate")  # runs that an analysis takes only when asked to
 WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -33,6 +34,7 @@ WORDS: dict[Any, str] = {
     str | None: "text or null",
     list[float]: "a list of numbers, such as [0.9, 1.0]",
     list[str]: "a list of words, such as [failed]",
+    list[str] | None: "a list of words, or null",
     dict[str, int] | None: "whole numbers by class name, or null",
 }
 
@@ -51,31 +53,6 @@ class DataError(GazeError):
 
 class TrainingError(GazeError):
     """A training that cannot go on, such as a loss that is NaN."""
-
-
-@dataclass
-class DatasetConfig:
-    """Group ``dataset``: where images come from and how they are read (see ``gaze.datasets``)."""
-
-    name: str = "phantom"
-    kind: str = "phantom"  # phantom | kaggle | folder
-    image_size: int = 224  # images become (channels, image_size, image_size)
-    channels: int = 1  # 1 grey, 3 RGB
-    batch_size: int = 32
-    # folder and kaggle
-    root: str | None = None  # a local copy; needed offline and for kind folder
-    handle: str | None = None  # Kaggle handle with its version pinned: owner/name/versions/N
-    train_dir: str = "train"  # folders of class folders, below root
-    test_dir: str = "test"
-    train_counts: dict[str, int] | None = None  # images per class that the published set has
-    test_counts: dict[str, int] | None = None
-    on_bad_image: str = "error"  # error | skip: what an unreadable image does
-    drop_leaked: bool = False  # drop training images that also stand in the test set
-    cache: str | None = "auto"  # where decoded images are kept: auto | off | a folder (see gaze.cache)
-    # phantom
-    seed: int = 0  # of the images, apart from the run's own seed
-    train_images: int = 640
-    test_images: int = 320
 
 
 @dataclass
@@ -183,7 +160,7 @@ def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
     problems += [
         f"include={name} is unknown: {', '.join(LEFT_OUT)}." for name in config.include if name not in LEFT_OUT
     ]
-    if config.study is not None and not _is_folder_name(config.study):
+    if config.study is not None and not is_folder_name(config.study):
         problems.append(f"study={config.study} names a folder: give one name without a slash.")
     if problems:
         raise ConfigError("\n".join(problems))
@@ -207,7 +184,7 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     schema.lambda_ = 0.0 if problems else weight
     config = OmegaConf.to_object(schema)
     assert isinstance(config, TrainConfig)
-    problems += [*_range_problems(config), *_dataset_problems(config.dataset)]
+    problems += [*_range_problems(config), *dataset_problems(config.dataset)]
     if trainer:
         problems += _trainer_problems(config.trainer)
     if problems:
@@ -286,16 +263,12 @@ def _near(name: str, known: list[str]) -> str:
     return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
 
 
-def _is_folder_name(name: str) -> bool:
-    return bool(name) and Path(name).name == name and name != ".."
-
-
 def _range_problems(c: TrainConfig) -> list[str]:
     g, o, a = c.gaze, c.optimizer, c.augmentation
     rules = [
         (0 <= c.seed < 2**32, f"seed={c.seed} must be in 0 .. 2^32 - 1."),
         (
-            _is_folder_name(c.study),
+            is_folder_name(c.study),
             f"study={c.study} names a folder: give one name without a slash.",
         ),
         (g.distance in DISTANCES, f"gaze.distance={g.distance} is unknown: {' or '.join(DISTANCES)}."),
@@ -338,29 +311,6 @@ def _range_problems(c: TrainConfig) -> list[str]:
             c.pictures.images_per_class >= 1,
             f"pictures.images_per_class={c.pictures.images_per_class} must be 1 or more.",
         ),
-    ]
-    return [message for ok, message in rules if not ok]
-
-
-def _dataset_problems(d: DatasetConfig) -> list[str]:
-    rules = [
-        (_is_folder_name(d.name), f"dataset.name={d.name} names a folder: give one name without a slash."),
-        (d.kind in DATASET_KINDS, f"dataset.kind={d.kind} is unknown: {', '.join(DATASET_KINDS)}."),
-        (d.batch_size >= 1, f"dataset.batch_size={d.batch_size} must be 1 or more."),
-        (d.image_size >= 2, f"dataset.image_size={d.image_size} must be 2 or more pixels."),
-        (d.channels in (1, 3), f"dataset.channels={d.channels} must be 1 (grey) or 3 (RGB)."),
-        (d.on_bad_image in ("error", "skip"), f"dataset.on_bad_image={d.on_bad_image} must be error or skip."),
-        (
-            d.cache is None or d.cache.strip().lower() not in ("", "true", "on"),
-            f"dataset.cache={d.cache} must be auto, off or a folder.",
-        ),
-        (d.train_images >= 1, f"dataset.train_images={d.train_images} must be 1 or more."),
-        (d.test_images >= 1, f"dataset.test_images={d.test_images} must be 1 or more."),
-        (
-            d.kind != "folder" or d.root is not None,
-            "dataset=folder needs dataset.root=PATH: a folder that holds train/CLASS/*.png and test/CLASS/*.png.",
-        ),
-        (d.kind != "kaggle" or bool(d.handle or d.root), "dataset.handle or dataset.root is needed."),
     ]
     return [message for ok, message in rules if not ok]
 

@@ -73,7 +73,7 @@ def map_entropy(cam: Tensor) -> Tensor:
     return torch.special.entr(p).sum(1) / math.log(flat.shape[1])
 
 
-def pool_to_grid(cam: Tensor, grid: int) -> Tensor:
+def pool_to_grid(cam: Tensor, grid: int | tuple[int, int]) -> Tensor:
     """Mean of each map over the ``grid`` x ``grid`` equal tiles of its area, so that maps of any size compare.
 
     A cell that lies on the border of two tiles counts in each by the area it has there. A map with fewer cells
@@ -81,12 +81,13 @@ def pool_to_grid(cam: Tensor, grid: int) -> Tensor:
 
     Args:
         cam: maps (B, H, W).
-        grid: tiles along each side, 1 or more.
+        grid: tiles along each side, 1 or more; or (rows, columns) of them.
 
     Returns:
-        Maps (B, grid, grid).
+        Maps (B, grid, grid), or (B, rows, columns).
     """
-    return _tile_weights(cam.shape[1], grid, cam) @ cam @ _tile_weights(cam.shape[2], grid, cam).T
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    return _tile_weights(cam.shape[1], rows, cam) @ cam @ _tile_weights(cam.shape[2], columns, cam).T
 
 
 def _tile_weights(size: int, grid: int, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where images come from: Kaggle, a folder of class folders, or the phantom.
+"""Where images come from: Kaggle, a folder of class folders, or the phantom; and their lesion masks.
 
 :func:`load_dataset` checks what it finds, says what is wrong in one :class:`~gaze.config.DataError`, takes the
 images out of the cache or decodes them into it (:mod:`gaze.decode`, :mod:`gaze.cache`), and audits what came
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +18,15 @@ import PIL
 import torch
 from torch import Tensor
 
-from gaze import decode, phantom
+from gaze import decode, masks, phantom, ultrasound
 from gaze.audit import Audit, Record, first_few, make_audit, pixel_digest
 from gaze.cache import Entry, Request, Say, cache_folder, cached
 from gaze.config import DataError, DatasetConfig
 from gaze.decode import Half, cause_of, read_images
+from gaze.listing import Folder, check_folders, find_splits, list_folder, local_root
+from gaze.masks import MaskFiles, add_masks, mirrored_masks
 from gaze.phantom import CLASSES, make_phantom
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # what other systems leave behind; compared in lower case
 WAYS_OUT = (
     "Two ways on: dataset.root=PATH uses a copy on this machine, in the folders that Kaggle delivers; "
     "dataset=phantom draws its images and needs no download."
@@ -53,21 +52,6 @@ class ImageData:
     audit: Audit
 
 
-class _Folder(NamedTuple):
-    """One split on disk: class name -> image files, as paths below the root; and what else lay there."""
-
-    name: str
-    files: dict[str, list[str]]
-    ignored: list[str]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {name: len(files) for name, files in self.files.items()}
-
-    def labelled(self) -> list[tuple[str, int]]:
-        return [(path, label) for label, paths in enumerate(self.files.values()) for path in paths]
-
-
 def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageData:
     """Find, check, decode and audit a data set.
 
@@ -79,7 +63,8 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
         DataError: the set cannot be found, downloaded, read or trusted.
     """
     say = progress or (lambda line: None)
-    return _load_phantom(config, say) if config.kind == "phantom" else _load_folders(config, say)
+    loaders = {"phantom": _load_phantom, "ultrasound": _load_ultrasound}
+    return loaders.get(config.kind, _load_folders)(config, say)
 
 
 def _load_phantom(config: DatasetConfig, say: Say) -> ImageData:
@@ -108,47 +93,98 @@ def _draw_half(split: str, count: int, config: DatasetConfig) -> Half:
 
 
 def _load_folders(config: DatasetConfig, say: Say) -> ImageData:
-    if config.root is None:
-        root = download(config.handle or "", say)
-        remedy = f"Delete the folder {root} and run again: the download is damaged or has changed. {WAYS_OUT}"
-    else:
-        root = _local_root(config)
-        remedy = "Compare dataset.root, dataset.train_dir and dataset.test_dir with what is there."
-    root = _find_splits(root, config, remedy)
-    train, test = (_list_folder(root, name) for name in (config.train_dir, config.test_dir))
-    warnings = _check_folders(root, train, test, config, remedy)
+    place, remedy = _root(config, f"Give the folder that holds {config.train_dir}/ and {config.test_dir}/.", say)
+    remedy = remedy or "Compare dataset.root, dataset.train_dir and dataset.test_dir with what is there."
+    root = find_splits(place, config, remedy)
+    train, test = (list_folder(root, name) for name in (config.train_dir, config.test_dir))
+    warnings = check_folders(root, train, test, config, remedy)
+    found = mirrored_masks(root, (train, test), config)
     classes = tuple(train.files)
+    halves = _decoded(root, classes, {"train": train, "test": test}, found, config, say)
+    data = _assemble(root, classes, halves["train"], halves["test"], config)
+    return _with_remarks(data, halves, [*train.ignored, *test.ignored], warnings)
+
+
+def _load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
+    """All images are decoded and kept at once, and divided afterwards: equal ones are known only then."""
+    place, remedy = _root(config, ultrasound.WANTED, say)
+    root = ultrasound.find_images(place)
+    pairs = ultrasound.list_pairs(root, config, remedy or ultrasound.WANTED)
+    classes = tuple(pairs.images.files)
+    halves = _decoded(root, classes, {"all": pairs.images}, pairs.masks, config, say)
+    parts = ultrasound.divide(halves["all"], config)
+    data = _assemble(root, classes, parts["train"], parts["test"], config)
+    return _with_remarks(data, halves, pairs.images.ignored, pairs.warnings)
+
+
+def _root(config: DatasetConfig, wanted: str, say: Say) -> tuple[Path, str]:
+    """The local copy, or the downloaded one and what to do where something is wrong with it."""
+    if config.root is not None:
+        return local_root(config, wanted), ""
+    root = download(config.handle or "", say)
+    return root, f"Delete the folder {root} and run again: the download is damaged or has changed. {WAYS_OUT}"
+
+
+def _decoded(
+    root: Path,
+    classes: tuple[str, ...],
+    folders: dict[str, Folder],
+    found: MaskFiles | None,
+    config: DatasetConfig,
+    say: Say,
+) -> dict[str, Half]:
+    """The folders' images, and their masks where there are any: out of the cache, or decoded into it."""
     wanted = {
         "root": os.path.realpath(root),
-        "folders": [train.name, test.name],
+        "folders": [folder.name for folder in folders.values()],
         "image_size": config.image_size,
         "channels": config.channels,
         "on_bad_image": config.on_bad_image,
     }
     source = {"source": _source(decode), "pillow": PIL.__version__}
+    if found is not None:
+        wanted |= {"masks": os.path.realpath(found.root), "classes": classes}
+        source |= {"masks": _source(masks)}
 
     def made_from() -> Any:
-        return {**source, "files": [[path, *_stamp(root, path)] for f in (train, test) for path, _ in f.labelled()]}
+        images = [[path, *_stamp(root, path)] for folder in folders.values() for path, _ in folder.labelled()]
+        if found is None:
+            return {**source, "files": images}
+        stamps = [[path, file, *_stamp(found.root, file)] for path, files in found.files.items() for file in files]
+        return {**source, "files": images, "mask_files": stamps}
 
     def build() -> Entry:
-        return _packed(_read_folders(root, classes, {"train": train, "test": test}, config, say))
+        return _packed(_read_folders(root, classes, folders, found, config, say))
 
-    halves = _unpacked(cached(cache_folder(config.cache), Request(config.name, wanted, made_from), build, say))
-    data = _assemble(root, classes, halves["train"], halves["test"], config)
+    return _unpacked(cached(cache_folder(config.cache), Request(config.name, wanted, made_from), build, say))
+
+
+def _with_remarks(data: ImageData, halves: dict[str, Half], ignored: list[str], warnings: list[str]) -> ImageData:
+    """What was left out or is odd, written into the audit."""
+    notes = [line for half in halves.values() for line in half.notes]
     data.audit.unreadable.extend(line for half in halves.values() for line in half.bad)
-    data.audit.ignored.extend(train.ignored + test.ignored)
-    data.audit.warnings.extend(warnings)
+    data.audit.ignored.extend(ignored)
+    data.audit.warnings.extend([*warnings, *first_few(notes)])
     return data
 
 
 def _read_folders(
-    root: Path, classes: tuple[str, ...], folders: dict[str, _Folder], config: DatasetConfig, say: Say
+    root: Path,
+    classes: tuple[str, ...],
+    folders: dict[str, Folder],
+    found: MaskFiles | None,
+    config: DatasetConfig,
+    say: Say,
 ) -> dict[str, Half]:
-    """Decode both splits; refuse what cannot be trained on, so that it is not kept in the cache."""
+    """Decode all folders; refuse what cannot be trained on, so that it is not kept in the cache."""
     halves = {
-        split: read_images(root, folder.name, folder.labelled(), split, config.channels, config.image_size, say)
+        split: read_images(
+            root, folder.name or root.name, folder.labelled(), split, config.channels, config.image_size, say
+        )
         for split, folder in folders.items()
     }
+    if found is not None:
+        halves = {split: add_masks(half, found, say) for split, half in halves.items()}
     bad = [line for half in halves.values() for line in half.bad]
     if bad and config.on_bad_image == "error":
         listed = "\n  ".join(first_few(bad))
@@ -156,7 +192,8 @@ def _read_folders(
             f"Unreadable images in {root}: {len(bad)}\n  {listed}\n"
             "Replace them, or leave them out with dataset.on_bad_image=skip."
         )
-    _check_classes_left(root, classes, [r for half in halves.values() for r in half.records if r is not None])
+    if "all" not in halves:
+        _check_classes_left(root, classes, [r for half in halves.values() for r in half.records if r is not None])
     return halves
 
 
@@ -188,7 +225,7 @@ def _packed(halves: dict[str, Half]) -> Entry:
         if half.masks is not None:
             arrays[f"{split}_masks"] = half.masks
         rows = [None if r is None else [r.path, r.label, r.digest.hex(), r.size, r.mode] for r in half.records]
-        facts[split] = {"records": rows, "bad": half.bad}
+        facts[split] = {"records": rows, "bad": half.bad, "notes": list(half.notes)}
     images = sum(r is not None for half in halves.values() for r in half.records)
     return Entry(arrays, facts, images, all(half.lasting for half in halves.values()))
 
@@ -200,7 +237,8 @@ def _unpacked(entry: Entry) -> dict[str, Half]:
             None if row is None else Record(row[0], split, row[1], bytes.fromhex(row[2]), tuple(row[3]), row[4])
             for row in facts["records"]
         ]
-        halves[split] = Half(entry.arrays[split], records, facts["bad"], entry.arrays.get(f"{split}_masks"))
+        kept = entry.arrays.get(f"{split}_masks")
+        halves[split] = Half(entry.arrays[split], records, facts["bad"], kept, notes=facts.get("notes", ()))
     return halves
 
 
@@ -230,116 +268,8 @@ def _keep(half: Half, dropped: set[Record]) -> Split:
     kept = [(i, r) for i, r in enumerate(half.records) if r is not None and r not in dropped]
     rows = slice(None) if len(kept) == len(half.records) else [i for i, _ in kept]
     targets = torch.tensor([r.label for _, r in kept], dtype=torch.int64)
-    masks = None if half.masks is None else torch.from_numpy(half.masks[rows])
-    return Split(torch.from_numpy(half.images[rows]), targets, [r.path for _, r in kept], masks)
-
-
-# ---- folders
-
-
-def _local_root(config: DatasetConfig) -> Path:
-    root = Path(config.root or "").expanduser()
-    wanted = f"Give the folder that holds {config.train_dir}/ and {config.test_dir}/."
-    if not root.exists():
-        raise DataError(f"dataset.root={root} does not exist. {wanted}")
-    if not root.is_dir():
-        raise DataError(f"dataset.root={root} is not a folder. {wanted}")
-    if not _entries(root):
-        raise DataError(f"dataset.root={root} is empty. {wanted}")
-    return root
-
-
-def _find_splits(root: Path, config: DatasetConfig, remedy: str) -> Path:
-    """The folder that holds both splits: the root, or the only such folder directly below it.
-
-    Kaggle delivers some sets inside a further folder (chest_xray/train), and people give either one.
-    """
-    names = (config.train_dir, config.test_dir)
-    folders = [entry for entry in _entries(root) if entry.is_dir()]
-    fits = [place for place in (root, *folders) if all((place / name).is_dir() for name in names)]
-    if fits and (fits[0] == root or len(fits) == 1):
-        return fits[0]
-    if fits:
-        found = ", ".join(place.name for place in fits)
-        raise DataError(f"{root} holds several data sets: {found}. Set dataset.root to one of them.")
-    missing = " and ".join(f"{name}/" for name in names if not (root / name).is_dir())
-    there = ", ".join(first_few([entry.name for entry in _entries(root)], 10)) or "nothing"
-    raise DataError(f"{root} has no folder {missing}. It holds: {there}. {remedy}")
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What stands in a folder, sorted by name, without hidden files and clutter."""
-    try:
-        found = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"{folder} cannot be listed: {error.strerror}.") from error
-    return [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in CLUTTER]
-
-
-def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """All files below a folder, through symbolic links, each folder once: links may run in a circle."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    for entry in _entries(folder):
-        if entry.is_dir():
-            yield from _walk(entry, seen)
-        else:
-            yield entry
-
-
-def _list_folder(root: Path, name: str) -> _Folder:
-    listing = _Folder(name, {}, [])
-    for entry in _entries(root / name):
-        if not entry.is_dir():
-            listing.ignored.append(entry.relative_to(root).as_posix())  # an image here has no class
-            continue
-        files = listing.files.setdefault(entry.name, [])
-        for file in _walk(entry, set()):
-            goal = files if file.suffix.lower() in SUFFIXES else listing.ignored
-            goal.append(file.relative_to(root).as_posix())
-    return listing
-
-
-def _check_folders(root: Path, train: _Folder, test: _Folder, config: DatasetConfig, remedy: str) -> list[str]:
-    """Refuse classes that cannot be trained on. Returns what is odd but usable, one line each."""
-    if train.files.keys() != test.files.keys():
-        only = [
-            f"only in {a.name}/: {', '.join(sorted(a.files.keys() - b.files.keys()))}"
-            for a, b in ((train, test), (test, train))
-            if a.files.keys() - b.files.keys()
-        ]
-        raise DataError(f"Class folders differ in {root}: {'; '.join(only)}. Both splits need the same classes.")
-    empty = [f"{f.name}/{name}" for f in (train, test) for name, files in f.files.items() if not files]
-    if empty:
-        raise DataError(f"No image ({', '.join(SUFFIXES)}) in {root} in: {', '.join(first_few(empty))}. {remedy}")
-    differences = [
-        line
-        for folder, published in ((train, config.train_counts), (test, config.test_counts))
-        for line in _differences(root, folder, published, remedy)
-    ]
-    if len(train.files) < 2:
-        found = ", ".join(train.files) or "none"
-        raise DataError(f"{root / train.name} needs two or more class folders; found: {found}. {remedy}")
-    if differences and config.root is None:
-        raise DataError(f"{config.handle} is not the published set: {'; '.join(differences)}. {remedy}")
-    return differences
-
-
-def _differences(root: Path, folder: _Folder, published: dict[str, int] | None, remedy: str) -> list[str]:
-    if published is None:
-        return []
-    if folder.files.keys() != published.keys():
-        raise DataError(
-            f"{root / folder.name} holds the classes {', '.join(folder.files) or 'none'}, "
-            f"but {', '.join(sorted(published))} are expected. {remedy}"
-        )
-    return [
-        f"{folder.name}/{name} holds {count} images, the published set {published[name]}"
-        for name, count in folder.counts.items()
-        if count != published[name]
-    ]
+    own = None if half.masks is None else torch.from_numpy(half.masks[rows])
+    return Split(torch.from_numpy(half.images[rows]), targets, [r.path for _, r in kept], own)
 
 
 # ---- Kaggle

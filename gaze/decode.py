@@ -20,8 +20,8 @@ REPORT_EVERY = 2000  # images between two progress lines
 class Half(NamedTuple):
     """One split in memory: ``images`` (N, C, S, S) uint8 and ``masks`` (N, 1, S, S) where there are any.
 
-    ``records[i]`` is None where image i could not be read; ``bad`` says why. ``lasting`` is False where the reason
-    was not the file's content, so that it may be gone the next time.
+    ``records[i]`` is None where image i (or its mask) could not be read; ``bad`` says why. ``lasting`` is False where
+    the reason was not the file's content, so that it may be gone the next time. ``notes`` say what is odd but usable.
     """
 
     images: Pixels
@@ -29,6 +29,7 @@ class Half(NamedTuple):
     bad: list[str]
     masks: Pixels | None = None
     lasting: bool = True
+    notes: Sequence[str] = ()
 
 
 def convert_image(image: Image.Image, channels: int) -> Image.Image:

@@ -29,6 +29,9 @@ LABELS: dict[str, str] = {
     "gaze_eta_squared": "eta squared (share of the gaze's variance that the class explains)",
     "gaze_empty_fraction": "empty maps (share of the correct images)",
     "gaze_entropy": "entropy of the gaze (0 one cell, 1 uniform)",
+    "gaze_mask_energy": "gaze energy in the lesion's mask (share)",
+    "gaze_mask_lift": "lift of the gaze in the mask (1: as a uniform gaze)",
+    "gaze_pointing": "pointing game (share of images whose peak lies in the mask)",
     "loss": "cross entropy (nats)",
     "n_correct": "correct images",
 }

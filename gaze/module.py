@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from gaze.backbones import build_backbone, hooked_map_size
@@ -21,6 +21,7 @@ from gaze.cam import grad_cam, normalize_cam, weighted_map
 from gaze.config import GazeConfig, OptimizerConfig
 from gaze.consistency import GazeConsistencyLoss
 from gaze.datamodule import Batch
+from gaze.mask_metrics import GazeMaskEnergy, GazeMaskLift, GazePointing
 from gaze.metrics import (
     ClassCounts,
     ClassGaze,
@@ -111,6 +112,8 @@ class GazeModule(LightningModule):
             mean.persistent(True)
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid)
+        self.mask_metrics = _mask_metrics(num_classes)
+        self._masks_seen = False
 
     @property
     def class_names(self) -> list[str]:
@@ -206,15 +209,22 @@ class GazeModule(LightningModule):
         return Gaze(logits.detach(), cam.detach())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
+        self._masks_seen |= batch.mask is not None
         if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
             return
         logits, cam = self.gaze(batch.image, batch.target)
         losses = F.cross_entropy(logits, batch.target, reduction="none")
         self.val_loss.update(losses)
-        self.val_metrics.update(cam=cam, preds=logits.argmax(1), target=batch.target)
+        preds = logits.argmax(1)
+        self.val_metrics.update(cam=cam, preds=preds, target=batch.target)
+        if batch.mask is not None:
+            self.mask_metrics.update(cam=cam, preds=preds, target=batch.target, mask=batch.mask)
 
     def on_validation_epoch_end(self) -> None:
         values = {"loss": self.val_loss.compute(), **self.val_metrics.compute()}
+        if self._masks_seen:
+            values |= self.mask_metrics.compute()
         # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
         self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
         shown = ("kappa", "gaze_consistency")
@@ -223,6 +233,8 @@ class GazeModule(LightningModule):
             self.log(key, value, prog_bar=name in shown, sync_dist=True)
         self.val_loss.reset()
         self.val_metrics.reset()
+        self.mask_metrics.reset()
+        self._masks_seen = False
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -299,6 +311,16 @@ def _evaluation_metrics(num_classes: int, min_samples: int, common_grid: int) ->
     }
     groups = [list(sums), *([name] for name in others)]
     return MetricCollection({**others, **sums}, compute_groups=groups)
+
+
+def _mask_metrics(num_classes: int) -> MetricCollection:
+    """Log names (below ``val/``) of the metrics that need lesion masks; one group, since they share their states."""
+    metrics: dict[str, Metric | MetricCollection] = {
+        "gaze_mask_energy": GazeMaskEnergy(num_classes),
+        "gaze_mask_lift": GazeMaskLift(num_classes),
+        "gaze_pointing": GazePointing(num_classes),
+    }
+    return MetricCollection(metrics, compute_groups=[list(metrics)])
 
 
 def _at_least_float32(features: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ METRICS = (
     *BEST_METRICS,
     *("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_rms"),
     *("gaze_consistency_grid", "gaze_consistency_grid_rms", "gaze_eta_squared"),
-    *("gaze_empty_fraction", "gaze_entropy", "gaze_mask_energy", "gaze_pointing"),
+    *("gaze_empty_fraction", "gaze_entropy", "gaze_mask_energy", "gaze_mask_lift", "gaze_pointing"),
 )
 SCALE_MEASURES = ("gaze_consistency_l2", "gaze_consistency_rms", "gaze_consistency_grid_rms", "gaze_eta_squared")
 SUMMARIES = ("last", "last5", "best")

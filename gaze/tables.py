@@ -27,8 +27,14 @@ GAZE_METRICS = {
     "gaze_eta_squared": ("eta squared", 3),
     "gaze_empty_fraction": ("empty fraction", 3),
     "gaze_mask_energy": ("energy in mask", 3),
+    "gaze_mask_lift": ("lift in mask", 2),
     "gaze_pointing": ("pointing game", 3),
 }
+MASK_NOTE = (
+    "Over the correct images with a lesion. Energy in mask: the share of the map's sum that lies on the lesion. Lift: "
+    "that share over the lesion's share of the image, 1 for a gaze that is the same everywhere. Pointing game: the "
+    "share of images whose map has its maximum on the lesion."
+)
 STUDY1_EPOCH = 20
 DATASET_NAMES = {"brain_tumor_mri": "Brain Tumor MRI", "chest_xray": "Chest X-Ray"}
 
@@ -176,12 +182,13 @@ def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, da
 def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     """The gaze's measures by model and lambda, mean of the last 5 epochs."""
     table = table[table["metric"].isin(list(GAZE_METRICS))]
+    measured = set(table.loc[table["mean"].notna(), "metric"])  # other data sets may have masks, this one none
     rows = []
     for (model, weight), part in table[table["summary"] == "last5"].groupby(["model", "lambda"], sort=True):
         by_metric = {row.metric: row for row in each(part)}
         row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}"}
         for metric, (title, digits) in GAZE_METRICS.items():
-            if metric in by_metric:
+            if metric in by_metric and metric in measured:
                 mean, sd = number(by_metric[metric].mean, digits), number(by_metric[metric].sd, digits)
                 row[title] = mean if mean is None or sd is None else f"{mean} ± {sd}"
         rows.append({**row, "seeds": str(part["n"].max())})
@@ -190,6 +197,7 @@ def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
         "square root of L_CAM in its squared form, in units of the map's own 0..1 range. Common grid: maps pooled to "
         "the same few tiles first, whatever their size. Eta squared: the share of the gaze's variance that the class "
         "explains. A deviation that falls while the empty fraction rises is collapse.",
+        *((MASK_NOTE,) if "gaze_mask_energy" in measured else ()),
     )
     return TableItem(name, f"The gaze by lambda, {where}", table, pd.DataFrame(rows), notes)
 

@@ -56,6 +56,9 @@ SUMMARY = {
     "val/gaze_eta_squared": "gaze eta squared",
     "val/gaze_entropy": "gaze entropy",
     "val/gaze_empty_fraction": "gaze empty fraction",
+    "val/gaze_mask_energy": "gaze energy in mask",
+    "val/gaze_mask_lift": "gaze lift in mask",
+    "val/gaze_pointing": "gaze pointing game",
     "val/loss": "loss",
 }
 

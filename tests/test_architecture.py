@@ -8,9 +8,10 @@ import pytest
 from conftest import REPO
 
 ORDER = [
-    "config", "naming", "allocator", "status", "folder", "grid",
-    "phantom", "audit", "cache", "decode", "datasets", "augment", "datamodule",
-    "backbones", "cam", "consistency", "metrics", "module", "pictures", "callbacks", "checkpoints", "training",
+    "data_config", "config", "naming", "allocator", "status", "folder", "grid",
+    "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets", "augment", "datamodule",
+    "backbones", "cam", "consistency", "metrics", "mask_metrics", "module",
+    "pictures", "callbacks", "checkpoints", "training",
     "tidy", "runs", "maps", "published", "statistics", "compare",
     "drawing", "atlas", "plots", "latex", "report", "tables", "findings", "analysis",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ def message(composed: Compose, *overrides: str) -> str:
 
 
 def test_every_group_has_configs():
-    assert {"phantom", "brain_tumor_mri", "chest_xray", "folder"} <= set(shipped("dataset"))
+    assert {"phantom", "brain_tumor_mri", "chest_xray", "breast_ultrasound", "folder"} <= set(shipped("dataset"))
     assert {f"level{n}" for n in range(1, 6)} <= set(shipped("model"))
     assert {"thesis", "none"} <= set(shipped("augmentation"))
 
@@ -113,6 +113,13 @@ def test_phantom_deviates_only_in_what_its_few_steps_need(composed):
         ("dataset.kind=web", ["dataset.kind=web", "phantom, kaggle, folder"]),
         ("dataset.train_images=0", ["dataset.train_images=0", "1 or more"]),
         ("dataset=folder", ["dataset.root=PATH"]),
+        ("+dataset.mask_dir=masks", ["dataset.mask_dir=masks", "dataset=folder"]),  # the phantom has its own
+        ("+dataset.on_missing_mask=skip", ["dataset.on_missing_mask=skip", "error or empty"]),
+        ("+dataset.test_fraction=0", ["dataset.test_fraction=0.0", "between 0 and 1"]),
+        ("+dataset.test_fraction=1", ["dataset.test_fraction=1.0", "between 0 and 1"]),
+        ("+dataset.split_seed=x", ["dataset.split_seed=x", "whole number"]),
+        ("+dataset.classes=[a,b]", ["dataset.classes=['a', 'b']", "dataset=breast_ultrasound"]),
+        ("+dataset.classes=benign", ["dataset.classes=benign", "list of words, or null"]),
         ("study=a/b", ["study=a/b", "without a slash"]),
         ("study=..", ["study=..", "without a slash"]),
         ("study=''", ["study=", "one name"]),
@@ -153,6 +160,27 @@ def test_bad_setting_is_refused_with_key_value_and_remedy(composed, override, wo
     text = message(composed, override)
     assert [word for word in words if word not in text] == [], text
     assert len(text.splitlines()) == 1, text
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("dataset.classes=[benign]", ["dataset.classes=['benign']", "two or more classes"]),
+        ("dataset.classes=[benign,benign]", ["dataset.classes=['benign', 'benign']", "each once"]),
+        ("dataset.handle=null", ["dataset.handle or dataset.root is needed"]),
+        ("+dataset.mask_dir=masks", ["dataset.mask_dir=masks", "dataset=folder"]),
+    ],
+)
+def test_bad_setting_of_the_ultrasound_set(composed, override, words):
+    text = message(composed, "dataset=breast_ultrasound", override)
+    assert [word for word in words if word not in text] == [], text
+    assert len(text.splitlines()) == 1, text
+
+
+def test_where_a_copy_of_the_ultrasound_set_lies_does_not_make_another_config(composed):
+    here, there = (check_config(composed("dataset=breast_ultrasound", f"dataset.root=/{name}")) for name in "ab")
+    other = check_config(composed("dataset=breast_ultrasound", "dataset.split_seed=1"))
+    assert config_hash(here) == config_hash(there) != config_hash(other)
 
 
 def test_problems_of_every_kind_are_listed_together(composed):

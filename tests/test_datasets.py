@@ -326,7 +326,7 @@ def test_class_that_dropping_empties(root):
 # ---- what ships
 
 
-@pytest.mark.parametrize("name", ["brain_tumor_mri", "chest_xray", "folder"])
+@pytest.mark.parametrize("name", ["brain_tumor_mri", "chest_xray", "breast_ultrasound", "folder"])
 def test_shipped_configs_fit_the_schema(name, root):
     settings = shipped(name, root)
     assert settings.name == name and (settings.image_size, settings.channels, settings.batch_size) == (224, 1, 32)

@@ -25,8 +25,9 @@ LOG_KEYS = {
     "train/loss", "train/loss_cls", "train/loss_gaze", "train/lambda", "lr",
     "val/loss", "val/accuracy", "val/kappa", "val/gaze_consistency", "val/gaze_consistency_l2",
     "val/gaze_eta_squared", "val/gaze_empty_fraction", "val/gaze_entropy", "val/n_correct",
-    "val/gaze_consistency_grid",
+    "val/gaze_consistency_grid", "val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing",
 }  # fmt: skip
+MASK_KEYS = {"val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing"}
 CONFIG = DatasetConfig(image_size=SIZE, batch_size=8, train_images=24, test_images=20)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -445,6 +446,14 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
     on_grid = sum(
         ((own - own.mean(0)) ** 2).mean((1, 2)).sum() for own in (pooled[correct & (target == c)] for c in classes)
     )
+    mask = everything.mask[:, 0].double().numpy()
+    seen = [i for i in range(20) if correct[i] and mask[i].any() and cam[i].any()]
+    assert 4 < len(seen) < correct.sum()  # one class has no lesion
+    step = SIZE // cam.shape[1]
+    blocks = mask.reshape(20, cam.shape[1], step, cam.shape[2], step).mean((2, 4))
+    energy = np.array([(cam[i] / cam[i].sum() * blocks[i]).sum() for i in seen])
+    peaks = [np.unravel_index(cam[i].argmax(), cam[i].shape) for i in seen]
+    hits = [mask[i, int((y + 0.5) * step), int((x + 0.5) * step)] for i, (y, x) in zip(seen, peaks, strict=True)]
     shifted = logits - logits.max(1, keepdims=True)
     logp = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     expected = {
@@ -458,11 +467,23 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
         "val/gaze_empty_fraction": empty.mean(),
         "val/gaze_entropy": entropy.mean(),
         "val/n_correct": correct.sum(),
+        "val/gaze_mask_energy": energy.mean(),
+        "val/gaze_mask_lift": (energy / mask[seen].mean((1, 2))).mean(),
+        "val/gaze_pointing": np.mean(hits),
     }
     assert logged == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert module.class_counts.tolist() == [(correct & (target == c)).sum() for c in range(K)]
     c = classes[0]
     np.testing.assert_allclose(module.class_gaze[c], cam[correct & (target == c)].mean(0), atol=1e-4)
+
+
+def test_a_set_without_masks_logs_what_it_did_before(tmp_path, images):
+    plain = ImageData(images.classes, images.train._replace(masks=None), images.test._replace(masks=None), images.audit)
+    module, trainer = _module("level1"), _trainer(tmp_path)
+    (masked,) = trainer.validate(module, GazeDataModule(CONFIG, data=images), verbose=False)
+    (logged,) = trainer.validate(module, GazeDataModule(CONFIG, data=plain), verbose=False)  # after one with masks
+    assert set(masked) - set(logged) == MASK_KEYS
+    assert logged == pytest.approx({name: masked[name] for name in logged}, nan_ok=True)
 
 
 def test_metrics_start_afresh_in_each_evaluation(tmp_path, data):

@@ -75,7 +75,7 @@ def test_a_real_run_is_read_as_it_was_written(tiny_run):
     runs = load_runs(tiny_run.folder)
     last = runs.iloc[-1]
     assert (last["study"], last["dataset"], last["model"], last["lambda"]) == ("default", "phantom", "level1", 50.0)
-    for column in (*TIDY_COLUMNS[6:], "gaze_consistency_grid", "gaze_entropy"):
+    for column in (*TIDY_COLUMNS[6:], "gaze_consistency_grid", "gaze_mask_energy", "gaze_mask_lift", "gaze_pointing"):
         assert last[column] == pytest.approx(tiny_run.row[f"val/{column}"], nan_ok=True), column
     assert last["lambda_t"] == tiny_run.row["train/lambda"]
     assert last["train_loss"] == tiny_run.row["train/loss"]

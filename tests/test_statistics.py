@@ -338,13 +338,30 @@ def test_epochs_are_no_samples():
 
 def test_run_summaries_are_pandas(logs):
     table = run_summaries(logs).set_index(["run", "metric"])
-    assert set(table.index.levels[1]) == set(METRICS) - {"gaze_mask_energy", "gaze_pointing"}
+    assert set(table.index.levels[1]) == set(METRICS) - {"gaze_mask_energy", "gaze_mask_lift", "gaze_pointing"}
     for name, part in logs.sort_values("epoch").groupby("run"):
         for metric in ("accuracy", "kappa", "gaze_consistency", "gaze_entropy"):
             row, values = table.loc[(name, metric)], part[metric]
             best = values.max() if metric in ("accuracy", "kappa") else NAN
             expected = [values.iloc[-1], values.tail(5).mean(), best, len(part)]
             np.testing.assert_allclose(row[["last", "last5", "best", "epochs"]].astype(float), expected, rtol=1e-12)
+
+
+def test_mask_metrics_are_rows_of_the_lambda_table():
+    parts = []
+    for weight, shift in ((0.0, 0.0), (50.0, 0.25)):
+        for seed in range(3):
+            energy = 0.1 + shift + 0.01 * seed * np.arange(1, 7)
+            columns = {"gaze_mask_energy": energy, "gaze_mask_lift": 4 * energy, "gaze_pointing": energy + 0.1}
+            parts.append(run(seed, weight=weight, kappa=np.linspace(0, 1, 6), **columns))
+            empty = dict.fromkeys(columns, [NAN] * 6)  # a set without masks beside it
+            parts.append(run(seed, weight=weight, dataset="plain", kappa=np.linspace(0, 1, 6), **empty))
+    table = lambda_table(pd.concat(parts)).set_index(["dataset", "lambda", "metric", "summary"])
+    for metric, factor in (("gaze_mask_energy", 1), ("gaze_mask_lift", 4), ("gaze_pointing", 1)):
+        row = table.loc[("d", 50.0, metric, "last5")]
+        assert row["diff"] == pytest.approx(0.25 * factor) and row["n_pairs"] == 3
+        plain = table.loc[("plain", 50.0, metric, "last5")]
+        assert np.isnan(plain["mean"]) and plain["n_nan"] == 3
 
 
 def test_summaries_of_short_and_undefined_runs():
