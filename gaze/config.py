@@ -32,6 +32,7 @@ WORDS: dict[Any, str] = {
     bool: "true or false",
     str: "text",
     str | None: "text or null",
+    int | None: "a whole number or null",
     list[float]: "a list of numbers, such as [0.9, 1.0]",
     list[str]: "a list of words, such as [failed]",
     list[str] | None: "a list of words, or null",

@@ -33,7 +33,7 @@ class DatasetConfig:
     classes: list[str] | None = None  # class folders to take; null takes all
     counts: dict[str, int] | None = None  # images per class that the published set has, before it is split
     test_fraction: float = 0.2  # of each class
-    split_seed: int = 0  # of the split, apart from the run's own seed
+    split_seed: int | None = None  # a number draws another split than the reference's every fifth image
     # phantom
     seed: int = 0  # of the images, apart from the run's own seed
     train_images: int = 640

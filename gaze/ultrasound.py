@@ -2,14 +2,19 @@
 
     ROOT/Dataset_BUSI_with_GT/CLASS/NAME.png, NAME_mask.png, and for further lesions NAME_mask_1.png, NAME_mask_2.png
 
-The set comes without training and test folders. The split here is a function of the files' names and two settings:
+The set comes without training and test folders. Every fifth image of each class, in natural order of names
+("benign (2)" before "benign (10)"), is for testing, as the project's reference has it: one in
+``round(1 / test_fraction)``. Images with equal pixels may then stand on both sides; the audit says which, and
+``dataset.drop_leaked`` takes them out of training.
+
+With ``dataset.split_seed`` a number, another split is drawn, in which they do not:
 
 - Images with equal pixels form a group, across classes too; a group is never divided.
 - Groups are put in the order of SHA-256 of ``"<split_seed>/<CLASS>/<NAME>.png"``, the smallest of a group's images.
 - In that order a group goes to the test set where it fits, until each class has ``round(test_fraction * n)`` images
   there (at least 1, at most n - 1). All others are for training.
 
-So it is stratified, the same on every machine and wherever the copy lies, and another ``split_seed`` gives another one.
+Either is stratified and the same on every machine, wherever the copy lies.
 """
 
 from __future__ import annotations
@@ -95,7 +100,7 @@ def divide(half: Half, config: DatasetConfig) -> dict[str, Half]:
         config: ``test_fraction`` and ``split_seed``.
     """
     records = [(i, record) for i, record in enumerate(half.records) if record is not None]
-    test = _test_places(records, config)
+    test = _every_fifth(records, config) if config.split_seed is None else _drawn(records, config)
     halves = {}
     for split in ("train", "test"):
         rows = [(i, record._replace(split=split)) for i, record in records if (i in test) == (split == "test")]
@@ -105,7 +110,20 @@ def divide(half: Half, config: DatasetConfig) -> dict[str, Half]:
     return halves
 
 
-def _test_places(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[int]:
+def _every_fifth(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[int]:
+    step = max(2, round(1 / config.test_fraction))
+    by_class: defaultdict[str, list[tuple[int, Record]]] = defaultdict(list)
+    for i, record in sorted(records, key=lambda pair: _natural(pair[1].path)):
+        by_class[record.label].append((i, record))
+    return {i for members in by_class.values() for i, _ in members[step - 1 :: step]}
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Order of names in which 2 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", path)]
+
+
+def _drawn(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[int]:
     groups: defaultdict[bytes, list[tuple[int, Record]]] = defaultdict(list)
     for i, record in records:
         groups[record.digest].append((i, record))

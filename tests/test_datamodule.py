@@ -176,9 +176,7 @@ def test_training_augments_and_evaluation_does_not():
     assert torch.equal(_training(data, False).on_after_batch_transfer(raw, 0).image, plain)
     augmented = _training(data, True).on_after_batch_transfer(raw, 0).image
     assert ((augmented - plain).abs().flatten(1).amax(1) > 1e-3).all()
-    assert (
-        augmented.min() >= -1 - 1e-6 and augmented.max() <= 1 + 1e-6
-    )
+    assert augmented.min() >= -1 - 1e-6 and augmented.max() <= 1 + 1e-6
 
 
 def test_no_augmentation_leaves_training_images_bit_equal_and_draws_nothing():

@@ -43,7 +43,18 @@ def root(tmp_path: Path) -> Path:
 
 def config(root: Path | None, **changes) -> DatasetConfig:
     settings = {"name": "busi", "kind": "ultrasound", "root": root and str(root), "image_size": 20, "cache": "off"}
-    return DatasetConfig(**{**settings, "classes": ["benign", "malignant"], **changes})
+    return DatasetConfig(**{**settings, "classes": ["benign", "malignant"], "split_seed": 0, **changes})
+
+
+def test_by_default_every_fifth_image_in_natural_order_is_for_testing(root):
+    data = load_dataset(config(root, split_seed=None))
+    numbers = {
+        name: sorted(int(p.split("(")[1][:-5]) for p in data.test.paths if p.startswith(name)) for name in COUNTS
+    }
+    assert numbers == {"benign": [5, 10, 15, 20, 25], "malignant": [5, 10, 15], "normal": []}
+    assert len(data.train.paths) == 20 + 12
+    half = load_dataset(config(root, split_seed=None, test_fraction=0.5))
+    assert len(half.test.paths) == 12 + 7
 
 
 def image(root: Path, name: str, i: int, mask: str | None = None) -> Path:
@@ -222,7 +233,9 @@ def test_breast_ultrasound_set():
     assert data.audit.test_counts == {"benign": 87, "malignant": 42}
     assert data.audit.warnings == []
     assert data.audit.twins.groups == [["benign/benign (433).png", "malignant/malignant (145).png"]]
-    assert data.audit.twins.split_groups == 0
+    assert data.audit.twins.split_groups == 1  # the two stand on both sides: one more reason to look at the audit
+    settings.split_seed = 0
+    assert load_dataset(settings).audit.twins.split_groups == 0
     masks = torch.cat([data.train.masks, data.test.masks]).flatten(1).float()
     images = torch.cat([data.train.images, data.test.images]).flatten(1).float()
     assert (masks.sum(1) > 0).all() and 0.05 < masks.mean() < 0.15
