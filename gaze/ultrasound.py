@@ -112,7 +112,7 @@ def divide(half: Half, config: DatasetConfig) -> dict[str, Half]:
 
 def _every_fifth(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[int]:
     step = max(2, round(1 / config.test_fraction))
-    by_class: defaultdict[str, list[tuple[int, Record]]] = defaultdict(list)
+    by_class: defaultdict[int, list[tuple[int, Record]]] = defaultdict(list)
     for i, record in sorted(records, key=lambda pair: _natural(pair[1].path)):
         by_class[record.label].append((i, record))
     return {i for members in by_class.values() for i, _ in members[step - 1 :: step]}
@@ -130,7 +130,7 @@ def _drawn(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[
     counts = Counter(record.label for _, record in records)
     room = {label: min(max(1, round(config.test_fraction * n)), n - 1) for label, n in counts.items()}
     chosen: set[int] = set()
-    for group in sorted(groups.values(), key=lambda g: min(_order(r.path, config.split_seed) for _, r in g)):
+    for group in sorted(groups.values(), key=lambda g: min(_order(r.path, config.split_seed or 0) for _, r in g)):
         needed = Counter(record.label for _, record in group)
         if all(room[label] >= n for label, n in needed.items()):
             chosen |= {i for i, _ in group}
