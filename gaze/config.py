@@ -72,6 +72,17 @@ class AugmentationConfig:
     hflip: float = 0.0  # probability of a horizontal flip
     crop_scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # area of the crop, share of the image
     crop_ratio: list[float] = field(default_factory=lambda: [1.0, 1.0])  # width / height of the crop
+    rotation: float = 0.0  # degrees to either side
+    translation: float = 0.0  # share of the side, in each direction
+    elastic: float = 0.0  # strength of the field of displacements, share of the side
+    brightness: float = 0.0  # factor 1 - x .. 1 + x
+    contrast: float = 0.0  # likewise
+    gamma: list[float] = field(default_factory=lambda: [1.0, 1.0])  # power, log-uniform between the two
+    blur: list[float] = field(default_factory=lambda: [0.0, 0.0])  # SD of the Gaussian, share of the side
+    noise: float = 0.0  # SD, of a range of 1
+    erasing: float = 0.0  # probability that a rectangle of 2 to 20 % of the area is erased
+    mixup: float = 0.0  # alpha of the Beta distribution; changes the label
+    cutmix: float = 0.0  # likewise
 
 
 @dataclass
@@ -185,7 +196,7 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     schema.lambda_ = 0.0 if problems else weight
     config = OmegaConf.to_object(schema)
     assert isinstance(config, TrainConfig)
-    problems += [*_range_problems(config), *dataset_problems(config.dataset)]
+    problems += [*_range_problems(config), *_augmentation_problems(config), *dataset_problems(config.dataset)]
     if trainer:
         problems += _trainer_problems(config.trainer)
     if problems:
@@ -265,7 +276,7 @@ def _near(name: str, known: list[str]) -> str:
 
 
 def _range_problems(c: TrainConfig) -> list[str]:
-    g, o, a = c.gaze, c.optimizer, c.augmentation
+    g, o = c.gaze, c.optimizer
     rules = [
         (0 <= c.seed < 2**32, f"seed={c.seed} must be in 0 .. 2^32 - 1."),
         (
@@ -295,6 +306,22 @@ def _range_problems(c: TrainConfig) -> list[str]:
         ),
         (0 < o.plateau_factor < 1, f"optimizer.plateau_factor={o.plateau_factor} must be between 0 and 1."),
         (o.plateau_patience >= 0, f"optimizer.plateau_patience={o.plateau_patience} must be 0 or more."),
+        (
+            c.pictures.every_n_epochs >= 0,
+            f"pictures.every_n_epochs={c.pictures.every_n_epochs} must be 0 (none) or more.",
+        ),
+        (
+            c.pictures.images_per_class >= 1,
+            f"pictures.images_per_class={c.pictures.images_per_class} must be 1 or more.",
+        ),
+    ]
+    return [message for ok, message in rules if not ok]
+
+
+def _augmentation_problems(c: TrainConfig) -> list[str]:
+    a = c.augmentation
+    amounts = ("rotation", "translation", "elastic", "brightness", "contrast", "noise", "mixup", "cutmix")
+    rules = [
         (0 <= a.hflip <= 1, f"augmentation.hflip={a.hflip} is a probability: 0 .. 1."),
         (
             len(a.crop_scale) == 2 and 0 < a.crop_scale[0] <= a.crop_scale[1] <= 1,
@@ -304,13 +331,28 @@ def _range_problems(c: TrainConfig) -> list[str]:
             len(a.crop_ratio) == 2 and 0 < a.crop_ratio[0] <= a.crop_ratio[1],
             f"augmentation.crop_ratio={a.crop_ratio} must be [low, high] with 0 < low <= high.",
         ),
+        *(
+            (0 <= getattr(a, name) < math.inf, f"augmentation.{name}={getattr(a, name)} must be 0 (off) or more.")
+            for name in amounts
+        ),
+        (a.rotation <= 180, f"augmentation.rotation={a.rotation} must be 180 degrees at most."),
+        (a.translation <= 1, f"augmentation.translation={a.translation} is a share of the side: 0 .. 1."),
+        (a.brightness <= 1, f"augmentation.brightness={a.brightness} must be 1 at most."),
+        (a.contrast <= 1, f"augmentation.contrast={a.contrast} must be 1 at most."),
+        (0 <= a.erasing <= 1, f"augmentation.erasing={a.erasing} is a probability: 0 .. 1."),
         (
-            c.pictures.every_n_epochs >= 0,
-            f"pictures.every_n_epochs={c.pictures.every_n_epochs} must be 0 (none) or more.",
+            len(a.gamma) == 2 and 0 < a.gamma[0] <= a.gamma[1] < math.inf,
+            f"augmentation.gamma={a.gamma} must be [low, high] with 0 < low <= high.",
         ),
         (
-            c.pictures.images_per_class >= 1,
-            f"pictures.images_per_class={c.pictures.images_per_class} must be 1 or more.",
+            list(a.blur) == [0, 0] or (len(a.blur) == 2 and 0 < a.blur[0] <= a.blur[1] <= 0.2),
+            f"augmentation.blur={a.blur} must be [low, high] with 0 < low <= high <= 0.2, or [0, 0].",
+        ),
+        (not (a.mixup and a.cutmix), "augmentation.mixup and augmentation.cutmix cannot both be on. Set one to 0."),
+        (
+            c.lambda_ == 0 or not (a.mixup or a.cutmix),
+            f"lambda={c.lambda_:g} with augmentation={a.name}: a mixed image has no one class whose gaze could be "
+            "compared. Take lambda=0, or another augmentation.",
         ),
     ]
     return [message for ok, message in rules if not ok]

@@ -22,6 +22,7 @@ from gaze.augment import is_identity, random_affine, resize_crops, warp
 from gaze.cache import Say
 from gaze.config import AugmentationConfig, DatasetConfig
 from gaze.datasets import ImageData, Split, load_dataset
+from gaze.transforms import is_plain, mix, transform
 
 PADDING = -1  # index of a row that only makes the processes' loads equal; it is dropped from its batch
 
@@ -30,13 +31,15 @@ class Batch(NamedTuple):
     """What a training or evaluation step receives.
 
     ``image`` (B, C, S, S), uint8 before the transfer and float in [-1, 1] after it; ``target`` (B,) int64;
-    ``place`` (B,) in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None.
+    ``place`` (B,) in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None; ``mixed`` (B, K)
+    labels that sum to 1 where mixup or cutmix blended the images, else None.
     """
 
     image: Tensor
     target: Tensor
     place: Tensor
     mask: Tensor | None
+    mixed: Tensor | None = None
 
 
 class SplitDataset(Dataset[Batch]):
@@ -196,22 +199,40 @@ class GazeDataModule(LightningDataModule):
 
     def prepare(self, batch: Batch, training: bool) -> Batch:
         """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
-        image, mask = batch.image, batch.mask
-        if training and not is_identity(self.augmentation):
-            matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), self.augmentation)
-            if image.device.type == "cpu":
-                image = resize_crops(image, matrices, convert=_scaled)
-                mask = None if mask is None else resize_crops(mask, matrices, mode="nearest")
-            else:
-                image = _scaled(warp(image.float(), matrices))
-                mask = None if mask is None else warp(mask.float(), matrices, "nearest")
-        else:
+        image, mask = batch.image, None if batch.mask is None else batch.mask.float()
+        if not training:
+            return batch._replace(image=_scaled(image), mask=mask)
+        config, mixed = self.augmentation, None
+        if is_identity(config):
             image = _scaled(image)
-        return Batch(image, batch.target, batch.place, None if mask is None else mask.float())
+        else:
+            image, mask = _flipped_and_cropped(image, mask, config)
+        if not is_plain(config):
+            image, mask = transform(image, mask, config)
+        if config.mixup or config.cutmix:
+            (image, mixed), mask = mix(image, batch.target, len(self.classes), config), None  # a blend has no lesion
+        return batch._replace(image=image, mask=mask, mixed=mixed)
 
     def _place(self) -> tuple[int, int]:
         """Number of processes, and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+
+def _flipped_and_cropped(
+    image: Tensor, mask: Tensor | None, config: AugmentationConfig
+) -> tuple[Tensor, Tensor | None]:
+    matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), config)
+    move = _by_resize if image.device.type == "cpu" else _by_warp
+    return move(image, mask, matrices)
+
+
+def _by_resize(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    moved = None if mask is None else resize_crops(mask, matrices, mode="nearest")
+    return resize_crops(image, matrices, convert=_scaled), moved
+
+
+def _by_warp(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    return _scaled(warp(image.float(), matrices)), None if mask is None else warp(mask, matrices, "nearest")
 
 
 def _scaled(image: Tensor) -> Tensor:

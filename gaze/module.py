@@ -130,7 +130,8 @@ class GazeModule(LightningModule):
         with self._full_precision(features):
             features = _at_least_float32(features)
             if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
-                loss = loss_cls = F.cross_entropy(self.backbone.forward_head(features), batch.target)
+                label = batch.target if batch.mixed is None else batch.mixed
+                loss = loss_cls = F.cross_entropy(self.backbone.forward_head(features), label)
             else:
                 logits, cam = self._logits_and_cam(features, batch.target, self.gaze_config.second_order)
                 loss_cls = F.cross_entropy(logits, batch.target)

@@ -9,7 +9,8 @@ from conftest import REPO
 
 ORDER = [
     "data_config", "config", "naming", "allocator", "status", "folder", "grid",
-    "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets", "augment", "datamodule",
+    "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets",
+    "augment", "transforms", "datamodule",
     "backbones", "cam", "consistency", "metrics", "mask_metrics", "module",
     "pictures", "callbacks", "checkpoints", "training",
     "tidy", "runs", "maps", "published", "statistics", "compare",

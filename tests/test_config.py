@@ -1,6 +1,5 @@
 """Every shipped config is accepted, every bad one is refused with its key, its value and what to do."""
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,12 @@ def test_every_group_has_configs():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "model", "augmentation"),
-    list(itertools.product(shipped("dataset"), shipped("model"), shipped("augmentation"))),
+    ("group", "name"), [(group, name) for group in ("dataset", "model", "augmentation") for name in shipped(group)]
 )
-def test_every_shipped_config_passes_and_is_named_after_its_file(composed, dataset, model, augmentation):
-    root = ["dataset.root=/images"] if dataset == "folder" else []
-    config = check_config(composed(f"dataset={dataset}", f"model={model}", f"augmentation={augmentation}", *root))
-    assert (config.dataset.name, config.model.name, config.augmentation.name) == (dataset, model, augmentation)
+def test_every_shipped_config_passes_and_is_named_after_its_file(composed, group, name):
+    root = ["dataset.root=/images"] if name == "folder" else []
+    config = check_config(composed(f"{group}={name}", *root))
+    assert getattr(config, group).name == name
 
 
 @pytest.mark.parametrize("experiment", shipped("experiment"))
@@ -42,8 +40,19 @@ def test_every_shipped_experiment_passes_and_opens_with_its_question(composed, e
     opening = (REPO / "conf" / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert opening[0] == "# @package _global_" and "?" in opening[1] + opening[2]  # opens with its question
     assert any(f"python train.py -m experiment={experiment}" in line for line in opening)
-    for dataset in cfg.hydra.sweeper.params.dataset.split(","):
-        assert check_config(composed(f"experiment={experiment}", f"dataset={dataset}")).study == experiment
+    params = cfg.hydra.sweeper.params
+    group = "dataset" if "dataset" in params else "augmentation"
+    values = params.dataset.split(",") if group == "dataset" else [grid.augmentation for grid in params]
+    for value in values:
+        assert check_config(composed(f"experiment={experiment}", f"{group}={value}")).study == experiment
+
+
+def test_the_augmentation_study_has_seeds_of_its_own_in_each_arm(composed):
+    grids = composed("experiment=augmentation", hydra=True).hydra.sweeper.params
+    assert {grid.augmentation for grid in grids} == set(shipped("augmentation"))
+    seeds = [list(range(*map(int, str(grid.seed)[6:-1].split(",")))) for grid in grids]
+    assert [len(own) for own in seeds] == [8] + [4] * (len(grids) - 1)
+    assert len({seed for own in seeds for seed in own}) == sum(map(len, seeds)) == 64
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, TINY
+from hydra.errors import HydraException
 from rich.console import Console
 
 from gaze.config import ConfigError
@@ -141,6 +142,51 @@ def test_progress_counts_and_estimates_by_model(jobs):
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (840, "14 min"), (11520, "3.2 h")])
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+# ---- combinations
+
+
+@pytest.fixture
+def combinations(composed):
+    """``combinations(params, *arguments)``: overrides of every run, as the sweeper makes them."""
+    from types import SimpleNamespace
+
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from hydra_plugins.hydra_gaze_sweeper import GridSweeper
+
+    def make(params, *arguments, **settings):
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            sweeper = GridSweeper(params, **settings)
+            sweeper.hydra_context = SimpleNamespace(config_loader=GlobalHydra.instance().config_loader())
+            return sweeper._combinations(list(arguments))
+
+    return make
+
+
+def test_combinations_are_the_product_and_the_command_line_replaces(combinations):
+    assert combinations(None, "seed=0,1", "lambda=0,50") == [
+        ["seed=0", "lambda=0"], ["seed=0", "lambda=50"], ["seed=1", "lambda=0"], ["seed=1", "lambda=50"],
+    ]  # fmt: skip
+    params = {"seed": "range(3)", "lambda": 0}
+    assert combinations(params) == [["seed=0", "lambda=0"], ["seed=1", "lambda=0"], ["seed=2", "lambda=0"]]
+    assert combinations(params, "seed=7") == [["seed=7", "lambda=0"]]
+    assert combinations(params, limit={"seed": 1}) == [["seed=0", "lambda=0"]]
+    assert combinations(None, "augmentation.crop_scale=[0.9,1.0]") == [["augmentation.crop_scale=[0.9,1.0]"]]
+
+
+def test_several_grids_follow_each_other_and_the_command_line_selects(combinations):
+    params = [{"augmentation": "none", "seed": "range(3)"}, {"augmentation": "blur", "seed": "range(100,102)"}]
+    none = [["augmentation=none", f"seed={n}"] for n in range(3)]
+    blur = [["augmentation=blur", f"seed={n}"] for n in (100, 101)]
+    assert combinations(params) == none + blur
+    assert combinations(params, "augmentation=blur,hflip") == blur
+    assert combinations(params, "seed=2,101") == [none[2], blur[1]]
+    assert combinations(params, "lambda=0", limit={"seed": 1}) == [[*none[0], "lambda=0"], [*blur[0], "lambda=0"]]
+    with pytest.raises(HydraException, match="augmentation=hflip"):
+        combinations(params, "augmentation=hflip")
 
 
 # ---- by the command

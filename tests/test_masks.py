@@ -123,7 +123,7 @@ def test_masks_stay_on_their_images_through_augmentation(root, monkeypatch, devi
     augmentation = AugmentationConfig("strong", 0.5, [0.5, 0.8], [3 / 4, 4 / 3])
     data = GazeDataModule(config(root), augmentation)
     if device_way == "warp":  # what a GPU does
-        monkeypatch.setattr("gaze.datamodule.resize_crops", datamodule._warp_bytes)
+        monkeypatch.setattr("gaze.datamodule._by_resize", datamodule._by_warp)
     raw = next(iter(data.val_dataloader()))
     with torch.random.fork_rng():
         torch.manual_seed(0)

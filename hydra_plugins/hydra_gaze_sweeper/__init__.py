@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
     from gaze.grid import Job
@@ -23,16 +23,29 @@ if TYPE_CHECKING:
 ATTEMPTS = 3  # to launch what is left, where a launcher itself breaks off
 
 
+def is_list(params: Any) -> bool:
+    """Whether an experiment gives several grids."""
+    return isinstance(params, list | ListConfig)
+
+
+def _selected(grid: dict[str, list[str]], given: dict[str, list[str]]) -> dict[str, list[str]]:
+    both = {key: [value for value in values if value in given.get(key, values)] for key, values in grid.items()}
+    return both | {key: values for key, values in given.items() if key not in grid}
+
+
 class GridSweeper(Sweeper):
     """Every combination of the values given, as Hydra's own sweeper makes them. Before the first run starts all are
     checked; finished ones are not launched; one that fails does not stop the others; a table ends it.
 
     Args:
-        params: values to sweep over, by name; those of the command line replace them.
+        params: values to sweep over, by name; those of the command line replace them. Or a list of such grids, one
+            after the other, among whose values the command line selects.
+        limit: by name, how many of the values a grid has at most.
     """
 
-    def __init__(self, params: dict[str, Any] | None = None) -> None:
-        self.params = dict(params or {})
+    def __init__(self, params: Any = None, limit: dict[str, int] | None = None) -> None:
+        self.grids: list[dict[str, Any]] = [dict(g) for g in params] if is_list(params) else [dict(params or {})]
+        self.limit = dict(limit or {})
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
         self.hydra_context: HydraContext | None = None
@@ -131,11 +144,24 @@ class GridSweeper(Sweeper):
         return jobs
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
+        """Overrides of every run. Where ``params`` is a list of grids, a value on the command line selects among
+        theirs, and what none of them names holds for all.
+        """
+        grids = [self._values([f"{name}={value}" for name, value in grid.items()]) for grid in self.grids]
+        given = self._values(arguments)
+        grids = [grids[0] | given] if len(grids) == 1 else [_selected(grid, given) for grid in grids]
+        for key, number in self.limit.items():
+            grids = [grid | {key: grid[key][:number]} if key in grid else grid for grid in grids]
+        found = [list(combination) for grid in grids for combination in itertools.product(*grid.values())]
+        if not found:
+            raise HydraException(f"None of the grids of this experiment has {' '.join(arguments)}.")
+        return found
+
+    def _values(self, words: list[str]) -> dict[str, list[str]]:
+        """Overrides by key, one for each value of a sweep."""
         assert self.hydra_context is not None
-        given = [f"{name}={value}" for name, value in self.params.items()] + arguments
-        parsed = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(given)
         values: dict[str, list[str]] = {}
-        for override in parsed:
+        for override in OverridesParser.create(self.hydra_context.config_loader).parse_overrides(words):
             key = override.get_key_element()
             if not override.is_sweep_override():
                 values[key] = [f"{key}={override.get_value_element_as_str()}"] if not override.is_delete() else [key]
@@ -143,7 +169,7 @@ class GridSweeper(Sweeper):
                 values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
             else:
                 raise HydraException(f"{key}: a grid needs a list of values, choice(...) or range(...).")
-        return [list(combination) for combination in itertools.product(*values.values())]
+        return values
 
     def _check_trainers(self, jobs: list[Job]) -> None:
         from gaze.config import ConfigError, check_trainer
