@@ -171,7 +171,8 @@ def test_a_mixed_image_has_no_gaze_of_one_class(composed, name):
     ("setting", "words"),
     [
         ("rotation=-1", "must be 0"), ("rotation=400", "180"), ("translation=2", "0 .. 1"),
-        ("brightness=2", "1 at most"), ("erasing=2", "probability"), ("gamma=[2,1]", "low <= high"), ("blur=[0.5,0.6]", "0.2"), ("noise=-1", "0"),
+        ("brightness=2", "1 at most"), ("erasing=2", "probability"), ("gamma=[2,1]", "low <= high"),
+        ("blur=[0.5,0.6]", "0.2"), ("noise=-1", "0"),
     ],
 )  # fmt: skip
 def test_strengths_out_of_range_are_refused(composed, setting, words):
