@@ -119,6 +119,8 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire(timeout=2.0)  # some patience: is_busy holds it for a moment
     except Timeout:
         raise BusyError(busy_message(directory)) from None
+    except NotImplementedError:  # a file system without locks: signs of life have to do
+        pass
     beat = threading.Thread(target=_beat, args=(directory / STATUS_FILE, stop), daemon=True)
     try:
         beat.start()
@@ -142,7 +144,7 @@ def is_busy(directory: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # a folder that cannot be written to
+    except (OSError, NotImplementedError):  # a folder that cannot be written to, or a file system without locks
         return False
 
 

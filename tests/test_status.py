@@ -6,6 +6,7 @@ import os
 import socket
 import time
 
+import filelock
 import pytest
 
 import gaze.status as status_module
@@ -140,6 +141,17 @@ def test_a_run_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path, age,
     os.utime(tmp_path / STATUS_FILE, (then, then))
     assert is_busy(tmp_path) == alive
     assert run_state(tmp_path) == ("running" if alive else "interrupted")
+
+
+def test_a_file_system_without_locks_can_be_used(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    (tmp_path / status_module.LOCK_FILE).touch()
+    with locked(tmp_path), tracked(tmp_path):
+        assert not is_busy(tmp_path)
+    assert run_state(tmp_path) == "complete"
 
 
 def test_signs_of_life_are_given(tmp_path, monkeypatch):
