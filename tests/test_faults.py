@@ -13,6 +13,7 @@ import faults
 import pytest
 import torch
 from conftest import Run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaze.folder import RERUN
 from gaze.status import is_busy, read_status, run_state
@@ -67,6 +68,8 @@ def assert_completes(config, folder: Path, undisturbed: Run) -> str:
     assert read_status(folder)["state"] == "complete"
     assert not (folder / "checkpoints" / "before.ckpt").exists()
     assert_same_result(folder, undisturbed.folder)
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("val/kappa")] == [1, 2, 3, 4]  # no epoch twice
     return shown
 
 
