@@ -13,7 +13,7 @@ ORDER = [
     "augment", "transforms", "datamodule",
     "backbones", "cam", "consistency", "metrics", "mask_metrics", "module",
     "pictures", "callbacks", "checkpoints", "training",
-    "tidy", "runs", "maps", "published", "statistics", "compare",
+    "tidy", "runs", "maps", "published", "statistics", "compare", "arms",
     "drawing", "atlas", "plots", "latex", "report", "tables", "findings", "analysis",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in (REPO / "gaze").glob("*.py") if path.stem != "__init__")
