@@ -219,9 +219,10 @@ def watched(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float = 1
 
 def _watch(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float, stop: threading.Event) -> None:
     shown: tuple[int, ...] | None = None
-    begun, at_once = time.time(), 1
+    begun, at_once, took = time.time(), 1, 0.0
     while True:
-        last = stop.wait(every)
+        last = stop.wait(max(every, 20 * took))  # hundreds of folders take a while to look at: 5 % of a core at most
+        look = time.monotonic()
         states = {job.folder: run_state(job.folder) for job in left}
         over = ("complete", "failed", "interrupted")
         ended = {folder for folder, state in states.items() if state in over and _written(folder) >= begun}
@@ -230,6 +231,7 @@ def _watch(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float, sto
         if now[:4] != shown:
             say(now.line())
             shown = now[:4]
+        took = time.monotonic() - look
         if last:
             return
 
