@@ -1,4 +1,7 @@
-"""The gaze consistency study: run folders to tables, figures and one report (thesis, Tables 1-2, Fig. 1-4)."""
+"""The gaze consistency study: run folders to tables, figures and one report (thesis, Tables 1-2, Fig. 1-4).
+
+Augmentation studies are handed on to ``gaze.study_report``.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gaze import findings, plots, tables
-from gaze.config import AnalyzeConfig, ConfigError
+from gaze.arm_names import augmentation_studies
+from gaze.config import AnalyzeConfig, ConfigError, DataError
 from gaze.folder import flat_settings
 from gaze.maps import MAPS_FILE, GazeMaps, read_maps, write_maps
 from gaze.report import FigureItem, Section, TableItem, write_report
-from gaze.runs import Runs, mixed_settings, read_runs
+from gaze.runs import RUN_KEYS, Runs, mixed_settings, read_runs
 from gaze.statistics import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.tidy import write_tidy_csv
 
@@ -65,7 +69,14 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     """
     started = time.monotonic()
     source = Path(config.source)
-    runs = read_runs(source, config.include, config.study)
+    runs, study = choose_runs(config, console)
+    if study:
+        from gaze.study_report import run_study  # PyTorch, which the other analysis does without
+
+        _make(directory)
+        written = run_study(runs, config, directory, console, provenance(config, runs))
+        _tell(written, directory, time.monotonic() - started, console)
+        return written
     console.print(findings.headline(runs.epochs), highlight=False)
     for note in findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.configs)):
         console.print(f"note: {note}", highlight=False, markup=False)
@@ -84,13 +95,49 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     with console.status("figures"):
         title = f"Gaze consistency: {config.study or ', '.join(sorted(runs.epochs['study'].unique()))}"
         written += write_report(title, summary(runs, parts), sections(runs, parts), provenance(config, runs), directory)
-    seconds = time.monotonic() - started
+    _tell(written, directory, time.monotonic() - started, console)
+    return written
+
+
+def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
+    """The runs to analyse, and whether they are an augmentation study.
+
+    Studies that hold several augmentations, the baseline among them, are augmentation studies. They are analysed one at
+    a time; beside other studies they are left out, which is said.
+
+    Raises:
+        GazeError: nothing to analyse; several augmentation studies and no name.
+    """
+    source, baseline = Path(config.source), config.compare.baseline
+    runs = read_runs(source, config.include, config.study, arms=True)
+    if config.kind == "consistency":
+        return read_runs(source, config.include, config.study), False
+    studies = augmentation_studies(runs.configs, baseline)
+    others = [study for study in sorted(runs.epochs["study"].unique()) if study not in studies]
+    if config.kind == "augmentation" or (studies and not others):
+        names = [str(study) for study in (studies or others)]
+        if len(names) > 1:
+            words = " or ".join(f"study={name}" for name in names)
+            raise DataError(f"An augmentation study is analysed by itself, and there are several. Take {words}.")
+        return read_runs(source, config.include, names[0], arms=True), True
+    if not studies and not runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any():
+        return runs, False
+    for study in studies:
+        console.print(
+            f"note: {study} compares augmentations and is left out here: python analyze.py study={study}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    return read_runs(source, config.include, config.study, without=studies), False
+
+
+def _tell(written: list[Path], directory: Path, seconds: float, console: Console) -> None:
     console.print(f"\n{len(written)} files in {seconds:.1f} s:", highlight=False)
     for path in written:
         console.print(f"  {_short(path)}", highlight=False, markup=False, soft_wrap=True)
     page = directory / "report.html"
     console.print(f"Open {_short(page)} in a browser.", highlight=False, markup=False, soft_wrap=True)
-    return written
 
 
 def split(epochs: pd.DataFrame, maps: list[GazeMaps]) -> Iterator[Part]:

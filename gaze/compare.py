@@ -11,6 +11,7 @@ and ``valid`` tells it, so that n_valid and dead_rate can be counted. Flat: a ra
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,26 +72,53 @@ def compare_maps(
             raise ValueError(f"valid must be bool ({len(a)},), got {valid.dtype} {tuple(valid.shape)}.")
         usable = usable & valid
     weights = _region_weights(a, region, region_weights)
-    s, t = (normalize_cam(maps[usable].double(), eps=0) for maps in (a, b))
-    p, q = (maps / maps.sum((1, 2), keepdim=True) for maps in (s, t))
-    (rank_s, top_s), (rank_t, top_t) = _ranks_and_top(s), _ranks_and_top(t)
-    peak, lag = _cross_correlation(s, t)
-    tiles = (_area_pool(s, region, region) - _area_pool(t, region, region)).abs()
-    columns = {
-        "mad": (s - t).abs().mean((1, 2)),
-        "msd": (s - t).square().mean((1, 2)),
-        "pearson": _pearson(s.flatten(1), t.flatten(1)),
-        "spearman": _pearson(rank_s, rank_t),
-        "overlap": (top_s & top_t).sum(1).double() / (top_s | top_t).sum(1),
-        "sim": torch.minimum(p, q).sum((1, 2)).clamp(max=1),
-        "js": (entr((p + q) / 2) - (entr(p) + entr(q)) / 2).sum((1, 2)).div(math.log(2)).clamp(0, 1),
-        "centroid_shift": (_centroid(p) - _centroid(q)).norm(dim=1) / math.sqrt(2),
-        "region_mad": (tiles * weights).sum((1, 2)),
-        **{"xcorr_peak": peak, "xcorr_lag_y": lag[:, 0], "xcorr_lag_x": lag[:, 1]},
-    }
-    if emd:
-        columns["emd"] = _earth_mover(p, q)
-    return _with_invalid(columns, usable)
+    first, second = (_prepared(maps[usable], region) for maps in (a, b))
+    return _with_invalid(_pair_columns(first, second, weights, emd), usable)
+
+
+class PreparedMaps(NamedTuple):
+    """What each pair column needs of one map alone, so that a map held against many is worked on once: from
+    :func:`prepare_maps`, for :func:`compare_prepared`.
+    """
+
+    usable: Tensor
+    s: Tensor
+    p: Tensor
+    s_unit: Tensor  # cells less their mean, of length 1
+    rank_unit: Tensor
+    top: Tensor
+    entropy: Tensor
+    centroid: Tensor
+    tiles: Tensor
+    spectrum: Tensor
+
+
+@torch.no_grad()
+def prepare_maps(maps: Tensor, region: int = 4) -> PreparedMaps:
+    """Maps (B, H, W) made ready to be held against many others; arguments and errors as for :func:`compare_maps`."""
+    usable = _usable(maps, "prepare_maps")
+    _region_weights(maps, region, None)
+    stand_in = torch.linspace(0, 1, maps[0].numel()).to(maps).view(maps.shape[1:]) if len(maps) else maps
+    return _prepared(torch.where(usable[:, None, None], maps, stand_in), region)._replace(usable=usable)
+
+
+@torch.no_grad()
+def compare_prepared(a: PreparedMaps, b: PreparedMaps, *, emd: bool = True) -> dict[str, Tensor]:
+    """The columns of :func:`compare_maps`, tiles weighted alike, of maps prepared with the same ``region``.
+
+    Raises:
+        ValueError: maps or tiles of other shapes.
+    """
+    if a.s.shape != b.s.shape or a.tiles.shape != b.tiles.shape:
+        raise ValueError(
+            f"compare_prepared needs maps and tiles of one shape, got {tuple(a.s.shape)} and {tuple(b.s.shape)}, "
+            f"{tuple(a.tiles.shape)} and {tuple(b.tiles.shape)}."
+        )
+    usable, region = a.usable & b.usable, a.tiles.shape[1]
+    weights = _region_weights(a.s, region, None)
+    if not usable.all():
+        a, b = (PreparedMaps(*(part[usable] for part in maps)) for maps in (a, b))
+    return _with_invalid(_pair_columns(a, b, weights, emd), usable)
 
 
 @torch.no_grad()
@@ -155,16 +183,63 @@ def compare_logits(logits_b: Tensor, logits_a: Tensor) -> dict[str, Tensor]:
     return {"pred_kl": (b.exp() * (b - a)).sum(1).clamp(min=0)}
 
 
-def _cross_correlation(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Peaks (B,) of ``r(l) = sum_u s'(u) t'(u + l) / (||s'|| ||t'||)``, s' = s - mean(s), and their lags l (B, 2)."""
+def _prepared(maps: Tensor, region: int) -> PreparedMaps:
+    """Of maps that are all usable."""
+    s = normalize_cam(maps.double(), eps=0)
+    p = s / s.sum((1, 2), keepdim=True)
+    rank, top = _ranks_and_top(s)
+    return PreparedMaps(
+        torch.ones(len(s), dtype=torch.bool, device=s.device),
+        s,
+        p,
+        _unit(s.flatten(1)),
+        _unit(rank),
+        top,
+        entr(p).sum((1, 2)),
+        _centroid(p),
+        _area_pool(s, region, region),
+        _spectrum(s),
+    )
+
+
+def _pair_columns(a: PreparedMaps, b: PreparedMaps, weights: Tensor, emd: bool) -> dict[str, Tensor]:
+    """Of maps that are all usable."""
+    difference = a.s - b.s
+    peak, lag = _cross_correlation(a.spectrum, b.spectrum, a.s.shape[1:])
+    columns = {
+        "mad": difference.abs().mean((1, 2)),
+        "msd": difference.square().mean((1, 2)),
+        "pearson": (a.s_unit * b.s_unit).sum(1).clamp(-1, 1),
+        "spearman": (a.rank_unit * b.rank_unit).sum(1).clamp(-1, 1),
+        "overlap": (a.top & b.top).sum(1).double() / (a.top | b.top).sum(1),
+        "sim": torch.minimum(a.p, b.p).sum((1, 2)).clamp(max=1),
+        "js": (entr((a.p + b.p) / 2).sum((1, 2)) - (a.entropy + b.entropy) / 2).div(math.log(2)).clamp(0, 1),
+        "centroid_shift": (a.centroid - b.centroid).norm(dim=1) / math.sqrt(2),
+        "region_mad": ((a.tiles - b.tiles).abs() * weights).sum((1, 2)),
+        **{"xcorr_peak": peak, "xcorr_lag_y": lag[:, 0], "xcorr_lag_x": lag[:, 1]},
+    }
+    if emd:
+        columns["emd"] = _earth_mover(a.p, b.p)
+    return columns
+
+
+def _spectrum(s: Tensor) -> Tensor:
+    """Fourier transform (B, 2 H, W + 1) of the maps less their means, of length 1, with zeros around them."""
     height, width = s.shape[1:]
     if len(s) == 0:  # the FFT refuses it
-        return s.new_zeros(0), s.new_zeros(0, 2)
-    size = (2 * height, 2 * width)  # one more than there are lags
-    s, t = (maps - maps.mean((1, 2), keepdim=True) for maps in (s, t))
-    s, t = (torch.fft.rfft2(maps / maps.flatten(1).norm(dim=1)[:, None, None], size) for maps in (s, t))
-    r = torch.fft.fftshift(torch.fft.irfft2(s.conj() * t, size), (1, 2))[:, 1:, 1:].flatten(1)
-    lags = torch.cartesian_prod(*(torch.arange(1 - n, n, device=r.device) for n in (height, width))).to(r.dtype)
+        return torch.zeros(0, 2 * height, width + 1, dtype=torch.complex128, device=s.device)
+    return torch.fft.rfft2(_unit(s.flatten(1)).view_as(s), (2 * height, 2 * width))  # one more than there are lags
+
+
+def _cross_correlation(s: Tensor, t: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+    """Peaks (B,) of ``r(l) = sum_u s'(u) t'(u + l) / (||s'|| ||t'||)``, s' = s - mean(s), and their lags l (B, 2), of
+    the :func:`_spectrum` of maps of this size."""
+    height, width = size
+    lags = torch.cartesian_prod(*(torch.arange(1 - n, n, device=s.device) for n in (height, width))).double()
+    if len(s) == 0:
+        return lags.new_zeros(0), lags.new_zeros(0, 2)
+    r = torch.fft.irfft2(s.conj() * t, (2 * height, 2 * width))
+    r = torch.fft.fftshift(r, (1, 2))[:, 1:, 1:].flatten(1)
     place = (r - TIE * lags.square().sum(1)).argmax(1)  # the r of all lags sum to 0: no peak is below 0
     return r.gather(1, place[:, None])[:, 0].clamp(0, 1), lags[place]
 
@@ -238,9 +313,10 @@ def _centroid(p: Tensor) -> Tensor:
     return torch.stack([p.sum(3 - axis) @ u for axis, u in enumerate(_positions(p), 1)], 1)  # (B, 2): y, x
 
 
-def _pearson(s: Tensor, t: Tensor) -> Tensor:
-    s, t = (maps - maps.mean(1, keepdim=True) for maps in (s, t))
-    return ((s * t).sum(1) / (s.norm(dim=1) * t.norm(dim=1))).clamp(-1, 1)
+def _unit(cells: Tensor) -> Tensor:
+    """Rows (B, n) less their mean, of length 1: their products are Pearson's r."""
+    cells = cells - cells.mean(1, keepdim=True)
+    return cells / cells.norm(dim=1, keepdim=True)
 
 
 def _ranks_and_top(s: Tensor) -> tuple[Tensor, Tensor]:

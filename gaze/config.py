@@ -19,13 +19,15 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gaze.analysis_config import LEFT_OUT as LEFT_OUT
+from gaze.analysis_config import AnalyzeConfig as AnalyzeConfig
+from gaze.analysis_config import analysis_problems
 from gaze.data_config import DatasetConfig as DatasetConfig
 from gaze.data_config import dataset_problems, is_folder_name
 
 DISTANCES = ("squared", "l2")
 REFERENCES = ("ema", "batch")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
-LEFT_OUT = ("unfinished", "failed", "duplicate")  # runs that an analysis takes only when asked to
 WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -147,15 +149,6 @@ class TrainConfig:
         return values
 
 
-@dataclass
-class AnalyzeConfig:
-    """The whole of ``conf/analyze.yaml``."""
-
-    source: str = "outputs"  # a folder of runs, or a tidy CSV
-    study: str | None = None  # one study; null takes all, apart from each other
-    include: list[str] = field(default_factory=list)  # of LEFT_OUT
-
-
 def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
     """Typed form of what Hydra composed from ``conf/analyze.yaml``.
 
@@ -169,11 +162,7 @@ def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
     problems = _fill(schema, values)
     config = OmegaConf.to_object(schema)
     assert isinstance(config, AnalyzeConfig)
-    problems += [
-        f"include={name} is unknown: {', '.join(LEFT_OUT)}." for name in config.include if name not in LEFT_OUT
-    ]
-    if config.study is not None and not is_folder_name(config.study):
-        problems.append(f"study={config.study} names a folder: give one name without a slash.")
+    problems += analysis_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
     return config

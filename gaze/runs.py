@@ -75,8 +75,22 @@ def load_runs(path: str | Path, include: Sequence[str] = ()) -> pd.DataFrame:
     return runs.epochs
 
 
-def read_runs(path: str | Path, include: Sequence[str] = (), study: str | None = None) -> Runs:
-    """Like :func:`load_runs`, with the list of what was left out, and of one study only where it is given."""
+def read_runs(
+    path: str | Path,
+    include: Sequence[str] = (),
+    study: str | None = None,
+    *,
+    arms: bool = False,
+    without: Sequence[str] = (),
+) -> Runs:
+    """Like :func:`load_runs`, with the list of what was left out.
+
+    Args:
+        path, include: as there.
+        study: only this one.
+        arms: runs that differ in their augmentation are no duplicates of each other.
+        without: studies to leave out.
+    """
     unknown = sorted(set(include) - set(LEFT_OUT))
     if unknown:
         raise DataError(f"include={unknown[0]} is unknown: {', '.join(LEFT_OUT)}.")
@@ -89,8 +103,8 @@ def read_runs(path: str | Path, include: Sequence[str] = (), study: str | None =
             f"source={path}: no run in this folder. A run folder holds config.json and metrics.csv; "
             "python train.py leaves one below outputs/."
         )
-    found = _of_study(found, study, path)
-    _mark_duplicates(found)
+    found = [run for run in _of_study(found, study, path) if run.row["study"] not in without]
+    _mark_duplicates(found, arms)
     for run in found:
         run.row["used"] = run.row["state"] == "complete" or (run.row["state"] in include and run.row["epochs"] > 0)
     used = [run for run in found if run.row["used"]]
@@ -222,12 +236,13 @@ def _of_study(found: list[_Found], study: str | None, path: Path) -> list[_Found
     return chosen
 
 
-def _mark_duplicates(found: list[_Found]) -> None:
+def _mark_duplicates(found: list[_Found], arms: bool) -> None:
     """Of several complete runs with equal keys the one started last stands; the others are marked."""
     groups: dict[tuple[Any, ...], list[_Found]] = {}
     for run in found:
         if run.row["state"] == "complete":
-            groups.setdefault(tuple(run.row[key] for key in RUN_KEYS), []).append(run)
+            arm = json.dumps(run.config.get("augmentation"), sort_keys=True) if arms else ""
+            groups.setdefault((*(run.row[key] for key in RUN_KEYS), arm), []).append(run)
     for group in groups.values():
         # Stable: where no start is known, the first one stands.
         group.sort(key=lambda run: str(run.environment.get("started", "")), reverse=True)

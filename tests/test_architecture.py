@@ -8,13 +8,15 @@ import pytest
 from conftest import REPO
 
 ORDER = [
-    "data_config", "config", "naming", "allocator", "status", "folder", "grid",
+    "data_config", "analysis_config", "config", "naming", "allocator", "status", "folder", "grid",
     "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets",
     "augment", "transforms", "datamodule",
     "backbones", "cam", "consistency", "metrics", "mask_metrics", "module",
     "pictures", "callbacks", "checkpoints", "training",
-    "tidy", "runs", "maps", "published", "statistics", "compare", "arms",
-    "drawing", "atlas", "plots", "latex", "report", "tables", "findings", "analysis",
+    "tidy", "arm_names", "runs", "maps", "published", "statistics", "compare", "arms", "compared",
+    "bootstrap", "effects", "association", "questions",
+    "drawing", "atlas", "plots", "profile_plots", "moved_plots", "latex", "report", "tables", "study_tables",
+    "findings", "study_findings", "store", "pairs", "study", "study_report", "analysis",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in (REPO / "gaze").glob("*.py") if path.stem != "__init__")
 HEAVY = ("torch", "lightning", "kagglehub", "requests", "pandas", "matplotlib", "tensorboard")

@@ -189,6 +189,13 @@ def test_several_grids_follow_each_other_and_the_command_line_selects(combinatio
         combinations(params, "augmentation=hflip")
 
 
+def test_the_seeds_of_a_shipped_grid_are_limited_by_the_documented_setting(composed, combinations):
+    sweeper = composed("experiment=augmentation", "hydra.sweeper.limit.seed=2", hydra=True).hydra.sweeper
+    assert len(combinations(sweeper.params, limit=sweeper.limit)) == 15 * 2
+    unlimited = composed("experiment=augmentation", hydra=True).hydra.sweeper
+    assert len(combinations(unlimited.params, limit=unlimited.limit)) == 64
+
+
 # ---- by the command
 
 
