@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,28 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from gaze.grid import Job
+    from gaze.grid import Job, Outcome
 
 ATTEMPTS = 3  # to launch what is left, where a launcher itself breaks off
+
+
+def say(line: str) -> None:
+    """A line on the terminal, also while a progress bar stands there."""
+    from rich import get_console
+
+    get_console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What is wrong with a grid as one message, without a traceback."""
+    from gaze.config import GazeError  # Hydra imports this file at every start, also where it is not used
+
+    try:
+        yield
+    except GazeError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def is_list(params: Any) -> bool:
@@ -59,50 +79,55 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what is left of the grid. Exits with 1 where a run did not become complete."""
-        from rich import get_console
+        from gaze.grid import jobs_to_run
 
-        from gaze.config import GazeError  # Hydra imports this file at every start, also where it is not used
-        from gaze.grid import grid_table, jobs_to_run, outcome
-
-        console = get_console()
-
-        def say(line: str) -> None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-        try:
-            jobs = self._jobs(arguments)
+        with clear_errors():
+            jobs = self._jobs(self._combinations(arguments))
             left = jobs_to_run(jobs)
             self._check_trainers(left)
             self._save_grid()
-        except GazeError as error:
-            print(f"\nerror: {error}", file=sys.stderr)
-            sys.exit(1)
+        code = self._finish(jobs, left)
+        if code:
+            sys.exit(code)
+        return [[]]
+
+    def _finish(self, jobs: list[Job], left: list[Job]) -> Any:
+        """Run ``left`` and sum all ``jobs`` up in a table; the exit code."""
+        from rich import get_console
+
+        from gaze.grid import grid_table
+
+        outcomes, code = self._run(jobs, left)
+        get_console().print(grid_table(jobs, outcomes))
+        broken = sum(o.state != "complete" for o in outcomes)
+        if broken:
+            say(f"{broken} of {len(jobs)} runs are not complete. The same command goes on with them.")
+        return code or (1 if broken else 0)
+
+    def _run(self, jobs: list[Job], left: list[Job]) -> tuple[list[Outcome], Any]:
+        """Run ``left``, and say what became of all ``jobs``; the code is 0 unless something broke the launcher off."""
+        from gaze.grid import outcome
+
         if len(left) < len(jobs):
             say(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished already.")
         errors: dict[Path, BaseException] = {}
         code: Any = 0
         try:
-            self._launch(jobs, left, errors, say)
+            code = 0 if self._launch(jobs, left, errors) else 1
         except KeyboardInterrupt:
             code = 130
         except SystemExit as ended:  # of a run in this process, at a signal
             code = ended.code
-        outcomes = [outcome(job, errors.get(job.folder)) for job in jobs]
-        console.print(grid_table(jobs, outcomes))
-        broken = sum(o.state != "complete" for o in outcomes)
-        if broken:
-            say(f"{broken} of {len(jobs)} runs are not complete. The same command goes on with them.")
-        if broken or code:
-            sys.exit(code or 1)
-        return [[]]
+        return [outcome(job, errors.get(job.folder)) for job in jobs], code
 
-    def _launch(self, jobs: list[Job], left: list[Job], errors: dict[Path, BaseException], say: Any) -> None:
+    def _launch(self, jobs: list[Job], left: list[Job], errors: dict[Path, BaseException]) -> bool:
+        """Whether the launcher came to its end; ``errors`` takes what went wrong in each run."""
         from gaze.grid import outcome, wait_until_quiet, watched
 
         assert self.launcher is not None
         for attempt in range(1, ATTEMPTS + 1):
             if not left:
-                return
+                break
             try:
                 with watched(jobs, left, say):
                     results: Sequence[JobReturn] = self.launcher.launch([job.overrides for job in left], 0)
@@ -112,13 +137,15 @@ class GridSweeper(Sweeper):
                 left = [job for job in left if outcome(job).state not in ("complete", "failed")]
                 if attempt == ATTEMPTS:
                     errors |= {job.folder: error for job in left}
+                    return not left
                 continue
             for job, result in zip(left, results, strict=True):
                 if result.status is not JobStatus.COMPLETED:
                     errors[job.folder] = result._return_value
-            return
+            break
+        return True
 
-    def _jobs(self, arguments: list[str]) -> list[Job]:
+    def _jobs(self, combinations: list[list[str]]) -> list[Job]:
         """Every combination, composed and checked.
 
         Raises:
@@ -129,7 +156,7 @@ class GridSweeper(Sweeper):
 
         assert self.config is not None and self.hydra_context is not None
         jobs, problems = [], []
-        for overrides in self._combinations(arguments):
+        for overrides in combinations:
             composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
             sweep = composed.hydra.sweep
             folder = Path(str(sweep.dir)) / str(sweep.subdir)
