@@ -74,7 +74,13 @@ def headline(c: Compared) -> str:
 
 
 def noise_finding(arms: pd.DataFrame) -> str:
-    """Which arms move the gaze by more than retraining (``gaze.arms.arms_table``)."""
+    """Which arms move the gaze by more than retraining.
+
+    Args:
+        arms: the numbers of ``gaze.study_tables.arms_item``: those of ``gaze.arms.arms_table``, with ``between`` and
+            ``within`` (mean distance to the baseline's runs, and within the arm), the baseline's row first.
+    """
+    base, arms = arms.iloc[0], arms.iloc[1:]
     groups: dict[str, list[str]] = {"moved": [], "not shown": [], "underpowered": []}
     for row in each(arms):
         p = "" if math.isnan(row.p_holm) else f" ({number(row.effect)}, p {p_value(row.p_holm)})"
@@ -89,6 +95,17 @@ def noise_finding(arms: pd.DataFrame) -> str:
         else "",
     ]
     tail = " Beside each: effect in units of distance, p after Holm." if groups["moved"] or groups["not shown"] else ""
+    # The statistic is above 0 as well for runs around the same gaze that scatter less or more.
+    near = [
+        str(row.arm)
+        for row in each(arms)
+        if row.verdict == "moved" and row.between <= max(base["within"], row.within) + row.noise
+    ]
+    if near:
+        tail += (
+            " No further from the baseline's runs than runs of one arm are from each other, give or take the noise, so "
+            f"that a change of scatter alone could explain it: {', '.join(near)}."
+        )
     return f"Is the gaze moved by more than training again moves it? {_join(parts)}.{tail}"
 
 

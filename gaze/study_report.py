@@ -25,6 +25,7 @@ from gaze.study import Measured, check_parts, measure, settings_of, study_parts
 from gaze.tables import left_out_item
 from gaze.tidy import write_tidy_csv
 
+SHORT = {1: "on what matters?", 2: "varies less?", 3: "gain with gaze?"}
 PAIRS_FILE, IMAGES_FILE = "pairs.csv", "images.csv"
 Items = list[TableItem | FigureItem]
 
@@ -96,9 +97,10 @@ def _write_tables(measured: Sequence[Measured], numbers: Sequence[Numbers], dire
 
 def _summary(own: Measured, found: Numbers, several: bool) -> list[str]:
     """What was found, most important first."""
+    arms = study_tables.arms_item(own.compared, found.arms, found.distances)
     lines = [
         study_findings.headline(own.compared),
-        study_findings.noise_finding(found.arms),
+        study_findings.noise_finding(arms.frame),
         *(study_findings.question_finding(found.questions, question) for question in (1, 2, 3)),
         study_findings.accuracy_finding(found.runs, own.compared.baseline),
         study_findings.where_finding(found.profile),
@@ -169,23 +171,21 @@ def _runs(own: Measured, found: Numbers) -> Items:
 
 
 def _print(own: Measured, found: Numbers, console: Console) -> None:
-    """The two tables that answer most, in the columns that a terminal has room for."""
-    c, where = own.compared, own.part.where
+    """The answers, in the columns that a terminal has room for."""
+    c = own.compared
     for line in (study_findings.headline(c), *own.part.notes):
         console.print(line, highlight=False, markup=False)
-    arms = study_tables.arms_item(c, found.arms, found.distances, "x", where)
-    criteria = study_tables.criteria_item(found.questions, found.runs, c.baseline, "x", where)
+    arms = study_tables.arms_item(c, found.arms, found.distances, "x", own.part.where)
+    noise = arms.shown[["arm", "runs", "verdict", "effect", "p (Holm)", "accuracy (SD)"]]
     answers = found.questions.drop_duplicates(["arm", "question"]).pivot(
         index="arm", columns="question", values="answer"
     )
-    shown = answers.loc[list(c.arms)].rename(columns=study_tables.QUESTIONS).reset_index()
-    for caption, table in (
-        (arms.caption, arms.shown.drop(columns=["seeds", "p", "kappa (SD)"])),
-        (criteria.caption, shown),
-    ):
+    criteria = answers.loc[list(c.arms)].rename(columns=SHORT).reset_index()
+    for caption, shown in ((arms.caption, noise), (f"The three questions, {own.part.where}", criteria)):
         view = Table(title=caption, title_justify="left", box=SIMPLE_HEAD)
-        for column in table:
-            view.add_column(str(column), justify="left", overflow="fold")
-        for row in table.astype(object).where(table.notna(), "-").itertuples(index=False):
+        for column in shown:
+            right = column in ("runs", "effect", "p (Holm)")
+            view.add_column(str(column), justify="right" if right else "left", overflow="fold")
+        for row in shown.astype(object).where(shown.notna(), "-").itertuples(index=False):
             view.add_row(*map(str, row))
         console.print(view)

@@ -10,7 +10,6 @@ import torch
 from gaze.config import TrainConfig
 from gaze.module import GazeModule
 
-CLASSES = ["diffuse", "none", "ring", "spot"]
 SMALL = (
     "model=level2", "dataset.train_images=16", "dataset.test_images=24", "dataset.image_size=32",
     "dataset.batch_size=10", "trainer.max_epochs=1", "trainer.accelerator=cpu",

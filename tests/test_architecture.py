@@ -8,7 +8,7 @@ import pytest
 from conftest import REPO
 
 ORDER = [
-    "data_config", "analysis_config", "config", "naming", "allocator", "status", "folder", "grid",
+    "data_config", "analysis_config", "config", "naming", "allocator", "status", "folder", "grid", "screening",
     "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets",
     "augment", "transforms", "datamodule",
     "backbones", "cam", "consistency", "metrics", "mask_metrics", "module",

@@ -9,8 +9,9 @@ from gaze import study_findings as findings
 
 
 def arms(**verdicts: tuple[str, float]) -> pd.DataFrame:
-    rows = [(arm, verdict, 0.125, p) for arm, (verdict, p) in verdicts.items()]
-    return pd.DataFrame(rows, columns=["arm", "verdict", "effect", "p_holm"])
+    rows = [("none", None, np.nan, np.nan, np.nan, 0.4, np.nan)]
+    rows += [(arm, verdict, 0.125, p, 0.6, 0.45, 0.05) for arm, (verdict, p) in verdicts.items()]
+    return pd.DataFrame(rows, columns=["arm", "verdict", "effect", "p_holm", "between", "within", "noise"])
 
 
 def test_headline_counts():
@@ -31,6 +32,15 @@ def test_noise_sentence_sorts_by_verdict():
     assert "underpowered, too few seeds to tell, for mixup." in text
     few = findings.noise_finding(arms(mixup=("underpowered", np.nan)))
     assert "p after Holm" not in few and "Yes" not in few and "not shown" not in few
+
+
+def test_a_change_of_scatter_alone_is_named_as_a_possible_reason():
+    table = arms(blur=("moved", 0.01), hflip=("moved", 0.01), noise=("not shown", 0.3))
+    assert "scatter" not in findings.noise_finding(table)
+    table.loc[1, "between"] = 0.49  # the arm's own 0.45, and less than 0.05 of noise
+    assert findings.noise_finding(table).endswith("a change of scatter alone could explain it: blur.")
+    table.loc[0, "within"], table.loc[3, "between"] = 0.56, 0.4  # the baseline's own scatter; not shown is not named
+    assert findings.noise_finding(table).endswith("could explain it: blur, hflip.")
 
 
 @pytest.mark.parametrize(
