@@ -216,5 +216,5 @@ def _column(
 
 def _facts(row: Any, label: str) -> str:
     """What stands under an image."""
-    moved, gain = f"excess distance {row.excess_distance:+.3f}", f"change of log p {row.delta_log_p:+.2f}"
+    moved, gain = f"excess {row.excess_distance:+.3f}", f"change of log p {row.delta_log_p:+.2f}"
     return "\n".join((short_name(label, 20, 1), moved, gain, f"image {row.place}"))

@@ -352,7 +352,7 @@ def test_moved_puts_the_right_images_in_order(c, colour):
         said = column[2].get_xlabel().split("\n")
         assert said == [
             c.classes[c.target[i]],
-            f"excess distance {row.excess_distance:+.3f}",
+            f"excess {row.excess_distance:+.3f}",
             f"change of log p {row.delta_log_p:+.2f}",
             f"image {row.place}",
         ]
