@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from gaze.config import ConfigError
+from gaze.config import METHODS, ConfigError, not_one_of
 
 
 class SplitBackbone(nn.Module):
@@ -43,6 +43,12 @@ class SplitBackbone(nn.Module):
     def alpha_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
         """Grad-CAM's alpha (B, M) and the logits (B, K) in closed form; None where the head has none."""
         return self.head.alpha_and_logits(features, target) if isinstance(self.head, PooledHead) else None
+
+    def class_weights_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What CAM is made of, see :meth:`PooledHead.class_weights_and_logits`; None where the head allows no CAM."""
+        if not (isinstance(self.head, PooledHead) and self.head.allows_cam):
+            return None
+        return self.head.class_weights_and_logits(features, target)
 
 
 class PooledHead(nn.Sequential):
@@ -74,6 +80,32 @@ class PooledHead(nn.Sequential):
         kept = drop(torch.ones_like(x))  # the draw that dropout would make of x itself, as a factor of each channel
         assert isinstance(linear, nn.Linear)
         return linear.weight[target] * kept * gained / cells, linear(x * kept)
+
+    @property
+    def allows_cam(self) -> bool:
+        """Whether the average pool reads the hooked tensor's own grid: no max pool comes between."""
+        return not any(isinstance(layer, nn.MaxPool2d) for layer in self)
+
+    def class_weights_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parts of CAM (``gaze.cam.class_activation_map``) without a backward pass.
+
+        Args:
+            features: hooked tensor (B, M, H', W').
+            target: classes (B,).
+
+        Returns:
+            What the average pool reads (B, M, H', W'), the class's weights in the linear layer with dropout's factors
+            (B, M), and the logits (B, K) of the same dropout draw.
+        """
+        *body, linear = self
+        drop = body.pop() if isinstance(body[-1], nn.Dropout) else nn.Identity()
+        *front, pool = body
+        for layer in front:
+            features = layer(features)
+        pooled = pool(features)
+        kept = drop(torch.ones_like(pooled))
+        assert isinstance(linear, nn.Linear)
+        return features, linear.weight[target] * kept, linear(pooled * kept)
 
 
 def _share_of_positive(x: Tensor) -> Tensor:
@@ -205,3 +237,22 @@ def hooked_map_size(name: str, image_size: int, in_channels: int = 1) -> tuple[i
             "a gaze needs 2x2 or more. Raise dataset.image_size."
         )
     return height, width
+
+
+def check_method(method: str, name: str, in_channels: int = 1) -> None:
+    """Refuse a CAM that does not exist, or that the head of the backbone ``name`` does not allow.
+
+    Raises:
+        ConfigError: with what to take instead.
+    """
+    if method not in METHODS:
+        raise ConfigError(not_one_of("gaze.method", method, METHODS))
+    if method != "cam":
+        return
+    with torch.device("meta"):
+        head = build_backbone(name, 2, in_channels).head
+    if not (isinstance(head, PooledHead) and head.allows_cam):
+        raise ConfigError(
+            f"gaze.method=cam reads class weights off a head of [ReLU,] global average pool, [Dropout,] Linear on the "
+            f"hooked tensor; model={name} has another. Take gaze.method=grad_cam, which needs no such head."
+        )

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from gaze.config import TrainingError
+from gaze.cam import METHODS
+from gaze.config import DISTANCES, TrainingError
 from gaze.consistency import curriculum
 from gaze.datamodule import GazeDataModule
 from gaze.module import GazeModule
@@ -50,6 +51,11 @@ EPOCH_COLUMNS = (
     "val/gaze_mask_lift",
     "val/gaze_pointing",
     "val/n_correct",
+)
+# Only in runs with such a gaze.distance, behind the others, so that the files of the rest stay as they are.
+DISTANCE_COLUMNS = (
+    *(f"val/gaze_consistency_{distance}" for distance in DISTANCES if distance not in ("squared", "l2")),
+    "val/gaze_c_score",
 )
 
 
@@ -117,7 +123,7 @@ class GradCAM(Callback):
                 logits.argmax(1).tolist(),
                 batch.target.tolist(),
                 names,
-                f"Grad-CAM for the true class: {title}",
+                f"{METHODS[module.gaze_config.method].title} for the true class: {title}",
                 batch.mask,
             ),
         }
@@ -231,7 +237,7 @@ class EpochTable(Callback):
         # Nine digits are all that a float32 has; more would show 0.001 as 0.0010000000474974513.
         logged = {name: float(f"{value:.9g}") for name, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **logged}
-        self.rows.append({name: row[name] for name in EPOCH_COLUMNS if name in row})
+        self.rows.append({name: row[name] for name in (*EPOCH_COLUMNS, *DISTANCE_COLUMNS) if name in row})
         self._write()
         if self.say is not None:
             self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))
@@ -247,7 +253,8 @@ class EpochTable(Callback):
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, EPOCH_COLUMNS, restval="", lineterminator="\n")
+            extra = [name for name in DISTANCE_COLUMNS if any(name in row for row in self.rows)]
+            writer = csv.DictWriter(file, [*EPOCH_COLUMNS, *extra], restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
 

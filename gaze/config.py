@@ -25,7 +25,8 @@ from gaze.analysis_config import analysis_problems
 from gaze.data_config import DatasetConfig as DatasetConfig
 from gaze.data_config import dataset_problems, is_folder_name
 
-DISTANCES = ("squared", "l2")
+METHODS = ("grad_cam", "hires_cam", "grad_cam_pp", "layer_cam", "cam")
+DISTANCES = ("squared", "l2", "l1", "pearson", "js", "ssim", "soft_iou")
 REFERENCES = ("ema", "batch")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 WORDS: dict[Any, str] = {
@@ -91,7 +92,8 @@ class AugmentationConfig:
 class GazeConfig:
     """Group ``gaze``: the regulariser (thesis, Eq. 11-18)."""
 
-    distance: str = "squared"  # squared (Eq. 9) | l2 (published runs)
+    method: str = "grad_cam"  # which CAM: METHODS
+    distance: str = "squared"  # squared (Eq. 9) | l2 (published runs) | others of DISTANCES
     reference: str = "ema"  # ema (Eq. 17) | batch
     ema_decay: float = 0.9
     min_samples: int = 2  # correct images that a class needs in a batch
@@ -259,6 +261,13 @@ def _fill(schema: DictConfig, values: dict[Any, Any], path: str = "") -> list[st
     return problems
 
 
+def not_one_of(setting: str, value: str, known: tuple[str, ...]) -> str:
+    """Message for a word that is none of those a setting takes, with the nearest of them."""
+    near = difflib.get_close_matches(value, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{setting}={value} is unknown: {', '.join(known[:-1])} or {known[-1]}.{hint}"
+
+
 def _near(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
@@ -272,7 +281,8 @@ def _range_problems(c: TrainConfig) -> list[str]:
             is_folder_name(c.study),
             f"study={c.study} names a folder: give one name without a slash.",
         ),
-        (g.distance in DISTANCES, f"gaze.distance={g.distance} is unknown: {' or '.join(DISTANCES)}."),
+        (g.method in METHODS, not_one_of("gaze.method", g.method, METHODS)),
+        (g.distance in DISTANCES, not_one_of("gaze.distance", g.distance, DISTANCES)),
         (g.reference in REFERENCES, f"gaze.reference={g.reference} is unknown: {' or '.join(REFERENCES)}."),
         (0 <= g.ema_decay < 1, f"gaze.ema_decay={g.ema_decay} must be in [0, 1)."),
         (g.min_samples >= 1, f"gaze.min_samples={g.min_samples} must be 1 or more."),

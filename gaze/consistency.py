@@ -14,32 +14,29 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gaze.config import DISTANCES, REFERENCES
+from gaze.config import REFERENCES, not_one_of
+from gaze.distances import DISTANCES
 
 
 def gaze_deviation(cam: Tensor, reference: Tensor, distance: str = "squared") -> Tensor:
-    """Deviation of each map from a reference map.
+    """Deviation of each map from a reference map, differentiable in both; formulas in :mod:`gaze.distances`.
 
-    ``squared``: ``(1/H'W') ||CAM^ - ref||_2^2`` (thesis, Eq. 9), 0..1, the mean squared difference of a cell.
-    ``l2``: ``(1/H'W') ||CAM^ - ref||_2``, the form of the published figures; 0..1/sqrt(H'W'), so it depends
-    on the size of the map. Its gradient where a map equals its reference is taken as zero.
+    ``squared`` (thesis, Eq. 9), ``l1`` (mean absolute difference), ``js`` (Jensen-Shannon in bits) and ``soft_iou``
+    (1 - soft IoU): 0..1; ``l2`` (published runs): 0..1/sqrt(H'W'); ``pearson`` (1 - r) and ``ssim`` (1 - SSIM): 0..2.
 
     Args:
         cam: maps (B, H, W) in [0, 1].
         reference: one map (H, W) for all, or one for each (B, H, W).
-        distance: "squared" or "l2".
+        distance: one of these names.
 
     Returns:
         Deviations (B,).
+
+    Raises:
+        ValueError: a distance that does not exist.
     """
     check_distance(distance)
-    square = (cam - reference).square()
-    if distance == "squared":
-        return square.mean((1, 2))
-    total = square.sum((1, 2))
-    # sqrt has an infinite slope at 0; that case never enters it.
-    norm = torch.where(total > 0, total, 1.0).sqrt() * (total > 0)
-    return norm / (cam.shape[1] * cam.shape[2])
+    return DISTANCES[distance](cam, reference.expand_as(cam))
 
 
 def class_membership(preds: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -138,7 +135,7 @@ class GazeConsistencyLoss(nn.Module):
 
     Args:
         num_classes: K.
-        distance: "squared" or "l2", see :func:`gaze_deviation`.
+        distance: see :func:`gaze_deviation`.
         reference: "ema" or "batch".
         ema_decay: a in [0, 1).
         min_samples: correct images of a class that a batch needs.
@@ -249,7 +246,7 @@ class GazeConsistencyLoss(nn.Module):
 def check_distance(distance: str) -> None:
     """Raise ValueError for a distance that does not exist."""
     if distance not in DISTANCES:
-        raise ValueError(f"distance={distance!r} is unknown: {' or '.join(DISTANCES)}.")
+        raise ValueError(not_one_of("distance", distance, tuple(DISTANCES)))
 
 
 class _SumOverProcesses(torch.autograd.Function):

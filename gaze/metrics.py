@@ -4,9 +4,10 @@
     metrics.update(cam=normalize_cam(cam), preds=preds, target=target)
     metrics.compute()
 
-The gaze metrics other than the ``l2`` form share one set of sum states (count, sum of maps, sum of squared
-norms per class, in float64): memory does not grow with the number of images, sums are exact under DDP, and
-a MetricCollection updates them once for all of them. Maps are CAM^, scaled by ``gaze.cam.normalize_cam``.
+The gaze metrics share one set of sum states (count, sum of maps, sum of squared norms per class, in float64): memory
+does not grow with the number of images, sums are exact under DDP, and a MetricCollection updates them once for all of
+them. Gaze consistency by another distance than ``squared`` has states of its own: one more sum (``pearson``), or its
+maps (the rest, which have no form in sums). Maps are CAM^, scaled by ``gaze.cam.normalize_cam``.
 Images classified wrongly, and rows with a label outside 0..K-1 (padding), do not count.
 """
 
@@ -23,8 +24,10 @@ from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gaze.consistency import check_distance, class_membership, gaze_deviation, map_entropy, pool_to_grid
+from gaze.distances import unit_map
 
-CHUNK = 1024  # maps that the l2 form widens to float64 at a time
+SUMMED = ("squared", "pearson")  # distances that need no maps kept
+CHUNK = 128  # kept maps that are widened to float64 at a time
 PEAK_TOLERANCE = 1e-3  # above this over 1, maps were not normalised; below, it is rounding
 # A within-class variance from sums cancels digits, so the sums are wide; Apple's MPS has no float64.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -141,12 +144,13 @@ class GazeConsistency(GazeSums):
     """L_CAM (thesis, Eq. 5-10): mean deviation of the correct images from their class's mean gaze. Lower is
     more consistent; NaN where no class has ``min_samples`` correct images.
 
-    The squared form is read off the sums; the published ``l2`` form has no such sum and keeps its maps,
-    4 H'W' bytes an image.
+    ``squared`` is read off the sums, ``pearson`` off one more: with u = (CAM^ - its mean) / norm, the r of all images
+    with their class's mean gaze add up to ``<sum u, u(mean gaze)>``. The others, the published ``l2`` form among them,
+    have no such sum and keep their maps, 4 H'W' bytes an image.
 
     Args:
         num_classes: K.
-        distance: "squared" (Eq. 9, 0..1) or "l2" (0..1/sqrt(H'W')).
+        distance: "squared" (Eq. 9, 0..1), "l2" (0..1/sqrt(H'W')) or another of ``gaze.consistency.gaze_deviation``.
         min_samples: classes with fewer correct images are left out, as in the published runs.
         common_grid: pool the maps to that many tiles along each side first (``pool_to_grid``), so that networks
             with maps of different sizes compare; None takes them as they are.
@@ -161,7 +165,8 @@ class GazeConsistency(GazeSums):
     """
 
     higher_is_better = False
-    maps: list[Tensor]  # l2: every map (N, H, W) ...
+    unit_sum: Tensor  # pearson: sum of unit maps (K, H, W)
+    maps: list[Tensor]  # not in SUMMED: every map (N, H, W) ...
     classes: list[Tensor]  # ... and its class, K for an image that does not count (N,)
 
     def __init__(
@@ -181,7 +186,10 @@ class GazeConsistency(GazeSums):
         self.distance = distance
         self.min_samples = min_samples
         self.common_grid = common_grid
-        if distance == "l2":
+        self.keeps_maps = distance not in SUMMED
+        if distance == "pearson":
+            self.add_state("unit_sum", torch.zeros_like(self.map_sum), dist_reduce_fx="sum")
+        if self.keeps_maps:
             self.add_state("maps", [], dist_reduce_fx="cat")
             self.add_state("classes", [], dist_reduce_fx="cat")
 
@@ -189,15 +197,21 @@ class GazeConsistency(GazeSums):
         if self.common_grid is not None and cam.ndim == 3:  # other shapes are refused below
             cam = pool_to_grid(cam.to(self.count.dtype), self.common_grid)
         super().update(cam, preds, target)
-        if self.distance == "l2" and cam.shape[0] > 0:
-            member = class_membership(preds, target, self.num_classes)
-            slot = torch.where(member.sum(1) > 0, member.argmax(1), self.num_classes)
+        if cam.shape[0] == 0 or self.distance == "squared":
+            return
+        member = class_membership(preds, target, self.num_classes)
+        if self.keeps_maps:
             self.maps.append(cam.detach().float())
-            self.classes.append(slot)
+            self.classes.append(torch.where(member.sum(1) > 0, member.argmax(1), self.num_classes))
+        else:
+            unit = unit_map(cam.detach().to(self.count.dtype))
+            self.unit_sum = self.unit_sum + torch.einsum("bk,bhw->khw", member.to(unit.dtype), unit)
 
     def _take_map_size(self, size: tuple[int, ...]) -> None:
         super()._take_map_size(size)
-        if self.distance == "l2" and len(self.maps) == 0:
+        if self.distance == "pearson":
+            self.unit_sum = self.unit_sum.expand(-1, *size)
+        if self.keeps_maps and len(self.maps) == 0:
             self.maps = [self.map_sum.new_zeros(0, *size, dtype=torch.float32)]
             self.classes = [self.map_sum.new_zeros(0, dtype=torch.int64)]
 
@@ -207,9 +221,15 @@ class GazeConsistency(GazeSums):
             spread, number = self._within(self.min_samples)
             cells = math.prod(self.map_sum.shape[1:])
             return (spread / (number * cells)).float()  # 0/0: NaN
-        return self._mean_l2().float()
+        return (self._mean_of_kept() if self.keeps_maps else self._mean_pearson()).float()
 
-    def _mean_l2(self) -> Tensor:
+    def _mean_pearson(self) -> Tensor:
+        correlation = (self.unit_sum * unit_map(self.class_means())).sum((1, 2))  # (K,): sum of r
+        chosen = self.count >= self.min_samples
+        apart = ((self.count - correlation).clamp(min=0) * chosen).sum()
+        return apart / (self.count * chosen).sum()
+
+    def _mean_of_kept(self) -> Tensor:
         if not isinstance(self.maps, Tensor) and len(self.maps) == 0:
             return self.count.new_tensor(math.nan)
         maps, classes = dim_zero_cat(self.maps), dim_zero_cat(self.classes)
@@ -217,7 +237,8 @@ class GazeConsistency(GazeSums):
         reference = torch.cat([self.class_means(), torch.zeros_like(self.map_sum[:1])])
         total = self.count.new_zeros(())
         for part, slot in zip(maps.split(CHUNK), classes.split(CHUNK), strict=True):  # bounds the float64 copy
-            total = total + gaze_deviation(part.to(total.dtype), reference[slot], "l2") @ chosen[slot].to(total.dtype)
+            deviation = gaze_deviation(part.to(total.dtype), reference[slot], self.distance)
+            total = total + deviation @ chosen[slot].to(total.dtype)
         return total / (self.count * chosen[:-1]).sum()
 
 

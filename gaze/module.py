@@ -16,8 +16,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from gaze.backbones import build_backbone, hooked_map_size
-from gaze.cam import grad_cam, normalize_cam, weighted_map
+from gaze.backbones import build_backbone, check_method, hooked_map_size
+from gaze.c_score import CScore
+from gaze.cam import METHODS, normalize_cam, weighted_map
 from gaze.config import GazeConfig, OptimizerConfig
 from gaze.consistency import GazeConsistencyLoss
 from gaze.datamodule import Batch
@@ -62,7 +63,7 @@ class GazeModule(LightningModule):
             without it.
 
     Raises:
-        ConfigError: unknown backbone, or a hooked map under 2x2.
+        ConfigError: unknown backbone, a hooked map under 2x2, or a CAM that the backbone's head does not allow.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class GazeModule(LightningModule):
         self.optimizer_config = optimizer
         self.gaze_weight = float(gaze_lambda)
         self._logged_epoch = -1
+        check_method(gaze.method, model, in_channels)
         map_size = hooked_map_size(model, image_size, in_channels)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone = build_backbone(model, num_classes, in_channels).to(memory_format=self.memory_format)
@@ -111,7 +113,7 @@ class GazeModule(LightningModule):
         for mean in means.values():
             mean.persistent(True)
         self.val_loss = MeanMetric(nan_strategy="disable")
-        self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid)
+        self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
         self.mask_metrics = _mask_metrics(num_classes)
         self._masks_seen = False
 
@@ -218,7 +220,7 @@ class GazeModule(LightningModule):
         losses = F.cross_entropy(logits, batch.target, reduction="none")
         self.val_loss.update(losses)
         preds = logits.argmax(1)
-        self.val_metrics.update(cam=cam, preds=preds, target=batch.target)
+        self.val_metrics.update(cam=cam, preds=preds, target=batch.target, logits=logits)
         if batch.mask is not None:
             self.mask_metrics.update(cam=cam, preds=preds, target=batch.target, mask=batch.mask)
 
@@ -255,11 +257,17 @@ class GazeModule(LightningModule):
         return self._autograd(features, target, second_order) if closed is None else closed
 
     def _closed_form(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze | None:
-        """Without a backward pass, where the head allows it."""
-        found = self.backbone.alpha_and_logits(features, target)
-        if found is None:
-            return None
-        alpha, logits = found
+        """Without a backward pass, where the head and the method allow it."""
+        if self.gaze_config.method == "cam":
+            parts = self.backbone.class_weights_and_logits(features, target)
+            if parts is None:
+                return None
+            features, alpha, logits = parts
+        else:
+            found = self.backbone.alpha_and_logits(features, target) if self.gaze_config.method == "grad_cam" else None
+            if found is None:
+                return None
+            alpha, logits = found
         return Gaze(logits, normalize_cam(weighted_map(features, alpha if second_order else alpha.detach())))
 
     def _closed_form_in_parts(self, features: Tensor, target: Tensor) -> Gaze | None:
@@ -277,10 +285,11 @@ class GazeModule(LightningModule):
         return Gaze(torch.cat([part.logits for part in parts]), torch.cat([part.cam for part in parts]))
 
     def _autograd(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze:
-        """For any head."""
+        """For any head and method."""
         logits = self.backbone.forward_head(features)
         score = logits.gather(1, target[:, None]).squeeze(1)
-        return Gaze(logits, normalize_cam(grad_cam(features, score, create_graph=second_order)))
+        method = METHODS[self.gaze_config.method].function
+        return Gaze(logits, normalize_cam(method(features, score, create_graph=second_order)))
 
     def _full_precision(self, features: Tensor) -> torch.autocast:
         """Head and CAM run outside autocast: in half precision the double backward fails or loses the map."""
@@ -293,8 +302,12 @@ class GazeModule(LightningModule):
         self.log(f"train/{name}", mean, on_step=False, on_epoch=True, batch_size=len(batch.target))  # type: ignore[arg-type]
 
 
-def _evaluation_metrics(num_classes: int, min_samples: int, common_grid: int) -> MetricCollection:
-    """Log names (below ``val/``) and their metrics, in the groups that share states."""
+def _evaluation_metrics(
+    num_classes: int, min_samples: int, common_grid: int, distance: str = "squared"
+) -> MetricCollection:
+    """Log names (below ``val/``) and their metrics, in the groups that share states. A distance that has no name of its
+    own among them is measured as well.
+    """
     sums = {
         "gaze_consistency": GazeConsistency(num_classes, "squared", min_samples),
         "gaze_eta_squared": GazeEtaSquared(num_classes),
@@ -310,7 +323,13 @@ def _evaluation_metrics(num_classes: int, min_samples: int, common_grid: int) ->
         "gaze_consistency_l2": GazeConsistency(num_classes, "l2", min_samples),
         "gaze_consistency_grid": GazeConsistency(num_classes, "squared", min_samples, common_grid),
     }
-    groups = [list(sums), *([name] for name in others)]
+    kept = ["gaze_consistency_l2"]  # maps that have to be kept are kept once
+    if distance not in ("squared", "l2"):
+        metric = others[f"gaze_consistency_{distance}"] = GazeConsistency(num_classes, distance, min_samples)
+        kept += [f"gaze_consistency_{distance}"] if metric.keeps_maps else []
+    if distance == "soft_iou":
+        others["gaze_c_score"] = CScore(num_classes, min_samples)
+    groups = [list(sums), kept, *([name] for name in others if name not in kept)]
     return MetricCollection({**others, **sums}, compute_groups=groups)
 
 

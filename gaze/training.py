@@ -26,8 +26,8 @@ from rich import get_console
 from rich.table import Table
 
 from gaze.allocator import keep_freed_memory
-from gaze.backbones import hooked_map_size
-from gaze.callbacks import EpochTable, FiniteLoss, GradCAM
+from gaze.backbones import check_method, hooked_map_size
+from gaze.callbacks import DISTANCE_COLUMNS, EpochTable, FiniteLoss, GradCAM
 from gaze.checkpoints import BEFORE, Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.config import ConfigError, TrainConfig, TrainingError, config_hash
 from gaze.datamodule import GazeDataModule
@@ -53,6 +53,7 @@ SUMMARY = {
     "val/gaze_consistency": "gaze consistency",
     "val/gaze_consistency_l2": "gaze consistency, l2",
     "val/gaze_consistency_grid": "gaze consistency, common grid",
+    **{name: name.removeprefix("val/").replace("_", " ") for name in DISTANCE_COLUMNS},
     "val/gaze_eta_squared": "gaze eta squared",
     "val/gaze_entropy": "gaze entropy",
     "val/gaze_empty_fraction": "gaze empty fraction",
@@ -119,6 +120,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     # What Lightning or the backbone refuses is refused before images are read and before anything is written.
     trainer = build_trainer(config, plan.directory, [table], say, found)
     hooked_map_size(config.model.name, config.dataset.image_size, config.dataset.channels)
+    check_method(config.gaze.method, config.model.name, config.dataset.channels)
     problem = unwritable(directory)
     if problem is not None:
         raise ConfigError(f"{problem} Give another hydra.run.dir=PATH.")
@@ -317,6 +319,7 @@ def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
         "model": config.model.name,
         "lambda": config.lambda_,
         "seed": config.seed,
+        "method": config.gaze.method,
         "distance": config.gaze.distance,
         "reference": config.gaze.reference,
         "second_order": config.gaze.second_order,

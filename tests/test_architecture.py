@@ -11,7 +11,7 @@ ORDER = [
     "data_config", "analysis_config", "config", "naming", "allocator", "status", "folder", "grid", "screening",
     "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets",
     "augment", "transforms", "datamodule",
-    "backbones", "cam", "consistency", "metrics", "mask_metrics", "module",
+    "backbones", "cam", "distances", "consistency", "metrics", "c_score", "mask_metrics", "module",
     "pictures", "callbacks", "checkpoints", "training",
     "tidy", "arm_names", "runs", "maps", "published", "statistics", "compare", "arms", "compared",
     "bootstrap", "effects", "association", "questions",

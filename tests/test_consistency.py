@@ -12,6 +12,7 @@ from torch.autograd import gradcheck
 
 import gaze.cam
 import gaze.consistency
+import gaze.distances
 import gaze.metrics
 from gaze.cam import normalize_cam
 from gaze.config import GazeConfig
@@ -27,6 +28,7 @@ from gaze.datamodule import Batch
 from gaze.module import GazeModule
 
 DISTANCES = ["squared", "l2"]
+ALL = list(gaze.distances.DISTANCES)
 REFERENCES = ["ema", "batch"]
 K, H, W = 3, 4, 5
 
@@ -70,7 +72,7 @@ def test_a_map_equal_to_its_reference_has_zero_deviation_and_zero_gradient(dista
 
 
 def test_an_unknown_distance_is_named():
-    with pytest.raises(ValueError, match="distance='cosine' is unknown: squared or l2"):
+    with pytest.raises(ValueError, match=r"distance=cosine is unknown: squared, l2, .* or soft_iou"):
         gaze_deviation(_maps(1), _maps(1), "cosine")
 
 
@@ -225,7 +227,7 @@ def test_no_gradient_flows_into_the_ema_reference():
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", ALL)
 def test_loss_has_the_gradient_of_finite_differences(distance, reference):
     loss = GazeConsistencyLoss(K, distance, reference, map_size=(H, W)).double()
     target = torch.tensor([0, 0, 0, 1, 1, 2, 2])
@@ -236,7 +238,7 @@ def test_loss_has_the_gradient_of_finite_differences(distance, reference):
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", ALL)
 def test_loss_is_zero_with_a_graph_when_no_class_qualifies(distance, reference):
     cam = _maps(3).requires_grad_()
     for target in ([0, 1, 2], [-1, -1, -1], [3, 3, 3]):
@@ -248,7 +250,7 @@ def test_loss_is_zero_with_a_graph_when_no_class_qualifies(distance, reference):
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", ALL)
 def test_all_zero_maps_have_a_finite_gradient_through_their_normalisation(distance, reference):
     raw = torch.randn(4, H, W, generator=torch.Generator().manual_seed(0))
     raw[0], raw[1] = -1.0, 0.0  # two maps without support
@@ -327,7 +329,7 @@ def test_another_map_size_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"distance": "cosine"}, "distance='cosine'"),
+        ({"distance": "cosine"}, "distance=cosine"),
         ({"reference": "median"}, "reference='median' is unknown: ema or batch"),
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
         ({"ema_decay": -0.1}, "ema_decay=-0.1"),
@@ -349,7 +351,7 @@ def test_fake_tensors_notice_a_wait_for_the_host():
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", ALL)
 def test_loss_never_waits_for_the_host(distance, reference):
     with FakeTensorMode():  # has shapes and no values: .item(), nonzero, unique and `if tensor` raise
         loss = GazeConsistencyLoss(K, distance, reference, map_size=(H, W))

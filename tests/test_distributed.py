@@ -52,11 +52,14 @@ def _evaluated(case: str) -> dict[str, Tensor]:
         preds[40:] = (target[40:] + 1) % K
     cam = torch.rand(64, H, W, generator=g) * 0.5 + 0.2 * target[:, None, None]
     cam[::9] = 0
-    return {"cam": cam, "preds": preds, "target": target, "mask": (torch.rand(64, 1, 9, 11, generator=g) < 0.3).float()}
+    logits = torch.rand(64, K, generator=g)
+    logits[torch.arange(64), preds] += 1
+    mask = (torch.rand(64, 1, 9, 11, generator=g) < 0.3).float()
+    return {"cam": cam, "preds": preds, "target": target, "logits": logits, "mask": mask}
 
 
 def _measure(data: dict[str, Tensor], sizes: list[int], start: int = 0) -> dict[str, Tensor]:
-    parts = dict(_evaluation_metrics(K, 2, 7))
+    parts = dict(_evaluation_metrics(K, 2, 7, "soft_iou")) | dict(_evaluation_metrics(K, 2, 7, "pearson"))
     accuracy = parts.pop("accuracy")
     metrics, on_masks = MetricCollection(parts), _mask_metrics(K)
     for size in sizes:

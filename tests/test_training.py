@@ -20,7 +20,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaze import datasets
-from gaze.callbacks import EPOCH_COLUMNS
+from gaze.callbacks import DISTANCE_COLUMNS, EPOCH_COLUMNS
 from gaze.config import ConfigError, TrainingError, check_config, config_hash
 from gaze.module import GazeModule
 from gaze.phantom import CLASSES
@@ -85,7 +85,7 @@ def test_values_of_a_row_agree_with_each_other(tiny_run):
 
 
 def test_the_final_table_shows_logged_columns_those_of_the_masks_among_them(tiny_run):
-    assert set(SUMMARY) <= set(EPOCH_COLUMNS)
+    assert set(SUMMARY) <= {*EPOCH_COLUMNS, *DISTANCE_COLUMNS}
     masks = {"val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing"}
     assert masks <= set(SUMMARY) and masks <= set(tiny_run.row)
     assert 0 <= tiny_run.row["val/gaze_mask_energy"] <= 1 and tiny_run.row["val/gaze_mask_lift"] > 0
