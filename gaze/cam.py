@@ -130,11 +130,14 @@ def normalize_cam(cam: Tensor, eps: float = 1e-8) -> Tensor:
     """Min-max scale each map to [0, 1] (thesis, Eq. 2). An all-zero map, or a flat one, becomes zero.
 
     Args:
-        cam: maps (B, H, W).
+        cam: maps (B, H, W). Half precision, in which ``eps`` is 0 and its slope too steep, is scaled in float32.
         eps: added to the range, in the unit of ``cam``.
     """
+    half = cam.dtype in (torch.float16, torch.bfloat16)
+    cam = cam.float() if half else cam
     low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)  # (B, 1, 1)
-    return (cam - low) / (high - low + eps)
+    scaled = (cam - low) / (high - low + eps)
+    return torch.where(high > low, scaled, 0) if half else scaled
 
 
 class Method(NamedTuple):

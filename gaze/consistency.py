@@ -219,7 +219,7 @@ class GazeConsistencyLoss(nn.Module):
     def _updated_ema(self, mean: Tensor, qualifies: Tensor) -> Tensor:
         """The class gaze after this batch (Eq. 17)."""
         if self.class_gaze.numel() == 0:
-            self.class_gaze = torch.zeros_like(mean)
+            self.class_gaze = torch.zeros_like(mean, dtype=torch.promote_types(mean.dtype, torch.float32))
         if self.class_gaze.shape != mean.shape:
             raise ValueError(
                 f"The class gaze holds maps of {tuple(self.class_gaze.shape[1:])}, this batch has "
