@@ -24,6 +24,8 @@ from gaze.analysis_config import AnalyzeConfig as AnalyzeConfig
 from gaze.analysis_config import analysis_problems
 from gaze.data_config import DatasetConfig as DatasetConfig
 from gaze.data_config import dataset_problems, is_folder_name
+from gaze.model_config import ModelConfig as ModelConfig
+from gaze.model_config import model_problems
 
 METHODS = ("grad_cam", "hires_cam", "grad_cam_pp", "layer_cam", "cam")
 DISTANCES = ("squared", "l2", "l1", "pearson", "js", "ssim", "soft_iou")
@@ -57,14 +59,6 @@ class DataError(GazeError):
 
 class TrainingError(GazeError):
     """A training that cannot go on, such as a loss that is NaN."""
-
-
-@dataclass
-class ModelConfig:
-    """Group ``model``: which backbone."""
-
-    name: str = "level2"
-    channels_last: bool = True  # memory order NHWC: faster on CPUs (fp32 and bf16) and on GPUs
 
 
 @dataclass
@@ -187,7 +181,8 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     schema.lambda_ = 0.0 if problems else weight
     config = OmegaConf.to_object(schema)
     assert isinstance(config, TrainConfig)
-    problems += [*_range_problems(config), *_augmentation_problems(config), *dataset_problems(config.dataset)]
+    problems += [*_range_problems(config), *_augmentation_problems(config)]
+    problems += [*dataset_problems(config.dataset), *model_problems(config.model)]
     if trainer:
         problems += _trainer_problems(config.trainer)
     if problems:

@@ -35,7 +35,7 @@ class Job(NamedTuple):
         """``phantom level2 lambda=50 seed=0``, with what else the folder's name holds."""
         c = self.config
         _, _, others = self.folder.name.partition(",")
-        words = [c.dataset.name, c.model.name, f"lambda={c.lambda_:g}", f"seed={c.seed}", others.replace(",", " ")]
+        words = [c.dataset.name, c.model.label, f"lambda={c.lambda_:g}", f"seed={c.seed}", others.replace(",", " ")]
         return " ".join(word for word in words if word)
 
 
@@ -182,7 +182,7 @@ def _state_now(job: Job, ended: set[Path]) -> str:
 
 
 def _kind(job: Job) -> tuple[str, str]:
-    return job.config.dataset.name, job.config.model.name
+    return job.config.dataset.name, job.config.model.label
 
 
 def _mean(values: Sequence[float]) -> float:

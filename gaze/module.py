@@ -16,10 +16,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from gaze.backbones import build_backbone, check_method, hooked_map_size
+from gaze.adapters import HookedBackbone, build_network, check_method_of, map_size
+from gaze.backbones import SplitBackbone
 from gaze.c_score import CScore
 from gaze.cam import METHODS, normalize_cam, weighted_map
-from gaze.config import GazeConfig, OptimizerConfig
+from gaze.config import GazeConfig, ModelConfig, OptimizerConfig
 from gaze.consistency import GazeConsistencyLoss
 from gaze.datamodule import Batch
 from gaze.mask_metrics import GazeMaskEnergy, GazeMaskLift, GazePointing
@@ -45,10 +46,10 @@ class Gaze(NamedTuple):
 
 
 class GazeModule(LightningModule):
-    """A split backbone, trained with or without the gaze consistency loss and measured after every epoch.
+    """A network, trained with or without the gaze consistency loss and measured after every epoch.
 
     Args:
-        model: name of the backbone, "level1" .. "level5".
+        model: name of the network, "level1" .. "level5", or one of ``source``.
         num_classes: K.
         in_channels: of the images.
         image_size: in pixels; fixes the size of the class gaze maps.
@@ -57,13 +58,16 @@ class GazeModule(LightningModule):
         optimizer: settings of Adam and ReduceLROnPlateau, likewise.
         channels_last: keep the backbone and its images in NHWC order. Same mathematics, other rounding.
         class_names: for pictures and tables; numbers where None.
+        source: "gaze" (the levels), "torchvision" or "timm".
+        weights: pretrained ones of that source, see ``ModelConfig``; None for random ones.
+        layer: of a network that is no level: where to look; None for the last layer with a spatial map.
 
     Attributes:
         gaze_weight: lambda_t of Eq. 18, set by the ``GradCAM`` callback each epoch; constant ``gaze_lambda``
             without it.
 
     Raises:
-        ConfigError: unknown backbone, a hooked map under 2x2, or a CAM that the backbone's head does not allow.
+        ConfigError: unknown network or layer, a map under 2x2, or a CAM that the network's head does not allow.
     """
 
     def __init__(
@@ -77,6 +81,9 @@ class GazeModule(LightningModule):
         optimizer: OptimizerConfig | dict[str, Any] | None = None,
         channels_last: bool = True,
         class_names: list[str] | None = None,
+        source: str = "gaze",
+        weights: str | None = None,
+        layer: str | None = None,
     ) -> None:
         super().__init__()
         # Plain values: a checkpoint that holds objects does not load with weights_only=True.
@@ -93,6 +100,9 @@ class GazeModule(LightningModule):
                 "optimizer": {**vars(optimizer), "betas": list(optimizer.betas)},
                 "channels_last": channels_last,
                 "class_names": list(class_names or map(str, range(num_classes))),
+                "source": source,
+                "weights": None,  # a checkpoint has weights of its own: loading it downloads nothing
+                "layer": layer,
             },
             logger=False,
         )
@@ -100,12 +110,14 @@ class GazeModule(LightningModule):
         self.optimizer_config = optimizer
         self.gaze_weight = float(gaze_lambda)
         self._logged_epoch = -1
-        check_method(gaze.method, model, in_channels)
-        map_size = hooked_map_size(model, image_size, in_channels)
+        network = ModelConfig(model, channels_last, source, weights, layer)
+        check_method_of(gaze.method, network, in_channels)
+        size = map_size(network, image_size, in_channels)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.backbone = build_backbone(model, num_classes, in_channels).to(memory_format=self.memory_format)
+        self.backbone = build_network(network, num_classes, in_channels, image_size)
+        self.backbone.to(memory_format=self.memory_format)
         self.gaze_loss = GazeConsistencyLoss(
-            num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=map_size
+            num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=size
         )
         # Kept in checkpoints, so that an epoch that was broken off goes on to the same means.
         means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "loss_cls", "loss_gaze")}
@@ -123,19 +135,22 @@ class GazeModule(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, S, S) in [-1, 1] to logits (B, K)."""
-        return self.backbone.forward_head(self._features(image))
+        if isinstance(self.backbone, HookedBackbone):
+            return _at_least_float32(self.backbone(self._input(image)))
+        features = self._features(image)
+        with self._full_precision(features):
+            return self.backbone.forward_head(_at_least_float32(features))
 
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        features = self._features(batch.image)
-        with self._full_precision(features):
-            features = _at_least_float32(features)
-            if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
-                label = batch.target if batch.mixed is None else batch.mixed
-                loss = loss_cls = F.cross_entropy(self.backbone.forward_head(features), label)
-            else:
-                logits, cam = self._logits_and_cam(features, batch.target, self.gaze_config.second_order)
+        if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
+            logits = self(batch.image)
+            with self._full_precision(logits):
+                loss = loss_cls = F.cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
+        else:
+            logits, cam = self._logits_and_cam(batch.image, batch.target, self.gaze_config.second_order)
+            with self._full_precision(logits):
                 loss_cls = F.cross_entropy(logits, batch.target)
                 loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
                 loss = loss_cls + self.gaze_weight * loss_gaze
@@ -200,6 +215,10 @@ class GazeModule(LightningModule):
             image: (B, C, S, S) in [-1, 1].
             target: classes (B,) to explain; the true ones for the metric.
         """
+        if isinstance(self.backbone, HookedBackbone):
+            with torch.inference_mode(False), torch.enable_grad():
+                logits, cam = self._hooked(self.backbone, image, target.clone(), second_order=False, leaf=True)
+            return Gaze(logits.detach(), cam.detach())
         with torch.no_grad():
             features = self._features(image)
             closed = self._closed_form_in_parts(features, target)
@@ -247,17 +266,33 @@ class GazeModule(LightningModule):
 
     # ---- shared
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _input(self, image: Tensor) -> Tensor:
         # self.dtype is float32 unless trainer.precision=64-true; Lightning converts batches before their bytes do.
-        return self.backbone.forward_features(image.to(self.dtype).contiguous(memory_format=self.memory_format))
+        return image.to(self.dtype).contiguous(memory_format=self.memory_format)
 
-    def _logits_and_cam(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze:
+    def _features(self, image: Tensor) -> Tensor:
+        assert isinstance(self.backbone, SplitBackbone)
+        return self.backbone.forward_features(self._input(image))
+
+    def _logits_and_cam(self, image: Tensor, target: Tensor, second_order: bool) -> Gaze:
         """Logits, and maps of the classes ``target`` as functions of the weights."""
-        closed = self._closed_form(features, target, second_order)
-        return self._autograd(features, target, second_order) if closed is None else closed
+        if isinstance(self.backbone, HookedBackbone):
+            return self._hooked(self.backbone, image, target, second_order, leaf=False)
+        features = self._features(image)
+        with self._full_precision(features):
+            features = _at_least_float32(features)
+            closed = self._closed_form(features, target, second_order)
+            return self._autograd(features, target, second_order) if closed is None else closed
+
+    def _hooked(self, backbone: HookedBackbone, image: Tensor, target: Tensor, second_order: bool, leaf: bool) -> Gaze:
+        """For a network that is not cut in two: one pass through all of it."""
+        features, logits = backbone.features_and_logits(self._input(image), leaf)
+        with self._full_precision(features):
+            return self._autograd(features, target, second_order, logits)
 
     def _closed_form(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze | None:
         """Without a backward pass, where the head and the method allow it."""
+        assert isinstance(self.backbone, SplitBackbone)
         if self.gaze_config.method == "cam":
             parts = self.backbone.class_weights_and_logits(features, target)
             if parts is None:
@@ -284,9 +319,10 @@ class GazeModule(LightningModule):
                 parts.append(found)
         return Gaze(torch.cat([part.logits for part in parts]), torch.cat([part.cam for part in parts]))
 
-    def _autograd(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze:
-        """For any head and method."""
-        logits = self.backbone.forward_head(features)
+    def _autograd(self, features: Tensor, target: Tensor, second_order: bool, logits: Tensor | None = None) -> Gaze:
+        """For any head and method; ``logits`` where the head has run already."""
+        if logits is None:
+            logits = self.backbone.forward_head(features)  # type: ignore[operator]
         score = logits.gather(1, target[:, None]).squeeze(1)
         method = METHODS[self.gaze_config.method].function
         return Gaze(logits, normalize_cam(method(features, score, create_graph=second_order)))

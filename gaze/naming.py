@@ -17,7 +17,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "lambda", "seed")  # have a folder of their own
+from gaze.model_config import model_label
+
+# Have a folder of their own.
+IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "model.source", "lambda", "seed")
 # What changes no figure of a run, or stands for settings that say for themselves what they are.
 NOT_IN_NAME = ("experiment", "resume", "rerun", "dataset.cache", "dataset.root", "trainer.accelerator")
 LONGEST = 90  # characters; file systems take 255 bytes, but a name is read by people
@@ -66,6 +69,10 @@ def _others(*, _root_: Any) -> str:
     return other_overrides(list(_root_.hydra.overrides.task))
 
 
+def _network(*, _root_: Any) -> str:
+    return model_label(_root_.model)
+
+
 def gpu_share(share: float) -> float:
     """``share`` where this machine has an NVIDIA GPU, else 0: what a run asks Ray for."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
@@ -73,8 +80,9 @@ def gpu_share(share: float) -> float:
 
 
 def register() -> None:
-    """Make ``${number:...}``, ``${others:}`` and ``${gpu_share:...}`` known to OmegaConf."""
+    """Make ``${number:...}``, ``${network:}``, ``${others:}`` and ``${gpu_share:...}`` known to OmegaConf."""
     OmegaConf.register_new_resolver("number", number, replace=True)
+    OmegaConf.register_new_resolver("network", _network, replace=True)
     OmegaConf.register_new_resolver("others", _others, replace=True)
     OmegaConf.register_new_resolver("gpu_share", gpu_share, replace=True)
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from gaze.config import LEFT_OUT, DataError
 from gaze.folder import RERUN, flat_settings
+from gaze.model_config import model_label
 from gaze.status import read_status, run_state
 from gaze.tidy import RUN_KEYS, TIDY_COLUMNS, add_derived, check_tidy, read_tidy_csv
 
@@ -156,7 +157,7 @@ def _read_folder(folder: Path, name: str) -> _Found:
         keys = {
             "study": str(config["study"]),
             "dataset": str(config["dataset"]["name"]),
-            "model": str(config["model"]["name"]),
+            "model": model_label(config["model"]),
             "lambda": float(config["lambda"]),
             "seed": int(config["seed"]),
         }
@@ -270,7 +271,8 @@ def mixed_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[A
     groups: dict[str, list[dict[str, Any]]] = {}
     for config in configs.values():
         flat = flat_settings(config)
-        own = ("study", "dataset.name", "model.name", "lambda", "seed", "dataset.cache")  # a cache changes no figure
+        # A cache changes no figure.
+        own = ("study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache")
         kept = {name: value for name, value in flat.items() if name not in own and not name.startswith("pictures.")}
         groups.setdefault(f"{flat['study']}, {flat['dataset.name']}", []).append(kept)
     mixed = {}

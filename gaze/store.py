@@ -20,10 +20,10 @@ import torch
 from lightning import LightningModule
 from numpy.typing import NDArray
 
-from gaze.backbones import hooked_map_size
+from gaze.adapters import map_size
 from gaze.checkpoints import WholeCheckpoints
 from gaze.compare import MIN_GRID
-from gaze.config import DataError
+from gaze.config import DataError, ModelConfig
 from gaze.data_config import DatasetConfig
 from gaze.datamodule import GazeDataModule
 from gaze.module import GazeModule
@@ -112,10 +112,11 @@ def check_runs(runs: Sequence[Run], checkpoint: str) -> None:
         )
     for config in (run.config for run in runs):
         size = config["dataset"]["image_size"]
-        height, width = hooked_map_size(config["model"]["name"], size, config["dataset"]["channels"])
+        model = ModelConfig(**config["model"])
+        height, width = map_size(model, size, config["dataset"]["channels"])
         if min(height, width) < MIN_GRID:
             raise DataError(
-                f"{config['model']['name']} at dataset.image_size={size} has maps of {height}x{width} cells: too "
+                f"{model.label} at dataset.image_size={size} has maps of {height}x{width} cells: too "
                 f"coarse to compare where networks look. {MIN_GRID}x{MIN_GRID} is the least; train with larger images."
             )
 
@@ -146,7 +147,7 @@ def gaze_of_runs(
         facts = {
             "checkpoint": _fingerprint(path, manifest),
             "images": {"sha256": images.digest, "number": len(images.place), "dataset": run.config["dataset"]["name"]},
-            "layer": f"{run.config['model']['name']}: output of forward_features",
+            "layer": _layer(ModelConfig(**run.config["model"])),
             "precision": str(run.config["trainer"].get("precision", "32-true")),
             "format": FORMAT,
         }
@@ -222,6 +223,13 @@ def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _layer(model: ModelConfig) -> str:
+    """Where the maps of a network are taken, in words."""
+    if model.source == "gaze":
+        return f"{model.label}: output of forward_features"
+    return f"{model.label}: {model.layer or 'the last layer with a spatial map'}"
 
 
 def _checkpoint(run: Run, name: str) -> Path:

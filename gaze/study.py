@@ -29,6 +29,7 @@ from gaze.arm_names import arm_names, arm_settings
 from gaze.compared import PAIR_COLUMNS, Compared
 from gaze.config import DataError
 from gaze.metrics import CohenKappa
+from gaze.model_config import model_label
 from gaze.pairs import compare_runs, shapes_of_runs
 from gaze.runs import Runs
 from gaze.status import atomic_path
@@ -62,7 +63,7 @@ def study_parts(runs: Runs, source: Path, baseline: str) -> list[StudyPart]:
     """
     groups: dict[tuple[str, str, float], dict[str, dict[str, Any]]] = {}
     for name, config in runs.configs.items():
-        key = (str(config["dataset"]["name"]), str(config["model"]["name"]), float(config["lambda"]))
+        key = (str(config["dataset"]["name"]), model_label(config["model"]), float(config["lambda"]))
         groups.setdefault(key, {})[name] = config
     parts, refused = [], []
     for (dataset, model, weight), configs in sorted(groups.items()):

@@ -25,8 +25,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from rich.table import Table
 
+from gaze.adapters import check_method_of, check_network
 from gaze.allocator import keep_freed_memory
-from gaze.backbones import check_method, hooked_map_size
 from gaze.callbacks import DISTANCE_COLUMNS, EpochTable, FiniteLoss, GradCAM
 from gaze.checkpoints import BEFORE, Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.config import ConfigError, TrainConfig, TrainingError, config_hash
@@ -45,7 +45,7 @@ from gaze.module import GazeModule
 from gaze.naming import unwritable
 from gaze.status import BusyError, busy_message, is_first_process, locked, read_status, tracked, write_json
 
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", "kagglehub")
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm", "pillow", "kagglehub")
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
 SUMMARY = {
     "val/accuracy": "accuracy",
@@ -119,11 +119,13 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     table = EpochTable(plan.directory / METRICS, say)
     # What Lightning or the backbone refuses is refused before images are read and before anything is written.
     trainer = build_trainer(config, plan.directory, [table], say, found)
-    hooked_map_size(config.model.name, config.dataset.image_size, config.dataset.channels)
-    check_method(config.gaze.method, config.model.name, config.dataset.channels)
+    check_method_of(config.gaze.method, config.model, config.dataset.channels)
+    looked_at = check_network(config.model, config.dataset.image_size, config.dataset.channels)
     problem = unwritable(directory)
     if problem is not None:
         raise ConfigError(f"{problem} Give another hydra.run.dir=PATH.")
+    if looked_at is not None:
+        say(looked_at)
     with locked(directory):
         if plan_run(directory, config, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
@@ -206,7 +208,7 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
         first = text.splitlines()[0] if text else type(error).__name__
         raise TrainingError(
             f"Out of memory with dataset.batch_size={config.dataset.batch_size}, dataset.image_size="
-            f"{config.dataset.image_size}, model={config.model.name}: {first}\nTake a smaller batch or image, "
+            f"{config.dataset.image_size}, model={config.model.label}: {first}\nTake a smaller batch or image, "
             "trainer.precision=bf16-mixed, or (batches adding up) +trainer.accumulate_grad_batches=2."
         ) from error
 
@@ -285,6 +287,9 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
         optimizer=config.optimizer,
         channels_last=config.model.channels_last,
         class_names=list(data.classes),
+        source=config.model.source,
+        weights=config.model.weights,
+        layer=config.model.layer,
     )
 
 
@@ -298,7 +303,7 @@ def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: Epoch
             logger.log_hyperparams(_hyperparameters(config), final)
             logger.save()
             logger.finalize("success")
-    view = Table(title=f"{config.dataset.name}  {config.model.name}  lambda={config.lambda_:g}  seed={config.seed}")
+    view = Table(title=f"{config.dataset.name}  {config.model.label}  lambda={config.lambda_:g}  seed={config.seed}")
     view.add_column("on the evaluation set")
     view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
     view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")
@@ -316,7 +321,7 @@ def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
     return {
         "study": config.study,
         "dataset": config.dataset.name,
-        "model": config.model.name,
+        "model": config.model.label,
         "lambda": config.lambda_,
         "seed": config.seed,
         "method": config.gaze.method,

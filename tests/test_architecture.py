@@ -8,10 +8,10 @@ import pytest
 from conftest import REPO
 
 ORDER = [
-    "data_config", "analysis_config", "config", "naming", "allocator", "status", "folder", "grid", "screening",
-    "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets",
-    "augment", "transforms", "datamodule",
-    "backbones", "cam", "distances", "consistency", "metrics", "c_score", "mask_metrics", "module",
+    "data_config", "model_config", "analysis_config", "config", "naming", "allocator", "status", "folder", "grid",
+    "screening", "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets",
+    "augment", "transforms", "datamodule", "backbones", "layers", "adapters",
+    "cam", "distances", "consistency", "metrics", "c_score", "mask_metrics", "module",
     "pictures", "callbacks", "checkpoints", "training",
     "tidy", "arm_names", "runs", "maps", "published", "statistics", "compare", "arms", "compared",
     "bootstrap", "effects", "association", "questions",

@@ -21,7 +21,7 @@ def message(composed: Compose, *overrides: str) -> str:
 
 def test_every_group_has_configs():
     assert {"phantom", "brain_tumor_mri", "chest_xray", "breast_ultrasound", "folder"} <= set(shipped("dataset"))
-    assert {f"level{n}" for n in range(1, 6)} <= set(shipped("model"))
+    assert {*(f"level{n}" for n in range(1, 6)), "torchvision", "timm"} <= set(shipped("model"))
     assert {"thesis", "none"} <= set(shipped("augmentation"))
 
 
@@ -31,7 +31,7 @@ def test_every_group_has_configs():
 def test_every_shipped_config_passes_and_is_named_after_its_file(composed, group, name):
     root = ["dataset.root=/images"] if name == "folder" else []
     config = check_config(composed(f"{group}={name}", *root))
-    assert getattr(config, group).name == name
+    assert name in (getattr(config, group).name, config.model.source)
 
 
 @pytest.mark.parametrize("experiment", shipped("experiment"))
@@ -130,6 +130,9 @@ def test_phantom_deviates_only_in_what_its_few_steps_need(composed):
         ("+dataset.split_seed=x", ["dataset.split_seed=x", "whole number"]),
         ("+dataset.classes=[a,b]", ["dataset.classes=['a', 'b']", "dataset=breast_ultrasound"]),
         ("+dataset.classes=benign", ["dataset.classes=benign", "list of words, or null"]),
+        ("+model.source=keras", ["model.source=keras", "gaze, torchvision, timm"]),
+        ("+model.layer=layer4", ["model.layer", "model=torchvision", "model=level2 has neither"]),
+        ("model.name=a/b", ["model.name=a/b", "without a slash"]),
         ("study=a/b", ["study=a/b", "without a slash"]),
         ("study=..", ["study=..", "without a slash"]),
         ("study=''", ["study=", "one name"]),

@@ -90,15 +90,19 @@ def test_cams_closed_form_is_autograds(name, second_order):
         if not closed:
             module.backbone.class_weights_and_logits = lambda *_: None
         batch = _batch(5)
-        features = module.backbone.forward_features(batch.image.double())
         torch.manual_seed(3)
-        logits, cam = module._logits_and_cam(features, batch.target, second_order)
+        logits, cam = module._logits_and_cam(batch.image.double(), batch.target, second_order)
         head = module.backbone.head[-1].weight
         (gradient,) = torch.autograd.grad(cam.square().sum() + 0 * head.sum(), head)
         results.append((logits, cam, gradient))
         assert (gradient.abs().max() > 0) == second_order
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_cam_is_refused_for_networks_that_are_looked_at_through_a_layer():
+    with pytest.raises(ConfigError, match=r"gaze.method=cam .* torchvision-resnet18 .* Take gaze.method=grad_cam"):
+        GazeModule("resnet18", K, 1, 64, source="torchvision", gaze={"method": "cam"})
 
 
 def test_cam_is_refused_where_the_head_does_not_allow_it():

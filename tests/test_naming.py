@@ -55,6 +55,12 @@ def test_names_are_short_and_safe_and_different():
         ([], "outputs/default/phantom/level2/lambda=0/seed=0"),
         (["lambda=50.0", "seed=3", "study=a"], "outputs/a/phantom/level2/lambda=50/seed=3"),
         (["gaze.distance=l2"], "outputs/default/phantom/level2/lambda=0/seed=0,gaze.distance=l2"),
+        (["model=torchvision"], "outputs/default/phantom/torchvision-resnet18/lambda=0/seed=0"),
+        (["model=timm", "model.name=resnet18"], "outputs/default/phantom/timm-resnet18/lambda=0/seed=0"),
+        (
+            ["model=torchvision", "model.layer=layer3", "model.weights=default"],
+            "outputs/default/phantom/torchvision-resnet18/lambda=0/seed=0,model.layer=layer3,model.weights=default",
+        ),
         (["experiment=table2", "dataset=phantom"], "outputs/table2/phantom/level2/lambda=0/seed=0"),
     ],
 )
