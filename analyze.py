@@ -1,6 +1,8 @@
 """Runs to tables, figures and a report: ``python analyze.py``, or ``python analyze.py source=epochs.csv study=pilot``.
 
-Reads what train.py left below ``outputs/``. Settings are in ``conf/analyze.yaml``.
+``python analyze.py check=RUN`` asks whether one run's gaze is faithful, ``python analyze.py explain=RUN images=PATH``
+shows where it looks in images of one's own. Reads what train.py left below ``outputs/``. Settings are in
+``conf/analyze.yaml``.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-OmegaConf.register_new_resolver("or_all", lambda study: "all" if study is None else str(study), replace=True)
+from gaze.naming import quoted  # makes ${analysis_name:...} known as well
+
+PATHS = ("source", "check", "explain", "images")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="analyze")
@@ -32,4 +36,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
     main()

@@ -5,12 +5,9 @@ Augmentation studies are handed on to ``gaze.study_report``.
 
 from __future__ import annotations
 
-import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +21,13 @@ from gaze.arm_names import augmentation_studies
 from gaze.config import AnalyzeConfig, ConfigError, DataError
 from gaze.folder import flat_settings
 from gaze.maps import MAPS_FILE, GazeMaps, read_maps, write_maps
+from gaze.provenance import origin, provenance
 from gaze.report import FigureItem, Section, TableItem, write_report
 from gaze.runs import RUN_KEYS, Runs, mixed_settings, read_runs
 from gaze.statistics import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.tidy import write_tidy_csv
 
 CSV_FILE = "epochs.csv"
-PACKAGES = ("pandas", "numpy", "scipy", "matplotlib", "jinja2", "tabulate")
-SETTINGS_SHOWN = 400  # runs whose settings the report repeats in full; the run folders have them all
 Items = list[TableItem | FigureItem]
 
 
@@ -68,6 +64,10 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
         GazeError: nothing to analyse, a file that cannot be read, a folder that cannot be written.
     """
     started = time.monotonic()
+    if config.check is not None or config.explain is not None:
+        written = _one_run(config, directory, console)
+        _tell(written, directory, time.monotonic() - started, console)
+        return written
     source = Path(config.source)
     runs, study = choose_runs(config, console)
     if study:
@@ -97,6 +97,31 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
         written += write_report(title, summary(runs, parts), sections(runs, parts), provenance(config, runs), directory)
     _tell(written, directory, time.monotonic() - started, console)
     return written
+
+
+def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
+    """check=RUN or explain=RUN; what they need of PyTorch is imported only here."""
+    from gaze.one_run import open_run
+
+    folder = str(config.check if config.check is not None else config.explain)
+    one = open_run(Path(folder), config.compare)
+    facts = {
+        **origin(config),
+        "run": str(one.run.folder),
+        "checkpoint": str(one.checkpoint),
+        "settings of the run": flat_settings(one.run.config),
+    }
+    if config.check is not None:
+        from gaze.check_report import run_check
+
+        _make(directory)
+        return run_check(one, config.check_images, directory, console, facts)
+    from gaze.explain_report import run_explain
+    from gaze.explaining import find_images
+
+    images = find_images(one, config.images, console)
+    _make(directory)
+    return run_explain(one, images, directory, console, facts)
 
 
 def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
@@ -295,43 +320,6 @@ def _drawn(name: str, caption: str, draw: Callable[..., Any], *data: Any) -> lis
         return []
 
 
-def provenance(config: AnalyzeConfig, runs: Runs) -> dict[str, Any]:
-    """What the report was made from: command, versions, and what the runs say of themselves."""
-    same, differing = _common(runs.configs)
-    facts: dict[str, Any] = {
-        "command": " ".join(["analyze.py", *sys.argv[1:]]),
-        "source": config.source,
-        "analysis": {"python": platform.python_version(), **{name: _version(name) for name in ("gaze", *PACKAGES)}},
-    }
-    if runs.environments:
-        facts["made by"] = _made_by(runs.environments)
-    if same:
-        facts["settings that all runs share"] = same
-        facts["settings that differ"] = dict(list(differing.items())[:SETTINGS_SHOWN])
-    return facts
-
-
-def _made_by(environments: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Versions, devices and commits of the runs, each value once."""
-    seen: dict[str, set[str]] = {}
-    for environment in environments.values():
-        for key in ("python", "device", "commit"):
-            seen.setdefault(key, set()).add(str(environment.get(key)))
-        for package, number in (environment.get("packages") or {}).items():
-            seen.setdefault(package, set()).add(str(number))
-    return {key: sorted(values) for key, values in seen.items()}
-
-
-def _common(configs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings that all runs share, and for each run the others."""
-    flat = {run: flat_settings(config) for run, config in configs.items()}
-    if not flat:
-        return {}, {}
-    first = next(iter(flat.values()))
-    same = {name: value for name, value in first.items() if all(f.get(name) == value for f in flat.values())}
-    return same, {run: {k: v for k, v in f.items() if k not in same} for run, f in flat.items()}
-
-
 def print_tables(parts: list[Part], console: Console) -> None:
     """The tables that answer the two published questions, in the columns that a terminal has room for."""
     for part in parts:
@@ -372,10 +360,3 @@ def _make(directory: Path) -> None:
 
 def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

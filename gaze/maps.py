@@ -69,6 +69,22 @@ def _together(members: Sequence[dict[str, NDArray[Any]]]) -> tuple[NDArray[np.fl
     return (total / np.maximum(counts, 1)[:, None, None]).astype(np.float32), counts
 
 
+class ClassGazes(NamedTuple):
+    """Mean gaze of each class in one run: names (K), maps (K, H, W) in [0, 1], correct images behind each (K,)."""
+
+    classes: tuple[str, ...]
+    gaze: NDArray[np.float32]
+    counts: NDArray[np.int64]
+
+
+def read_run_maps(folder: Path) -> ClassGazes | None:
+    """Class-mean gaze out of a run's ``maps.npz``; None where it is absent or damaged."""
+    maps = _load_npz(folder / "maps.npz")
+    if not maps.keys() >= NEEDED:
+        return None
+    return ClassGazes(tuple(map(str, maps["classes"])), maps["class_gaze"], maps["counts"].astype(np.int64))
+
+
 def write_maps(maps: Sequence[GazeMaps], path: Path) -> None:
     """Write what :func:`read_maps` reads back, as plain arrays."""
     arrays: dict[str, Any] = {}

@@ -80,11 +80,39 @@ def gpu_share(share: float) -> float:
 
 
 def register() -> None:
-    """Make ``${number:...}``, ``${network:}``, ``${others:}`` and ``${gpu_share:...}`` known to OmegaConf."""
+    """Make ``number``, ``network``, ``others``, ``gpu_share`` and ``analysis_name`` known to OmegaConf, as ``${number:...}``."""
     OmegaConf.register_new_resolver("number", number, replace=True)
     OmegaConf.register_new_resolver("network", _network, replace=True)
     OmegaConf.register_new_resolver("others", _others, replace=True)
     OmegaConf.register_new_resolver("gpu_share", gpu_share, replace=True)
+    OmegaConf.register_new_resolver("analysis_name", analysis_name, replace=True)
+
+
+def analysis_name(study: Any, check: Any, explain: Any) -> str:
+    """Folder of an analysis below ``outputs/analysis``: the study's name, "all", or "check-" or "explain-" and the
+    run's last five folders."""
+    run = check if check is not None else explain
+    if run is None:
+        return "all" if study is None else str(study)
+    path = os.path.abspath(str(run))  # noqa: PTH100 - the name is the link's, not that of what it points at
+    parts = [part for part in Path(path).parts[-5:] if part.strip("/\\")]
+    name = re.sub(r"[^A-Za-z0-9._+=,-]+", "-", "-".join(parts))
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    return f"{'check' if check is not None else 'explain'}-{name}"
+
+
+def quoted(words: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Words of a command line with the values of ``keys`` in quotes: Hydra takes "=", "," and "(" in a path, such as
+    ``check=outputs/a/lambda=0/seed=0``, for grammar of its own. What is quoted already, and null, stay."""
+    found = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in keys and value not in ("", "null") and value[0] not in "'\"":
+            end = "\\" * (len(value) - len(value.rstrip("\\")))  # doubled, or it would take the closing quote's meaning
+            word = f"{key}='{value.replace(chr(39), chr(92) + chr(39))}{end}'"
+        found.append(word)
+    return found
 
 
 def unwritable(folder: Path) -> str | None:

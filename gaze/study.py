@@ -116,7 +116,7 @@ def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Co
 
     images = evaluation_images(part.runs[0].config["dataset"], config.images, say)
     device = compute_device(config.device)
-    with _bar(console, f"CAMs of {len(part.runs)} runs over {len(images.place)} images") as progress:
+    with progress_bar(console, f"CAMs of {len(part.runs)} runs over {len(images.place)} images") as progress:
         found = gaze_of_runs(part.runs, images, directory, config.checkpoint, device, progress)
     batch = images.data.evaluation_batch(images.place.tolist())
     masks = None if batch.mask is None else batch.mask[:, 0].clamp(0, 1)
@@ -177,7 +177,7 @@ def _values(
             return values
     except (OSError, ValueError, EOFError):
         pass
-    with _bar(console, f"comparing {len(wanted)} pairs of runs") as progress:
+    with progress_bar(console, f"comparing {len(wanted)} pairs of runs") as progress:
         values = compare_runs([g.cams for g in found], [g.logits for g in found], wanted, device, progress)
     with atomic_path(path) as part, part.open("wb") as file:
         np.save(file, values)
@@ -185,7 +185,7 @@ def _values(
 
 
 @contextmanager
-def _bar(console: Console, what: str) -> Iterator[Any]:
+def progress_bar(console: Console, what: str) -> Iterator[Any]:
     """A progress bar; yields a function that takes the share that is done."""
     if not console.is_terminal:
         console.print(f"{what} ...", highlight=False, markup=False, soft_wrap=True)

@@ -14,9 +14,10 @@ ORDER = [
     "cam", "distances", "consistency", "metrics", "c_score", "mask_metrics", "module",
     "pictures", "callbacks", "checkpoints", "training",
     "tidy", "arm_names", "runs", "maps", "published", "statistics", "compare", "arms", "compared",
-    "bootstrap", "effects", "association", "questions",
+    "bootstrap", "effects", "association", "questions", "provenance",
     "drawing", "atlas", "plots", "profile_plots", "moved_plots", "latex", "report", "tables", "study_tables",
-    "findings", "study_findings", "store", "pairs", "study", "study_report", "analysis",
+    "findings", "study_findings", "store", "pairs", "study", "study_report",
+    "faithfulness", "one_run", "checking", "check_plots", "check_report", "explaining", "explain_report", "analysis",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in (REPO / "gaze").glob("*.py") if path.stem != "__init__")
 HEAVY = ("torch", "lightning", "kagglehub", "requests", "pandas", "matplotlib", "tensorboard")

@@ -28,9 +28,10 @@ def test_analysis_commands_are_valid(command):
     from hydra import compose, initialize_config_dir
 
     from gaze.config import check_analysis
+    from gaze.naming import quoted
 
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        check_analysis(compose("analyze", command.split()))
+        check_analysis(compose("analyze", quoted(command.split(), ("check", "explain", "images", "source"))))
 
 
 def test_pictures_and_links_exist():
