@@ -80,7 +80,7 @@ def gpu_share(share: float) -> float:
 
 
 def register() -> None:
-    """Make ``number``, ``network``, ``others``, ``gpu_share`` and ``analysis_name`` known to OmegaConf, as ``${number:...}``."""
+    """Make this module's names known to OmegaConf: ``${number:...}``, ``${network:}``, ``${others:}`` and so on."""
     OmegaConf.register_new_resolver("number", number, replace=True)
     OmegaConf.register_new_resolver("network", _network, replace=True)
     OmegaConf.register_new_resolver("others", _others, replace=True)

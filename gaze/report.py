@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
+import tabulate  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
-from tabulate import tabulate  # type: ignore[import-untyped]
 
 from gaze.config import ConfigError
 from gaze.latex import latex_text
@@ -250,8 +250,18 @@ def _markdown_table(table: _Table) -> list[str]:
     rows = [[_markdown(cell) for cell in row] for row in table.rows]
     align = ["right" if numeric else "left" for numeric in table.numeric]
     head = [_markdown(column) for column in table.columns]
-    grid = tabulate(rows, head, "pipe", disable_numparse=True, colalign=align if rows else None)
+    grid = _grid(rows, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
     return [grid, *(_markdown(note) for note in table.notes)]
+
+
+def _grid(rows: list[list[str]], **settings: Any) -> str:
+    """``tabulate``, which otherwise pads other widths where another package has brought wcwidth."""
+    before = tabulate.WIDE_CHARS_MODE
+    tabulate.WIDE_CHARS_MODE = False
+    try:
+        return str(tabulate.tabulate(rows, **settings))
+    finally:
+        tabulate.WIDE_CHARS_MODE = before
 
 
 def _markdown_report(title: str, summary: Sequence[str], parts: list[_Part], facts: list[tuple[str, str, str]]) -> str:
@@ -281,7 +291,7 @@ def _latex(table: _Table) -> str:
     """A float; a long table is a longtable, which breaks across pages. A wide one is shrunk."""
     cells = [[_latex_cell(cell) for cell in row] for row in [table.columns, *table.rows]]
     spec = "".join("r" if numeric else "l" for numeric in table.numeric)
-    lines = tabulate(cells, tablefmt="latex_raw", disable_numparse=True, colalign=[
+    lines = _grid(cells, tablefmt="latex_raw", disable_numparse=True, colalign=[
         "right" if numeric else "left" for numeric in table.numeric
     ]).splitlines()[2:-2]  # fmt: skip
     head, body = lines[0], "\n".join(lines[1:])

@@ -1,6 +1,7 @@
 """What several test files share: the shipped configs, composed as train.py composes them, and one tiny run."""
 
 import importlib.util
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from gaze.config import TrainConfig, check_config
@@ -27,8 +29,9 @@ TINY = (
     "pictures.every_n_epochs=0",
 )
 LONGEST = (  # files, so that none of them is begun last
-    "test_launchers", "test_default_run", "test_training", "test_faults", "test_grid", "test_plots", "test_config",
-    "test_distributed", "test_datasets", "test_analysis",
+    "test_launchers", "test_study", "test_faults", "test_training", "test_plots", "test_checking", "test_screening",
+    "test_library", "test_distributed", "test_grid", "test_default_run", "test_config", "test_profile_plots",
+    "test_adapters", "test_analysis", "test_datasets", "test_module", "test_cache",
 )  # fmt: skip
 Compose = Callable[..., DictConfig]
 TinyConfig = Callable[..., TrainConfig]
@@ -92,3 +95,17 @@ def tiny_run(tiny: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("tiny") / "run"
     config = tiny("lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=1", "pictures.every_n_epochs=1")
     return Run(config, folder, run_training(config, folder))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made and not rendered, which is what takes the time; test_plots.py renders odd ones."""
+    import gaze.report
+
+    buffer = io.BytesIO()
+    Figure(figsize=(1, 1)).savefig(buffer, format="png")
+
+    def picture(item, number):
+        return gaze.report._Picture("figure", number, item.name, item.caption, buffer.getvalue(), b"%PDF")
+
+    monkeypatch.setattr(gaze.report, "_picture", picture)

@@ -26,6 +26,7 @@ def run(mode: str) -> tuple[int, float]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+@pytest.mark.slow
 def test_pages_are_faulted_in_once():
     plain, kept = run("plain"), run("kept")
     assert kept[0] < plain[0] / 10

@@ -17,7 +17,6 @@ import pytest
 from browser import needs_browser, open_in_browser
 from conftest import REPO
 from made_up import made_up_runs
-from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
@@ -41,20 +40,6 @@ def analyse(source: Path, directory: Path, **settings) -> tuple[list[Path], str]
 def analysis(tmp_path_factory):
     directory = tmp_path_factory.mktemp("analysis")
     return directory, *analyse(DATA, directory)
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are made and not rendered, which is what takes the time; test_plots.py renders odd ones."""
-    import gaze.report
-
-    buffer = io.BytesIO()
-    Figure(figsize=(1, 1)).savefig(buffer, format="png")
-
-    def picture(item, number):
-        return gaze.report._Picture("figure", number, item.name, item.caption, buffer.getvalue(), b"%PDF")
-
-    monkeypatch.setattr(gaze.report, "_picture", picture)
 
 
 def without_provenance(report: str) -> str:

@@ -24,6 +24,7 @@ ALL = pytest.mark.skipif("GAZE_ALL_BENCHMARKS" not in os.environ, reason="minute
     ],
     ids="-".join,
 )
+@pytest.mark.slow
 def test_rows_run_and_give_finite_numbers(rows):
     command = [sys.executable, str(REPO / "benchmarks" / "run.py"), *rows, "--quick", "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

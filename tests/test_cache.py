@@ -463,6 +463,7 @@ def start(load: Loader, folder: Path, count_file: Path, seconds: float) -> subpr
     return subprocess.Popen(arguments, cwd=REPO, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_decode_once(load, folder, tmp_path):
     children = [start(load, folder, tmp_path / "count", 0.4) for _ in range(3)]
     outputs = [child.communicate(timeout=200)[0] for child in children]

@@ -15,7 +15,7 @@ from browser import needs_browser, open_in_browser
 from conftest import REPO
 from PIL import Image
 from rich.console import Console
-from studies import CLASSES, new_module, write_run
+from studies import new_module, write_run
 
 from gaze.analysis import run_analysis
 from gaze.analysis_config import CompareConfig
@@ -25,6 +25,7 @@ from gaze.datamodule import GazeDataModule
 from gaze.faithfulness import area, cascade
 from gaze.naming import analysis_name, quoted
 from gaze.one_run import open_run
+from gaze.phantom import CLASSES
 
 SMALL = (
     "model=level2", "dataset.train_images=128", "dataset.test_images=48", "dataset.image_size=32",
@@ -160,7 +161,7 @@ def test_damaged_settings_are_named(trained, tmp_path, content):
 def test_a_checkpoint_of_another_network_is_named(trained, composed, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    module = new_module(check_config(composed(*SMALL, "model=level1")), CLASSES)
+    module = new_module(check_config(composed(*SMALL, "model=level1")), list(CLASSES))
     content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
     torch.save(content, folder / "checkpoints" / "last.ckpt")
     with pytest.raises(DataError, match=r"another network.*level1 on 32x32.*config.json says level2"):
@@ -208,6 +209,7 @@ def test_the_page_in_a_browser(trained, tmp_path):
     assert "Open " in console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_the_command_from_the_shell(trained, tmp_path):
     folder = tmp_path / "lambda=0" / "seed=0,x=1"
     shutil.copytree(trained, folder)

@@ -2,10 +2,13 @@
 
 import csv
 
+import pytest
+
 from gaze.config import check_config
 from gaze.training import run_training
 
 
+@pytest.mark.slow
 def test_level2_learns_the_phantom_but_not_at_once(composed, tmp_path):
     config = check_config(composed("pictures.every_n_epochs=0", "trainer.max_epochs=7"))
     assert (config.dataset.name, config.model.name, config.lambda_) == ("phantom", "level2", 0)

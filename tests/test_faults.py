@@ -84,7 +84,7 @@ def test_the_comparison_sees_a_difference(tiny, undisturbed, tmp_path):
     ("fault", "number", "whole"),
     [
         ("at_step", 2, 0),  # nothing saved yet
-        ("at_step", STEPS + 1, 1),
+        pytest.param("at_step", STEPS + 1, 1, marks=pytest.mark.slow),
         ("at_step", 3 * STEPS, 2),  # the last step of an epoch
         ("while_saving", 2, 1),
         ("between_the_two_names", 2, 1),
@@ -104,7 +104,7 @@ def test_a_killed_run_is_completed_by_the_same_command(config, undisturbed, tmp_
 
 
 @pytest.mark.parametrize("step", [2, STEPS, STEPS + 2])
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_end_saves_its_state_in_the_middle_of_an_epoch(
     config, undisturbed, tmp_path, signum, step
 ):
@@ -206,6 +206,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_whole(config, undisturbed, 
     assert_completes(config, folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_out_of_memory_says_what_to_do(tiny, tmp_path):
     big = tiny("model=level1", "dataset.train_images=400", "dataset.batch_size=400", "dataset.image_size=128")
     code, answer, _ = faults.run(big, tmp_path / "run", "little_memory")

@@ -187,6 +187,7 @@ def test_downloaded_counts_that_differ_are_an_error(httpserver, monkeypatch, cac
     assert f"Delete the folder {cache / 'datasets/someone/toy-set/versions/3'} and run again" in message
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(httpserver, monkeypatch, tmp_path):
     serve(httpserver, archive(), delay=1.0)
     code = (

@@ -27,6 +27,7 @@ def statuses(folder: Path) -> dict[str, dict]:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_ray_runs_two_at_once_each_in_a_process_of_its_own_with_one_cache(tmp_path):
     cache, folder = tmp_path / "cache", tmp_path / "grid"
     words = ("hydra/launcher=gpus", "hydra.launcher.ray.init.num_cpus=2", "dataset.seed=7", "seed=0,1")
@@ -67,6 +68,7 @@ SACCT = '#!/bin/bash\necho "JobID|State|NodeList"\nfor i in 0 1; do echo "4242_$
 
 
 @needs_slurm
+@pytest.mark.slow
 def test_slurm_gets_one_script_with_the_resources_and_its_jobs_complete_the_grid(tmp_path):
     cluster = tmp_path / "cluster"
     cluster.mkdir()
@@ -90,6 +92,7 @@ def test_slurm_gets_one_script_with_the_resources_and_its_jobs_complete_the_grid
     assert "grid: 2 done" in done.stdout
 
 
+@pytest.mark.slow
 def test_one_run_over_two_processes_by_the_command(tmp_path):
     folder = tmp_path / "run"
     words = ("trainer.devices=2", "+trainer.strategy=ddp", "trainer.max_epochs=1", f"hydra.run.dir={folder}")

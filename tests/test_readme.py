@@ -50,4 +50,4 @@ def test_defaults_in_the_table_are_the_defaults(composed):
         if key in ("phantom", "brain_tumor_mri", "chest_xray", "breast_ultrasound", "folder") or "/" in key:
             continue
         actual = flat.get(key, OmegaConf.select(cfg, key))
-        assert str(actual).lower() == value.lower(), key
+        assert ("null" if actual is None else str(actual).lower()) == value.lower(), key

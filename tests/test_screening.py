@@ -340,6 +340,7 @@ def test_the_shipped_screening_has_no_seed_of_the_study(composed):
 # ---- by the command
 
 
+@pytest.mark.slow
 def test_the_command_screens_trains_and_skips_all_of_it_when_started_again(tmp_path):
     words = (
         "experiment=augmentation_screen", *TINY, "optimizer.lr=0.03", "augmentation=none,rotation,noise,blur",

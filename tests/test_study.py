@@ -121,7 +121,7 @@ def test_the_page_in_a_browser(analysis, tmp_path):
     assert "Underpowered" in visit.dom
 
 
-def test_the_consistency_analysis_leaves_the_study_out_and_says_so(config, source, tmp_path):
+def test_the_consistency_analysis_leaves_the_study_out_and_says_so(config, source, tmp_path, undrawn):
     own = config("study=plain")
     run = write_run(tmp_path / "outputs" / "plain" / "seed=0", own, list(PHANTOM_CLASSES))
     for seed in (*ARMS["none"], *ARMS["hflip"]):
@@ -236,6 +236,7 @@ def train(module, images, targets, steps=120):
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_an_artefact_that_is_planted_flips_the_first_question_and_random_weights_part_the_maps(
     planted, composed, tmp_path
 ):

@@ -324,6 +324,7 @@ def train(*arguments: str, cwd: Path = REPO) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_command_prints_audit_epochs_and_table_and_nothing_else(tmp_path):
     done = train(*TINY, "pictures.every_n_epochs=1", f"hydra.run.dir={tmp_path / 'run'}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -340,6 +341,7 @@ def test_command_prints_audit_epochs_and_table_and_nothing_else(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_bad_settings_end_the_command_with_one_error_and_change_nothing(tmp_path):
     kept = tmp_path / "run" / ".hydra" / "config.yaml"
     kept.parent.mkdir(parents=True)
@@ -382,6 +384,7 @@ def in_a_terminal(command: list[str], seconds: float) -> tuple[int, str]:
     return code, shown.decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_terminal_shows_a_bar_with_kappa_and_gaze_and_keeps_the_epoch_lines(tmp_path):
     command = [sys.executable, "train.py", *TINY, "trainer.max_epochs=3", f"hydra.run.dir={tmp_path / 'run'}"]
     code, shown = in_a_terminal(command, seconds=200)
