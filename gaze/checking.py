@@ -283,7 +283,7 @@ def verdicts(c: Checked) -> list[Verdict]:
     if "lift_gaze" in c.scores and c.scores["lift_gaze"].notna().any():
         found += [
             _against(c, "Pointing game", "pointing", 1, f"hits: {beat}", "Zhang et al. 2016"),
-            _against(c, "Energy in the mask", "lift", 1, f"lift: {beat}", "Wang et al. 2020"),
+            _against(c, "Lift in the mask", "lift", 1, f"lift: {beat}", "Wang et al. 2020"),
         ]
     rho = estimate(c.rho[-1], c)
     change = estimate(c.change[NOISE.index(NOISE_JUDGED)], c)

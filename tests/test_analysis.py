@@ -109,6 +109,7 @@ def test_without_maps_the_report_says_so(tmp_path, undrawn):
     assert "No maps: these runs drew no pictures" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_earlier_analysis_is_replaced(analysis, tmp_path, undrawn):
     analyse(DATA, tmp_path)
     (tmp_path / "mine.txt").write_text("mine")
@@ -178,6 +179,7 @@ def test_little_or_odd_input_gives_a_smaller_report_never_a_traceback(tmp_path, 
     assert not re.search(r"\bnan\b|\binf\b|None", without_provenance(text))
 
 
+@pytest.mark.slow
 def test_mixed_studies_are_kept_apart_and_said(tmp_path, undrawn):
     runs = pd.read_csv(DATA)
     pd.concat([runs, runs.assign(study="other")]).to_csv(tmp_path / "x.csv", index=False)
@@ -218,6 +220,7 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_below_outputs(tmp_path):
     runs = pd.read_csv(DATA)
     runs[(runs["model"] == "level3")].to_csv(tmp_path / "few.csv", index=False)  # fewer figures, less time

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from gaze.report import FigureItem, Section, TableItem, write_report
 
+pytestmark = pytest.mark.slow  # the study and the analysis open their pages in a browser as well
+
 pytestmark = needs_browser
 OUTSIDE = '<img src="http://example.invalid/x.png">'
 MAKERS = '<link rel="stylesheet" href="https://fonts.googleapis.com/css">'

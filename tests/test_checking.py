@@ -72,6 +72,7 @@ def checked(trained):
     return check_run(open_run(trained, CPU), None, quiet())
 
 
+@pytest.mark.slow
 def test_a_trained_network_ranks_above_its_randomised_twin(config, classes, trained, checked, tmp_path):
     def randomise(module):
         own = open_run(trained, CPU).module
@@ -86,6 +87,7 @@ def test_a_trained_network_ranks_above_its_randomised_twin(config, classes, trai
     assert gain[0] > gain[1] + 0.1, gain
 
 
+@pytest.mark.slow
 def test_what_is_measured_has_its_shapes_and_counts(checked, trained):
     n = checked.counts["used"]
     assert checked.counts["evaluation images"] == 48 and 0 < n <= checked.counts["classified correctly"]
@@ -190,6 +192,7 @@ def test_paths_are_quoted_for_hydra_and_give_a_folder():
 
 
 @needs_browser
+@pytest.mark.slow
 def test_the_page_in_a_browser(trained, tmp_path):
     out = tmp_path / "out"
     config = AnalyzeConfig(check=str(trained), check_images=12, compare=CPU)
@@ -202,7 +205,7 @@ def test_the_page_in_a_browser(trained, tmp_path):
         assert word in visit.dom
     rows = list(csv.DictReader((out / "tables" / "checks.csv").open()))
     assert [row["check"] for row in rows] == [
-        *("Deletion", "Insertion", "ROAD", "Pointing game", "Energy in the mask", "Randomised weights", "Small noise"),
+        *("Deletion", "Insertion", "ROAD", "Pointing game", "Lift in the mask", "Randomised weights", "Small noise"),
     ]
     assert {row["answer"] for row in rows} <= {"passes", "fails", "not shown"}
     assert len(pd.read_csv(out / "images.csv")) == 12

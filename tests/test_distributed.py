@@ -26,6 +26,8 @@ from gaze.datasets import load_dataset
 from gaze.metrics import GazeConsistency
 from gaze.module import GazeModule, _evaluation_metrics, _mask_metrics
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 WORLD = 2
 K, H, W = 3, 4, 5
 VARIANTS = [(r, d) for r in ("ema", "batch") for d in ("squared", "l2")]

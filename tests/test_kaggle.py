@@ -216,6 +216,7 @@ def test_two_processes_download_once(httpserver, monkeypatch, tmp_path):
     assert len({out.splitlines()[-1] for out, _ in outputs}) == 1
 
 
+@pytest.mark.slow
 def test_importing_the_module_imports_no_network_code():
     code = "import sys, gaze.datasets; print([m for m in ('kagglehub', 'kagglesdk', 'requests') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)

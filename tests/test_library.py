@@ -162,6 +162,7 @@ def test_example_learns_and_measures(name, capsys, monkeypatch, tmp_path, random
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_notebook_goes_from_a_folder_to_an_atlas(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     book = nbformat.read(EXAMPLES / "gaze_atlas.ipynb", 4)

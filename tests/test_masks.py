@@ -54,7 +54,7 @@ def refused(settings: DatasetConfig) -> str:
 # ---- pixels
 
 
-@pytest.mark.parametrize("size", [5, 8, 13, 40])
+@pytest.mark.parametrize("size", [5, 8, 13, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_pixel_is_lesion_where_half_of_its_area_is(tmp_path, size):
     g = np.random.default_rng(size)
     lesion = g.random((20, 30)) < 0.5

@@ -223,6 +223,7 @@ def world(tmp_path, monkeypatch):
     return World(tmp_path / "study")
 
 
+@pytest.mark.slow
 def test_the_screening_runs_rung_by_rung_and_the_study_with_what_is_left(world, capsys):
     assert world.sweep() == 0
     first = [f"augmentation-screen {arm} {seed} 1" for arm in ("hflip", "rotation", "blur", "noise")
