@@ -132,6 +132,7 @@ def test_the_page_in_a_browser(analysis, tmp_path):
 # ---- from run folders
 
 
+@pytest.mark.slow
 def test_a_real_run_gives_a_report_with_what_made_it(tiny_run, tmp_path, undrawn):
     paths, shown = analyse(tiny_run.folder, tmp_path)
     text = (tmp_path / "report.md").read_text()
@@ -171,6 +172,7 @@ def test_a_real_run_gives_a_report_with_what_made_it(tiny_run, tmp_path, undrawn
         *("no kappa", "no accuracy", "awkward names", "bare columns", "two studies", "uneven", "no pairs"),
     ],
 )
+@pytest.mark.slow
 def test_little_or_odd_input_gives_a_smaller_report_never_a_traceback(tmp_path, undrawn, change):
     change(pd.read_csv(DATA).drop(columns="run")).to_csv(tmp_path / "x.csv", index=False)
     analyse(tmp_path / "x.csv", tmp_path / "out")

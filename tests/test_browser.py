@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from gaze.report import FigureItem, Section, TableItem, write_report
 
-pytestmark = pytest.mark.slow  # the study and the analysis open their pages in a browser as well
-
-pytestmark = needs_browser
+# The study and the analysis open their pages in a browser as well.
+pytestmark = [pytest.mark.slow, needs_browser]
 OUTSIDE = '<img src="http://example.invalid/x.png">'
 MAKERS = '<link rel="stylesheet" href="https://fonts.googleapis.com/css">'
 LOCAL = '<img src="http://127.0.0.1:18999/x.png">'

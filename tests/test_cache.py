@@ -410,6 +410,7 @@ def test_a_cache_that_may_not_be_written_to(load, folder):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of a process's files there")
+@pytest.mark.slow
 def test_a_full_disk(load, folder):
     """A limit on the size of files stands in for it: the write fails half-way in the same call."""
     code = (
@@ -473,6 +474,7 @@ def test_processes_that_start_together_decode_once(load, folder, tmp_path):
     assert len((tmp_path / "count").read_text()) == 11
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_counts(load, folder, tmp_path):
     child = start(load, folder, tmp_path / "count", 30)
     limit = time.monotonic() + 200

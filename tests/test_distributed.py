@@ -26,8 +26,6 @@ from gaze.datasets import load_dataset
 from gaze.metrics import GazeConsistency
 from gaze.module import GazeModule, _evaluation_metrics, _mask_metrics
 
-pytestmark = pytest.mark.slow  # processes of their own
-
 WORLD = 2
 K, H, W = 3, 4, 5
 VARIANTS = [(r, d) for r in ("ema", "batch") for d in ("squared", "l2")]
@@ -200,6 +198,7 @@ def ranks(tmp_path_factory) -> list[dict[str, Any]]:
 
 
 pytestmark = [
+    pytest.mark.slow,  # processes of their own
     pytest.mark.timeout(240),
     pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch without gloo"),
 ]

@@ -18,7 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gaze.folder import RERUN
 from gaze.status import is_busy, read_status, run_state
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [  # processes of their own, killed and started again
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
 
 # 4 epochs of 3 steps; dropout, augmentation, a growing lambda, and a rate that falls after each epoch without progress.
 SETTINGS = (
@@ -84,11 +87,11 @@ def test_the_comparison_sees_a_difference(tiny, undisturbed, tmp_path):
     ("fault", "number", "whole"),
     [
         ("at_step", 2, 0),  # nothing saved yet
-        pytest.param("at_step", STEPS + 1, 1, marks=pytest.mark.slow),
-        pytest.param("at_step", 3 * STEPS, 2, marks=pytest.mark.slow),  # the last step of an epoch
+        ("at_step", STEPS + 1, 1),
+        ("at_step", 3 * STEPS, 2),  # the last step of an epoch
         ("while_saving", 2, 1),
         ("between_the_two_names", 2, 1),
-        pytest.param("while_writing_metrics", 3, 2, marks=pytest.mark.slow),
+        ("while_writing_metrics", 3, 2),
     ],
 )
 def test_a_killed_run_is_completed_by_the_same_command(config, undisturbed, tmp_path, fault, number, whole):
@@ -103,8 +106,8 @@ def test_a_killed_run_is_completed_by_the_same_command(config, undisturbed, tmp_
         assert f"Resumes after {whole} of 4 epochs" in shown
 
 
-@pytest.mark.parametrize("step", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (STEPS, STEPS + 2))])
-@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [2, STEPS, STEPS + 2])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_saves_its_state_in_the_middle_of_an_epoch(
     config, undisturbed, tmp_path, signum, step
 ):
@@ -119,7 +122,6 @@ def test_a_run_that_is_asked_to_end_saves_its_state_in_the_middle_of_an_epoch(
     assert_completes(config, folder, undisturbed)
 
 
-@pytest.mark.slow
 def test_a_second_signal_ends_at_once(config, undisturbed, tmp_path):
     folder = tmp_path / "run"
     code, _, _ = faults.run(config, folder, "at_step", STEPS + 2, signal.SIGINT, True)
@@ -139,7 +141,6 @@ def interrupted(config, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["half", "flipped", "empty"])
-@pytest.mark.slow
 def test_a_damaged_last_checkpoint_leaves_the_one_before(config, undisturbed, interrupted, damage):
     path = interrupted / "checkpoints" / "last.ckpt"
     content = bytearray(path.read_bytes())
@@ -151,7 +152,6 @@ def test_a_damaged_last_checkpoint_leaves_the_one_before(config, undisturbed, in
     assert "Resumes after 1 of 4 epochs" in shown
 
 
-@pytest.mark.slow
 def test_without_a_checkpoint_that_can_be_read_the_run_starts_over(config, undisturbed, interrupted):
     for path in (interrupted / "checkpoints").iterdir():
         path.write_bytes(b"no checkpoint")
@@ -160,7 +160,6 @@ def test_without_a_checkpoint_that_can_be_read_the_run_starts_over(config, undis
     assert (interrupted / "previous" / "1" / "metrics.csv").exists()
 
 
-@pytest.mark.slow
 def test_truncated_metrics_are_written_again(config, undisturbed, interrupted):
     for folder in (interrupted, interrupted):  # of an interrupted run, then of the finished one
         metrics = folder / "metrics.csv"
@@ -185,7 +184,6 @@ def test_a_checkpoint_with_a_pickled_object_is_refused(config, interrupted, tmp_
     assert b"touch executed" in (tmp_path / "plain").read_bytes()
 
 
-@pytest.mark.slow
 def test_two_processes_on_one_folder(config, undisturbed, tmp_path):
     folder = tmp_path / "run"
     first = faults.start(config, folder, "at_step", 2, signal.SIGSTOP)  # stands still, alive
@@ -211,7 +209,6 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_whole(config, undisturbed, 
     assert_completes(config, folder, undisturbed)
 
 
-@pytest.mark.slow
 def test_out_of_memory_says_what_to_do(tiny, tmp_path):
     big = tiny("model=level1", "dataset.train_images=400", "dataset.batch_size=400", "dataset.image_size=128")
     code, answer, _ = faults.run(big, tmp_path / "run", "little_memory")
@@ -222,7 +219,6 @@ def test_out_of_memory_says_what_to_do(tiny, tmp_path):
     assert status["state"] == "failed" and "Traceback" in status["traceback"]
 
 
-@pytest.mark.slow
 def test_a_rerun_keeps_the_old_run_until_it_is_complete(tiny, config, undisturbed, tmp_path):
     folder = tmp_path / "run"
     assert faults.run(config, folder)[0] == 0

@@ -411,6 +411,7 @@ CASES = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_unusual_frames_are_drawn_with_everything_inside_the_figure(case):
     for name, figure in every_figure(made_up_runs(**CASES[case])).items():
         assert pixels(figure).std() > 1
@@ -424,6 +425,7 @@ def test_unusual_frames_are_drawn_with_everything_inside_the_figure(case):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+@pytest.mark.slow
 def test_frames_without_a_usable_number_are_drawn(runs, value):
     measures = [measure for measure in LABELS if measure in runs]
     for figure in every_figure(runs.assign(**dict.fromkeys(measures, value))).values():

@@ -403,6 +403,7 @@ def test_moved_without_masks_has_no_outline_and_checks_its_input(c):
 @pytest.mark.parametrize(
     ("arms", "classes"), [({"none": 2, LONG: 2}, 2), ({"none": 2, **{f"arm_{k}": 1 for k in range(14)}}, 6)]
 )
+@pytest.mark.slow
 def test_figures_of_one_arm_and_of_many_fit_their_page(arms, classes):
     c = made_up_compared(arms, classes=classes, images=12)
     distances = made_up_distances(c)
