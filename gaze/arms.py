@@ -84,15 +84,48 @@ def permutation_p(
     if max_permutations < 1:
         raise ValueError(f"max_permutations must be at least 1, got {max_permutations}.")
     between_runs, in_arm = _two_arms(distances, labels, baseline, arm)
-    n, k = in_arm.size, int(in_arm.sum())
-    total = math.comb(n, k)
-    exact = total <= max_permutations
-    splits = _all_splits(n, k) if exact else _drawn_splits(n, k, max_permutations)
+    splits, exact = relabellings(in_arm.size, int(in_arm.sum()), max_permutations)
     observed = float(_effects(between_runs, in_arm[None])[0])
     count = int(np.count_nonzero(_effects(between_runs, splits) >= observed - TIE * np.abs(between_runs).max()))
-    if exact:
-        return Permutation(observed, count / total, total, (2 if 2 * k == n else 1) / total, exact)
-    return Permutation(observed, (1 + count) / (1 + len(splits)), len(splits), 1 / (1 + len(splits)), exact)
+    p, smallest = randomisation_p(count, splits, exact)
+    return Permutation(observed, p, len(splits), smallest, exact)
+
+
+def relabellings(n: int, k: int, most: int = DRAWS) -> tuple[Floats, bool]:
+    """Ways to call k of n runs the arm, and whether they are all there are.
+
+    Args:
+        n: runs of both arms.
+        k: of them, those of the arm.
+        most: all C(n, k) ways if they are no more than this, else so many drawn at random, always the same.
+
+    Returns:
+        (S, n): 1 for the runs of the arm, else 0.
+    """
+    if math.comb(n, k) > most:
+        order = np.random.default_rng(0).random((most, n)).argsort(1)  # a random permutation in each row
+        return (order < k).astype(np.float64), False
+    chosen = np.array(list(combinations(range(n), k)))  # (C(n, k), k)
+    splits = np.zeros((len(chosen), n))
+    np.put_along_axis(splits, chosen, 1, axis=1)
+    return splits, True
+
+
+def randomisation_p(count: int, splits: Floats, exact: bool) -> tuple[float, float]:
+    """p of a randomisation test, and the smallest that so many runs can give.
+
+    Args:
+        count: labellings of which the statistic is as large as the observed one.
+        splits, exact: from :func:`relabellings`, for n runs with k in the arm.
+
+    Returns:
+        count / S, at least 1 / S, or 2 / S for 2 k = n, where the two names swapped give the same; if drawn,
+        (1 + count) / (1 + S), at least 1 / (1 + S) (Phipson & Smyth 2010).
+    """
+    total = len(splits)
+    if not exact:
+        return (1 + count) / (1 + total), 1 / (1 + total)
+    return count / total, (2 if 2 * splits[0].sum() == splits.shape[1] else 1) / total
 
 
 def arms_table(
@@ -184,17 +217,3 @@ def _effects(between_runs: Floats, splits: Floats) -> Floats:
     k, m = splits.sum(1), rest.sum(1)  # a pair within a side is summed both ways, hence k (k - 1)
     within = (to_arm * splits).sum(1) / (k * (k - 1)) + (to_rest * rest).sum(1) / (m * (m - 1))
     return (to_arm * rest).sum(1) / (k * m) - within / 2
-
-
-def _all_splits(n: int, k: int) -> Floats:
-    """Every choice of k runs of n, as 0 and 1: (C(n, k), n)."""
-    chosen = np.array(list(combinations(range(n), k)))  # (C(n, k), k)
-    splits = np.zeros((len(chosen), n))
-    np.put_along_axis(splits, chosen, 1, axis=1)
-    return splits
-
-
-def _drawn_splits(n: int, k: int, draws: int) -> Floats:
-    """Random choices of k runs of n, as 0 and 1: (draws, n). Where the k smallest of n random numbers stand."""
-    order = np.random.default_rng(0).random((draws, n)).argsort(1)  # a random permutation in each row
-    return (order < k).astype(np.float64)

@@ -7,13 +7,13 @@ alike images at once, in its map and in its scores. So the runs are relabelled h
 from __future__ import annotations
 
 import math
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from gaze.arms import randomisation_p, relabellings
 from gaze.compared import Compared
 from gaze.statistics import TIE
 
@@ -54,12 +54,10 @@ def gain_and_excess_rho(c: Compared, arm: str) -> Association:
     observed = _rho(distances, gains, np.arange(n) >= n - k)
     if math.isnan(observed):
         return Association(math.nan, math.nan, math.nan)
-    labellings, exact = _labellings(n, k)
-    found = np.array([abs(_rho(distances, gains, labelling)) for labelling in labellings])
+    splits, exact = relabellings(n, k, LABELLINGS)
+    found = np.array([abs(_rho(distances, gains, split > 0)) for split in splits])
     count = int(np.count_nonzero(found >= abs(observed) - TIE))  # NaN: no correlation, not as large
-    if exact:
-        return Association(observed, count / len(found), (2 if 2 * k == n else 1) / len(found))
-    return Association(observed, (1 + count) / (1 + len(found)), 1 / (1 + len(found)))
+    return Association(observed, *randomisation_p(count, splits, exact))
 
 
 def _image_distances(c: Compared, rows: NDArray[np.intp]) -> Floats:
@@ -92,15 +90,3 @@ def _rho(distances: Floats, gains: Floats, in_arm: NDArray[np.bool_]) -> float:
         return math.nan
     ranks = stats.rankdata(np.stack([gain[kept], excess[kept]]), axis=1)
     return float(np.corrcoef(ranks)[0, 1])
-
-
-def _labellings(n: int, k: int) -> tuple[NDArray[np.bool_], bool]:
-    """Choices of k runs of n (S, n), and whether they are all there are."""
-    exact = math.comb(n, k) <= LABELLINGS
-    if exact:
-        chosen = np.array(list(combinations(range(n), k)))
-    else:
-        chosen = np.random.default_rng(0).random((LABELLINGS, n)).argsort(1)[:, :k]
-    labellings = np.zeros((len(chosen), n), dtype=bool)
-    np.put_along_axis(labellings, chosen, True, axis=1)
-    return labellings, exact

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from gaze.arms import DRAWS, arms_table, permutation_p
+from gaze.arms import DRAWS, arms_table, permutation_p, randomisation_p, relabellings
 from gaze.bootstrap import interval, nan_mean, resampled_means, resampled_variance, resampling_weights
 from gaze.compared import MASK_COLUMNS, SHAPE_COLUMNS, SIMILARITIES, Compared
 from gaze.statistics import ROUNDING, TIE
@@ -210,18 +209,10 @@ def mean_shift_p(
     if k in (0, n):
         return math.nan, math.nan, math.nan
     difference = float(pool[in_arm].mean() - pool[~in_arm].mean())
-    total = math.comb(n, k)
-    exact = total <= max_permutations
-    if exact:
-        chosen = np.array(list(combinations(range(n), k)))
-    else:
-        chosen = np.random.default_rng(0).random((max_permutations, n)).argsort(1)[:, :k]
+    splits, exact = relabellings(n, k, max_permutations)
     centred = pool - pool.mean()  # the difference of a labelling is its sum over the arm, times 1 / k + 1 / (n - k)
     far = abs(centred[in_arm].sum()) - TIE * n * np.abs(pool).max()
-    count = int(np.count_nonzero(np.abs(centred[chosen].sum(1)) >= far))
-    if exact:
-        return difference, count / total, (2 if 2 * k == n else 1) / total
-    return difference, (1 + count) / (1 + len(chosen)), 1 / (1 + len(chosen))
+    return difference, *randomisation_p(int(np.count_nonzero(np.abs(splits @ centred) >= far)), splits, exact)
 
 
 def shape_shifts(c: Compared, metric: str, weights: Floats) -> list[Shift]:

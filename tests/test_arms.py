@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gaze.arms import COLUMNS, _all_splits, _drawn_splits, arms_table, effect, permutation_p
+from gaze.arms import COLUMNS, arms_table, effect, permutation_p, relabellings
 
 LOOSE = 1e-9
 
@@ -182,12 +182,14 @@ def test_as_many_labellings_as_allowed_are_enumerated():
 
 
 def test_every_split_is_enumerated_once_and_drawn_alike_often():
-    weights = 2 ** np.arange(6)  # a number for each split
-    every, found = _all_splits(6, 2), _drawn_splits(6, 2, 3000)
-    assert set(every.sum(1)) == set(found.sum(1)) == {2}
-    codes, counts = np.unique(found @ weights, return_counts=True)
-    assert list(codes) == sorted(every @ weights) and len(set(codes)) == 15
-    assert stats.chisquare(counts).pvalue > 0.01
+    every, complete = relabellings(6, 2)
+    assert complete and set(every.sum(1)) == {2}
+    assert len({tuple(split) for split in every}) == len(every) == 15
+    found, complete = relabellings(30, 10, 3000)
+    assert not complete and found.shape == (3000, 30) and set(found.sum(1)) == {10}
+    assert stats.chisquare(found.sum(0)).pvalue > 0.01  # each run alike often
+    together = (found.T @ found)[np.triu_indices(30, 1)]  # and each two runs
+    assert stats.chisquare(together).pvalue > 0.01
 
 
 def test_many_runs_are_drawn_and_p_is_never_0():
