@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gaze.naming import quoted  # makes ${analysis_name:...} known as well
+from gaze.config.naming import quoted  # makes ${analysis_name:...} known as well
 
 PATHS = ("source", "check", "explain", "images")
 
@@ -23,11 +23,12 @@ PATHS = ("source", "check", "explain", "images")
 def main(cfg: DictConfig) -> None:
     from rich.console import Console
 
-    from gaze.config import GazeError, check_analysis  # after Hydra: --help answers at once
+    from gaze.config.train import check_analysis
+    from gaze.errors import GazeError  # after Hydra: --help answers at once
 
     try:
         config = check_analysis(cfg)
-        from gaze.analysis import run_analysis
+        from gaze.studies.run import run_analysis
 
         run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
     except GazeError as error:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gaze.naming import register
+from gaze.config.naming import register
 
 
 def save_settings(cfg: DictConfig, folder: Path) -> None:
@@ -30,9 +30,10 @@ def save_settings(cfg: DictConfig, folder: Path) -> None:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     register()  # again where Ray or SLURM started this process
-    from gaze.config import GazeError, check_config, check_trainer  # after Hydra: --help answers at once
-    from gaze.folder import finished_run
-    from gaze.status import Interrupted, is_first_process
+    from gaze.config.train import check_config, check_trainer
+    from gaze.errors import GazeError  # after Hydra: --help answers at once
+    from gaze.runs.folder import finished_run
+    from gaze.runs.status import Interrupted, is_first_process
 
     try:
         try:
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> float | None:
             print(f"{folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
             return done["val/kappa"]
         check_trainer(config)
-        from gaze.training import run_training
+        from gaze.training.train import run_training
 
         return run_training(config, folder, lambda: save_settings(cfg, folder / ".hydra")).get("val/kappa")
     except GazeError as error:

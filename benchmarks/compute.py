@@ -11,10 +11,10 @@ from lightning import seed_everything
 from measure import MIB, Section, Settings, add_row, comparison, interleave
 from torch import Tensor
 
-from gaze.backbones import LEVELS, SplitBackbone
-from gaze.datamodule import Batch
-from gaze.metrics import GazeConsistency
-from gaze.module import GazeModule
+from gaze.backbones.levels import LEVELS, SplitBackbone
+from gaze.data.datamodule import Batch
+from gaze.metrics.consistency import GazeConsistency
+from gaze.training.module import GazeModule
 
 CLASSES = 4
 WEIGHT = 50.0

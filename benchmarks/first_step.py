@@ -23,7 +23,7 @@ def stop(*args: object, **kwargs: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    from gaze.module import GazeModule
+    from gaze.training.module import GazeModule
 
     GazeModule.training_step = stop  # type: ignore[method-assign]
     sys.argv[0] = str(TRAIN)

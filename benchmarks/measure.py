@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from gaze.training import processor_name
+from gaze.training.environment import processor_name
 
 REPO = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics")

@@ -12,7 +12,7 @@ import torch
 from compute import make_batch, make_module, make_step
 from measure import Settings, interleave
 
-from gaze.allocator import keep_freed_memory
+from gaze.training.allocator import keep_freed_memory
 
 
 def main() -> None:

@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from gaze.callbacks import EpochTable
-from gaze.config import AugmentationConfig, DatasetConfig, TrainConfig, check_config
-from gaze.datamodule import Batch, GazeDataModule
-from gaze.datasets import ImageData, Split, load_dataset
-from gaze.module import GazeModule
-from gaze.training import build_trainer
+from gaze.config.data import DatasetConfig
+from gaze.config.train import AugmentationConfig, TrainConfig, check_config
+from gaze.data.datamodule import Batch, GazeDataModule
+from gaze.data.datasets import ImageData, Split, load_dataset
+from gaze.training.callbacks import EpochTable
+from gaze.training.module import GazeModule
+from gaze.training.train import build_trainer
 
 FULL_WEIGHT = ("lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=0")  # from the first epoch on: all epochs alike
 

@@ -21,7 +21,7 @@ import pipeline
 import torch
 from measure import REPO, Section, Settings, machine
 
-from gaze.allocator import keep_freed_memory
+from gaze.training.allocator import keep_freed_memory
 
 ROWS: dict[str, Callable[[Settings], list[Section]]] = {
     "step": compute.step,

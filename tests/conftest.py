@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +14,13 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from gaze.config import TrainConfig, check_config
+from gaze.config.train import TrainConfig, check_config
 
 torch.set_num_threads(1)  # two test processes share the cores
 
 REPO = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("GAZE_SHARED_DATA", REPO.parent / "shared" / "data"))
+FIXTURES = Path(__file__).parent / "fixtures"
 TINY = (
     "model=level1",
     "dataset.train_images=16",
@@ -90,7 +93,7 @@ def tiny(composed: Compose) -> TinyConfig:
 @pytest.fixture(scope="session")
 def tiny_run(tiny: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two epochs of level1 on the phantom with lambda 50 from the first epoch on, and with pictures."""
-    from gaze.training import run_training
+    from gaze.training.train import run_training
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     config = tiny("lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=1", "pictures.every_n_epochs=1")
@@ -100,12 +103,12 @@ def tiny_run(tiny: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures are made and not rendered, which is what takes the time; test_plots.py renders odd ones."""
-    import gaze.report
+    import gaze.report.write
 
     buffer = io.BytesIO()
     Figure(figsize=(1, 1)).savefig(buffer, format="png")
 
     def picture(item, number):
-        return gaze.report._Picture("figure", number, item.name, item.caption, buffer.getvalue(), b"%PDF")
+        return gaze.report.write._Picture("figure", number, item.name, item.caption, buffer.getvalue(), b"%PDF")
 
-    monkeypatch.setattr(gaze.report, "_picture", picture)
+    monkeypatch.setattr(gaze.report.write, "_picture", picture)

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["faults", "gaze.training", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"])
+SERVER.set_forkserver_preload(
+    ["faults", "gaze.training.train", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"]
+)
 
 
 def kill_self() -> None:
@@ -38,7 +40,7 @@ def _at_call(owner: Any, name: str, number: int, act: Callable[[], Any]) -> None
 
 def at_step(number: int, signum: int = signal.SIGKILL, again: bool = False) -> None:
     """A signal after a training step."""
-    from gaze.callbacks import FiniteLoss
+    from gaze.training.callbacks import FiniteLoss
 
     def act() -> None:
         for _ in range(2 if again else 1):
@@ -49,9 +51,9 @@ def at_step(number: int, signum: int = signal.SIGKILL, again: bool = False) -> N
 
 def while_saving(number: int) -> None:
     """SIGKILL in the middle of writing last.ckpt: half of it is in the file."""
-    import gaze.checkpoints
+    import gaze.training.checkpoints
 
-    original, calls = gaze.checkpoints._write, [0]
+    original, calls = gaze.training.checkpoints._write, [0]
 
     def half(path: Path, content: memoryview) -> None:
         calls[0] += "last" in path.name
@@ -60,7 +62,7 @@ def while_saving(number: int) -> None:
             kill_self()
         original(path, content)
 
-    gaze.checkpoints._write = half
+    gaze.training.checkpoints._write = half
 
 
 def between_the_two_names(number: int) -> None:
@@ -96,7 +98,7 @@ def full_disk(number: int) -> None:
 
 def little_memory() -> None:
     """The process may map 256 MB more than it has, from the first training step on."""
-    from gaze.module import GazeModule
+    from gaze.training.module import GazeModule
 
     def limit() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -113,9 +115,9 @@ FAULTS = {
 
 
 def _work(config: Any, folder: Path, fault: str | None, args: tuple[Any, ...], answer: Path) -> None:
-    from gaze.config import GazeError
-    from gaze.status import Interrupted
-    from gaze.training import run_training
+    from gaze.errors import GazeError
+    from gaze.runs.status import Interrupted
+    from gaze.training.train import run_training
 
     torch.set_num_threads(1)
     sys.stdout = (answer.with_suffix(".out")).open("w")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gaze.compared import MASK_COLUMNS, PAIR_COLUMNS, SHAPE_COLUMNS, Compared
+from gaze.studies.augmentation.compared import MASK_COLUMNS, PAIR_COLUMNS, SHAPE_COLUMNS, Compared
 
 
 def made_up_runs(
@@ -114,7 +114,9 @@ def made_up_distances(c: Compared) -> NDArray[np.float64]:
 
 
 def made_up_images(c: Compared) -> pd.DataFrame:
-    """Columns of ``gaze.effects.image_table``; the excess distance is that between the mean maps."""
+    """Columns of ``gaze.studies.augmentation.effects.image_table``; the excess distance is that between the mean
+    maps.
+    """
     parts = []
     for arm in c.arms:
         own, base = (np.where(c.valid[c.rows(a)], 1 - c.cams[c.rows(a)].std((2, 3)), np.nan) for a in (arm, c.baseline))
@@ -127,14 +129,16 @@ def made_up_images(c: Compared) -> pd.DataFrame:
 
 
 def made_up_run_table(c: Compared) -> pd.DataFrame:
-    """Columns of ``gaze.effects.run_table``, with plain means."""
+    """Columns of ``gaze.studies.augmentation.effects.run_table``, with plain means."""
     table = c.runs.assign(dead_rate=1 - c.valid.mean(1), n_valid=c.valid.sum(1))
     table = table.assign(**{name: np.nanmean(values, axis=1) for name, values in c.shapes.items()})
     return table.assign(centroid_variance=np.linspace(0.01, 0.02, len(table)))
 
 
 def made_up_profile(c: Compared, metrics: Sequence[str]) -> pd.DataFrame:
-    """Columns of ``gaze.effects.profile_table``: z runs from -6 to 6 through all cells, 0.4 SD to a unit of effect."""
+    """Columns of ``gaze.studies.augmentation.effects.profile_table``: z runs from -6 to 6 through all cells, 0.4 SD to
+    a unit of effect.
+    """
     cells = [(arm, metric) for arm in c.arms for metric in metrics]
     z = np.linspace(-6, 6, len(cells)) if len(cells) > 1 else np.array([1.5])
     table = pd.DataFrame(cells, columns=["arm", "metric"])
@@ -146,7 +150,9 @@ def made_up_profile(c: Compared, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def made_up_questions(c: Compared) -> pd.DataFrame:
-    """Columns of ``gaze.questions.question_table``; answers go round pass, fail, inconclusive, underpowered."""
+    """Columns of ``gaze.studies.augmentation.questions.question_table``; answers go round pass, fail, inconclusive,
+    underpowered.
+    """
     measures = [(1, "mask_energy"), (1, "mask_lift")] if "mask_energy" in c.shapes else [(1, "mask_energy")]
     measures += [(2, "centroid_variance"), (2, "dispersion"), (3, "spearman")]
     rows = []

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from gaze.compared import MASK_COLUMNS, SHAPE_COLUMNS, SIMILARITIES, Compared
+from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, SIMILARITIES, Compared
 
 COLUMNS = ("mad", "pearson", "pred_kl", "sim")
 

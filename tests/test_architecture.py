@@ -1,90 +1,109 @@
-"""One way through the house: a module imports only from modules above it in the list."""
+"""The plan of the house: wings import one way, rooms of studies/ do not see each other, what must start fast does."""
 
 import ast
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPO
 
-ORDER = [
-    "data_config", "model_config", "analysis_config", "config", "naming", "allocator", "status", "folder", "grid",
-    "screening", "phantom", "audit", "cache", "decode", "listing", "masks", "ultrasound", "datasets",
-    "augment", "transforms", "datamodule", "backbones", "layers", "adapters",
-    "cam", "distances", "consistency", "metrics", "c_score", "mask_metrics", "module",
-    "pictures", "callbacks", "checkpoints", "training",
-    "tidy", "arm_names", "runs", "maps", "published", "statistics", "compare", "arms", "compared",
-    "bootstrap", "effects", "association", "questions", "provenance",
-    "drawing", "atlas", "plots", "profile_plots", "moved_plots", "latex", "report", "tables", "study_tables",
-    "findings", "study_findings", "store", "pairs", "study", "study_report",
-    "faithfulness", "one_run", "checking", "check_plots", "check_report", "explaining", "explain_report", "analysis",
-]  # fmt: skip
-MODULES = sorted(path.stem for path in (REPO / "gaze").glob("*.py") if path.stem != "__init__")
-HEAVY = ("torch", "lightning", "kagglehub", "requests", "pandas", "matplotlib", "tensorboard")
+HOUSE = REPO / "gaze"
+WINGS = (  # a wing imports only from itself and from those before it
+    "errors", "files", "measures", "choices", "config", "cam", "data", "backbones", "consistency", "metrics", "runs",
+    "statistics", "report", "training", "studies", "cli",
+)  # fmt: skip
+MOVED = {"compare": "metrics.compare", "datamodule": "data.datamodule", "module": "training.module"}
+MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.stem not in MOVED and path != HOUSE / "__init__.py")
+HEAVY = ("torch", "lightning", "torchvision", "kagglehub", "requests", "tensorboard")
 
 
-def tree(module: str) -> ast.Module:
-    return ast.parse((REPO / "gaze" / f"{module}.py").read_text(encoding="utf-8"))
-
-
-def imported(module: str) -> set[str]:
-    """Modules of this package that ``module`` imports, also inside functions."""
-    names = set()
-    for node in ast.walk(tree(module)):
+def imports(path: Path, top: bool = False) -> set[str]:
+    """Modules that a file imports by absolute names; with ``top`` only those loaded with it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in tree.body if top else ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"gaze/{module}.py: write absolute imports"
-            base = node.module or ""
-            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)} if base == "gaze" else {base}
+            assert node.level == 0, f"{path}: write absolute imports"
+            found |= {node.module or ""} if node.module != "gaze" else {f"gaze.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("gaze.")}
+            found |= {alias.name for alias in node.names}
+    return found
 
 
-def test_package_is_flat_and_every_module_has_its_place():
-    assert set(MODULES) <= set(ORDER)
-    assert [path.name for path in (REPO / "gaze").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+def place(path: Path) -> list[str]:
+    return list(path.relative_to(HOUSE).with_suffix("").parts)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_imports_only_from_above(module):
-    assert imported(module) <= set(ORDER[: ORDER.index(module)])
+def test_wings_import_one_way_and_rooms_do_not_see_each_other():
+    wrong, arrows = [], set()
+    rooms = {path.name for path in (HOUSE / "studies").iterdir() if path.is_dir()}
+    for path in MODULES:
+        here = place(path)
+        for name in imports(path):
+            there = name.split(".")[1:] if name.startswith("gaze.") else []
+            if not there:
+                continue
+            if WINGS.index(there[0]) > WINGS.index(here[0]):
+                wrong.append(f"{'/'.join(here)} imports {name}, which is of a later wing")
+            if here[0] == there[0] == "studies" and len(there) > 1:
+                strangers = rooms - {here[1]} if here[1] in rooms else (set() if here[1] == "run" else rooms)
+                if there[1] in strangers:
+                    wrong.append(f"{'/'.join(here)} imports {name}, another room")
+            arrows |= {(here[0], there[0])} if here[0] != there[0] else set()
+    assert wrong == []
+    assert {("training", "consistency"), ("studies", "training"), ("data", "cam")} <= arrows  # the finder finds
 
 
-def test_the_import_finder_sees_this_package():
-    assert {"callbacks", "config", "module"} <= imported("training")
+def test_public_names_have_docstrings():
+    bare = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        public = [n for n in tree.body if not getattr(n, "name", "_").startswith("_")]  # functions and classes
+        bare += [f"{path}: {getattr(n, 'name', '')}" for n in [tree, *public] if not ast.get_docstring(n)]
+    assert bare == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_public_names_have_docstrings(module):
-    documented = [tree(module)]
-    documented += [
-        node
-        for node in documented[0].body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-    ]
-    assert [getattr(node, "name", module) for node in documented if not ast.get_docstring(node)] == []
+def test_no_download_client_before_something_is_downloaded_and_no_pandas_in_training():
+    before = [p for p in MODULES if WINGS.index(place(p)[0]) <= WINGS.index("training")]
+    for path in before:
+        roots = {name.partition(".")[0] for name in imports(path, top=True)}
+        assert not roots & {"kagglehub", "kagglesdk", "requests"}, path
+    assert_free("gaze.training.train", ("pandas", "kagglehub"))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_can_be_read_in_one_sitting(module):
-    assert len((REPO / "gaze" / f"{module}.py").read_text(encoding="utf-8").splitlines()) <= 400
-
-
-def test_import_of_the_package_and_its_config_loads_nothing_heavy():
-    code = f"import sys, gaze, gaze.config; print([m for m in {HEAVY} if m in sys.modules])"
+def assert_free(modules: str, heavy: tuple[str, ...]) -> None:
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "[]", modules
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if ORDER.index(m) <= ORDER.index("training")])
-def test_training_loads_no_download_client_before_it_downloads(module):
-    at_import = [node for node in tree(module).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    roots = {alias.name.split(".")[0] for node in at_import for alias in node.names if isinstance(node, ast.Import)}
-    roots |= {(node.module or "").split(".")[0] for node in at_import if isinstance(node, ast.ImportFrom)}
-    assert roots & {"kagglehub", "kagglesdk", "requests", "pandas"} == set()
+def test_settings_load_nothing_heavy():
+    assert_free("gaze, gaze.config.train, gaze.config.analysis", (*HEAVY, "pandas", "matplotlib"))
 
 
-def test_the_analysis_does_without_torch():
-    code = "import sys, gaze.analysis; print([m for m in ('torch', 'lightning', 'torchvision') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_the_analysis_does_without_pytorch_and_windows():
+    assert_free("gaze.studies.run, gaze.studies.consistency.analysis", (*HEAVY, "matplotlib.pyplot"))
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_older_names_stay_importable(old):
+    sys.modules.pop(f"gaze.{old}", None)
+    with pytest.warns(DeprecationWarning, match=f"has moved to gaze.{MOVED[old]}"):
+        alias = importlib.import_module(f"gaze.{old}")
+    new = importlib.import_module(f"gaze.{MOVED[old]}")
+    names = [name for name in vars(new) if not name.startswith("_")]
+    assert names
+    assert all(getattr(alias, name) is getattr(new, name) for name in names)
+
+
+def test_fixed_names_are_where_users_call_them():
+    fixed = {
+        "gaze.cam": "grad_cam normalize_cam", "gaze.consistency": "gaze_deviation GazeConsistencyLoss curriculum",
+        "gaze.metrics": "GazeConsistency compare_maps", "gaze.backbones": "build_backbone", "gaze.runs": "load_runs",
+        "gaze.training": "GazeModule", "gaze.data": "GazeDataModule", "gaze.statistics": "pearson_table",
+    }  # fmt: skip
+    for wing, names in fixed.items():
+        module = importlib.import_module(wing)
+        assert [name for name in names.split() if not callable(getattr(module, name))] == []

@@ -1,11 +1,10 @@
 """What README shows is what the code does."""
 
 import re
-from pathlib import Path
 
 import pytest
+from conftest import REPO
 
-REPO = Path(__file__).parents[1]
 README = (REPO / "README.md").read_text(encoding="utf-8")
 
 
@@ -17,7 +16,7 @@ def test_python_example_is_the_file_that_its_own_test_runs():
 
 @pytest.mark.parametrize("command", re.findall(r"^python train\.py (.*?)(?: +#.*)?$", README, re.MULTILINE))
 def test_commands_are_valid(command, composed, monkeypatch):
-    from gaze.config import check_config
+    from gaze.config.train import check_config
 
     overrides = [word.split(",")[0] for word in command.split() if word != "-m"]
     check_config(composed(*overrides))
@@ -27,8 +26,8 @@ def test_commands_are_valid(command, composed, monkeypatch):
 def test_analysis_commands_are_valid(command):
     from hydra import compose, initialize_config_dir
 
-    from gaze.config import check_analysis
-    from gaze.naming import quoted
+    from gaze.config.naming import quoted
+    from gaze.config.train import check_analysis
 
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         check_analysis(compose("analyze", quoted(command.split(), ("check", "explain", "images", "source"))))

@@ -1,4 +1,6 @@
-"""The sweeper of ``train.py -m``: grids that finish (see ``gaze.grid``). Set in ``conf/hydra/sweeper/grid.yaml``."""
+"""The sweeper of ``train.py -m``: grids that finish (see ``gaze.runs.grid``). Set in
+``conf/hydra/sweeper/grid.yaml``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from gaze.grid import Job, Outcome
+    from gaze.runs.grid import Job, Outcome
 
 ATTEMPTS = 3  # to launch what is left, where a launcher itself breaks off
 
@@ -34,7 +36,7 @@ def say(line: str) -> None:
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """What is wrong with a grid as one message, without a traceback."""
-    from gaze.config import GazeError  # Hydra imports this file at every start, also where it is not used
+    from gaze.errors import GazeError  # Hydra imports this file at every start, also where it is not used
 
     try:
         yield
@@ -79,7 +81,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what is left of the grid. Exits with 1 where a run did not become complete."""
-        from gaze.grid import jobs_to_run
+        from gaze.runs.grid import jobs_to_run
 
         with clear_errors():
             jobs = self._jobs(self._combinations(arguments))
@@ -95,7 +97,7 @@ class GridSweeper(Sweeper):
         """Run ``left`` and sum all ``jobs`` up in a table; the exit code."""
         from rich import get_console
 
-        from gaze.grid import grid_table
+        from gaze.runs.grid import grid_table
 
         outcomes, code = self._run(jobs, left)
         get_console().print(grid_table(jobs, outcomes))
@@ -106,7 +108,7 @@ class GridSweeper(Sweeper):
 
     def _run(self, jobs: list[Job], left: list[Job]) -> tuple[list[Outcome], Any]:
         """Run ``left``, and say what became of all ``jobs``; the code is 0 unless something broke the launcher off."""
-        from gaze.grid import outcome
+        from gaze.runs.grid import outcome
 
         if len(left) < len(jobs):
             say(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished already.")
@@ -122,7 +124,7 @@ class GridSweeper(Sweeper):
 
     def _launch(self, jobs: list[Job], left: list[Job], errors: dict[Path, BaseException]) -> bool:
         """Whether the launcher came to its end; ``errors`` takes what went wrong in each run."""
-        from gaze.grid import outcome, wait_until_quiet, watched
+        from gaze.runs.grid import outcome, wait_until_quiet, watched
 
         assert self.launcher is not None
         for attempt in range(1, ATTEMPTS + 1):
@@ -151,8 +153,9 @@ class GridSweeper(Sweeper):
         Raises:
             ConfigError: names what is wrong with any of them.
         """
-        from gaze.config import ConfigError, check_config
-        from gaze.grid import Job, shortened
+        from gaze.config.train import check_config
+        from gaze.errors import ConfigError
+        from gaze.runs.grid import Job, shortened
 
         assert self.config is not None and self.hydra_context is not None
         jobs, problems = [], []
@@ -199,8 +202,9 @@ class GridSweeper(Sweeper):
         return values
 
     def _check_trainers(self, jobs: list[Job]) -> None:
-        from gaze.config import ConfigError, check_trainer
-        from gaze.grid import shortened
+        from gaze.config.train import check_trainer
+        from gaze.errors import ConfigError
+        from gaze.runs.grid import shortened
 
         problems, seen = [], []
         for job in jobs:
@@ -216,8 +220,8 @@ class GridSweeper(Sweeper):
 
     def _save_grid(self) -> None:
         """What was asked for, beside the runs, as Hydra's own sweeper leaves it."""
-        from gaze.config import ConfigError
-        from gaze.naming import unwritable
+        from gaze.config.naming import unwritable
+        from gaze.errors import ConfigError
 
         assert self.config is not None
         folder = Path(str(self.config.hydra.sweep.dir))

@@ -1,5 +1,5 @@
 """The sweeper of ``experiment=augmentation_screen``: screens the arms of a study, then runs the study with what is left
-(see ``gaze.screening``). Set in ``conf/hydra/sweeper/screen.yaml``.
+(see ``gaze.runs.screening``). Set in ``conf/hydra/sweeper/screen.yaml``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import GridSweeper, clear_errors, say  # relative: hydra_plugins itself is no package
 
 if TYPE_CHECKING:
-    from gaze.grid import Job
-    from gaze.screening import Candidates, Rung
+    from gaze.runs.grid import Job
+    from gaze.runs.screening import Candidates, Rung
 
 ARM = "augmentation"
 OWN = (ARM, "seed", "study", "rerun", "trainer.max_epochs")  # settings that a run of the screening has of its own
@@ -60,8 +60,8 @@ class ScreenSweeper(GridSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Screen, then run the study. Exits with 1 where a run failed or is not complete."""
-        from gaze.grid import jobs_to_run
-        from gaze.screening import introduction, load_rungs, remaining
+        from gaze.runs.grid import jobs_to_run
+        from gaze.runs.screening import introduction, load_rungs, remaining
 
         with clear_errors():
             plan = self._planned(arguments)
@@ -100,9 +100,9 @@ class ScreenSweeper(GridSweeper):
         Raises:
             ConfigError: says what is wrong.
         """
-        from gaze.config import ConfigError
-        from gaze.naming import unwritable
-        from gaze.screening import Candidates, check_optuna, rung_epochs, screening_key
+        from gaze.config.naming import unwritable
+        from gaze.errors import ConfigError
+        from gaze.runs.screening import Candidates, check_optuna, rung_epochs, screening_key
 
         check_optuna()
         given = self._values(arguments)
@@ -128,7 +128,7 @@ class ScreenSweeper(GridSweeper):
 
     def _arms(self, given: dict[str, list[str]]) -> list[str]:
         """Names of the candidates, in the order of the experiment; leaves theirs and the baseline's grids only."""
-        from gaze.config import ConfigError
+        from gaze.errors import ConfigError
 
         arms = [str(grid.get(ARM)) for grid in self.grids]
         several = [key for key, words in given.items() if len(words) > 1 and key not in (ARM, "seed")]
@@ -148,7 +148,7 @@ class ScreenSweeper(GridSweeper):
         return names
 
     def _screening_seeds(self, study: Sequence[Job]) -> list[str]:
-        from gaze.config import ConfigError
+        from gaze.errors import ConfigError
 
         value = self.seeds if isinstance(self.seeds, str | int) else ",".join(map(str, self.seeds))
         seeds = [word.partition("=")[2] for word in self._values([f"seed={value}"])["seed"]]
@@ -166,7 +166,7 @@ class ScreenSweeper(GridSweeper):
         """Candidates that are left after all rungs, and those that failed."""
         from rich import get_console
 
-        from gaze.screening import Rung, remaining, save_rungs, screening_rows, screening_table, write_rows
+        from gaze.runs.screening import Rung, remaining, save_rungs, screening_rows, screening_table, write_rows
 
         names, factor, epochs = plan.candidates
         for number, length in enumerate(epochs):
@@ -197,8 +197,8 @@ class ScreenSweeper(GridSweeper):
         """Train a rung; mean accuracy of each candidate over its seeds, NaN where a run failed. Ends the command where
         a run neither became complete nor failed: a rung is decided whole.
         """
-        from gaze.grid import jobs_to_run
-        from gaze.screening import last_accuracy
+        from gaze.runs.grid import jobs_to_run
+        from gaze.runs.screening import last_accuracy
 
         left = jobs_to_run(jobs)
         self._check_trainers(left)

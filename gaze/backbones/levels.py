@@ -1,0 +1,259 @@
+"""Level 1-5, the backbones of the thesis, each split at the tensor that Grad-CAM looks at.
+
+``forward(x) == forward_head(forward_features(x))``. The split makes the graph that Grad-CAM has to
+differentiate as deep as the head, in training and in validation. Everything before the hooked tensor,
+batch normalisation included, is in ``forward_features``; the head mixes no two images of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from gaze.config.train import METHODS, not_one_of
+from gaze.errors import ConfigError
+
+
+class SplitBackbone(nn.Module):
+    """A classifier in two parts.
+
+    Args:
+        features: images (B, C, H, W) -> hooked tensor (B, M, H', W').
+        head: hooked tensor -> logits (B, K). It must not change the hooked tensor in place.
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to the hooked tensor A (B, M, H', W')."""
+        return self.features(x)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Hooked tensor (B, M, H', W') to pre-softmax scores y (B, K)."""
+        return self.head(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def alpha_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Grad-CAM's alpha (B, M) and the logits (B, K) in closed form; None where the head has none."""
+        return self.head.alpha_and_logits(features, target) if isinstance(self.head, PooledHead) else None
+
+    def class_weights_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What CAM is made of, see :meth:`PooledHead.class_weights_and_logits`; None where the head allows no CAM."""
+        if not (isinstance(self.head, PooledHead) and self.head.allows_cam):
+            return None
+        return self.head.class_weights_and_logits(features, target)
+
+
+class PooledHead(nn.Sequential):
+    """[ReLU or non-overlapping MaxPool,] global average pool, [Dropout,] Linear: a head whose alpha has a closed form.
+
+    The score is ``y^c = b_c + sum_k W_ck m_k P_k`` with P_k the pooled channel and m_k dropout's factor. Grad-CAM's
+    ``alpha_k = (1/Z) sum_ij d y^c / d A^k_ij`` is then ``W_ck m_k s_k / Z``, with s_k what P_k gains when all cells
+    of channel k rise by one: 1 after an average or a max pool (each window passes its gain on to one cell), and
+    the share of positive cells after a ReLU. No backward pass is needed, and none is differentiated.
+    """
+
+    def alpha_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha for the classes ``target`` (B, M), and the logits (B, K) of the same dropout draw.
+
+        Both are what ``gaze.cam.methods.grad_cam`` and ``forward`` would give, gradients included.
+
+        Args:
+            features: hooked tensor (B, M, H', W').
+            target: classes (B,).
+        """
+        *body, linear = self
+        drop = body.pop() if isinstance(body[-1], nn.Dropout) else nn.Identity()
+        x, cells = features, features.shape[2] * features.shape[3]  # Z
+        gained: Tensor | float = 1.0
+        for layer in body:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                gained = _share_of_positive(x)
+        kept = drop(torch.ones_like(x))  # the draw that dropout would make of x itself, as a factor of each channel
+        assert isinstance(linear, nn.Linear)
+        return linear.weight[target] * kept * gained / cells, linear(x * kept)
+
+    @property
+    def allows_cam(self) -> bool:
+        """Whether the average pool reads the hooked tensor's own grid: no max pool comes between."""
+        return not any(isinstance(layer, nn.MaxPool2d) for layer in self)
+
+    def class_weights_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parts of CAM (``gaze.cam.methods.class_activation_map``) without a backward pass.
+
+        Args:
+            features: hooked tensor (B, M, H', W').
+            target: classes (B,).
+
+        Returns:
+            What the average pool reads (B, M, H', W'), the class's weights in the linear layer with dropout's factors
+            (B, M), and the logits (B, K) of the same dropout draw.
+        """
+        *body, linear = self
+        drop = body.pop() if isinstance(body[-1], nn.Dropout) else nn.Identity()
+        *front, pool = body
+        for layer in front:
+            features = layer(features)
+        pooled = pool(features)
+        kept = drop(torch.ones_like(pooled))
+        assert isinstance(linear, nn.Linear)
+        return features, linear.weight[target] * kept, linear(pooled * kept)
+
+
+def _share_of_positive(x: Tensor) -> Tensor:
+    """Share of the cells of each channel that are above 0, of a tensor (B, M, H, W) >= 0: (B, M), without gradient."""
+    with torch.no_grad():
+        return x.sign().mean((2, 3))
+
+
+class Residual(nn.Module):
+    """conv-BN-ReLU-conv-BN plus a 1x1-conv skip where the width changes, then ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(inputs, outputs),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            _conv(outputs, outputs),
+            nn.BatchNorm2d(outputs),
+        )
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.body(x) + self.skip(x))
+
+
+class GlobalAveragePool(nn.Module):
+    """(B, M, H', W') -> (B, M)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _cbr(inputs: int, outputs: int) -> list[nn.Module]:
+    return [_conv(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _se(width: int) -> nn.Module:
+    return SqueezeExcitation(width, width // 16)
+
+
+def _pool() -> nn.Module:
+    return nn.MaxPool2d(2)
+
+
+def _level1(classes: int, channels: int) -> SplitBackbone:
+    # Hooked after the second ReLU; the last pool belongs to the head, so the map is half the image.
+    features = [_conv(channels, 16), nn.ReLU(), _pool(), _conv(16, 32), nn.ReLU()]
+    head = [_pool(), GlobalAveragePool(), nn.Linear(32, classes)]
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
+
+
+def _level2(classes: int, channels: int) -> SplitBackbone:
+    # Hooked at the last BatchNorm's output; its ReLU is the head's first step.
+    features = [*_cbr(channels, 32), _pool(), *_cbr(32, 64), _pool(), *_cbr(64, 128), _pool()]
+    features += [_conv(128, 256), nn.BatchNorm2d(256)]
+    head = [nn.ReLU(), GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
+
+
+def _level3(classes: int, channels: int) -> SplitBackbone:
+    features = [*_cbr(channels, 32), _pool(), Residual(32, 64), _pool(), Residual(64, 128), _pool()]
+    features += [Residual(128, 256)]
+    head = [GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
+
+
+def _level4(classes: int, channels: int) -> SplitBackbone:
+    features = [*_cbr(channels, 32), _pool(), *_cbr(32, 64), _se(64), _pool(), *_cbr(64, 128), _se(128), _pool()]
+    features += [*_cbr(128, 256), _se(256)]
+    head = [GlobalAveragePool(), nn.Dropout(0.5), nn.Linear(256, classes)]
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
+
+
+def _level5(classes: int, channels: int) -> SplitBackbone:
+    features = [*_cbr(channels, 64), _pool(), Residual(64, 128), _pool(), Residual(128, 256), _pool()]
+    features += [Residual(256, 512)]
+    head = [GlobalAveragePool(), nn.Dropout(0.6), nn.Linear(512, classes)]
+    return SplitBackbone(nn.Sequential(*features), PooledHead(*head))
+
+
+LEVELS: dict[str, Callable[[int, int], SplitBackbone]] = {
+    "level1": _level1,
+    "level2": _level2,
+    "level3": _level3,
+    "level4": _level4,
+    "level5": _level5,
+}
+
+
+def build_backbone(name: str, num_classes: int, in_channels: int = 1) -> SplitBackbone:
+    """A backbone with PyTorch's default initialisation (thesis, table of Levels 1-5).
+
+    Args:
+        name: "level1" .. "level5".
+        num_classes: width K of the logits.
+        in_channels: 1 for grey images, 3 for RGB.
+
+    Raises:
+        ConfigError: unknown name, or fewer than two classes.
+    """
+    if name not in LEVELS:
+        raise ConfigError(f"model={name} is unknown: {', '.join(LEVELS)}.")
+    if num_classes < 2:
+        raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
+    return LEVELS[name](num_classes, in_channels)
+
+
+def hooked_map_size(name: str, image_size: int, in_channels: int = 1) -> tuple[int, int]:
+    """Height and width (H', W') of the hooked tensor, found without computing it.
+
+    Raises:
+        ConfigError: the map is smaller than 2x2, so that there is no place to look at.
+    """
+    with torch.device("meta"):  # shapes only: no memory, no arithmetic
+        features = build_backbone(name, 2, in_channels).eval().features
+        try:
+            height, width = features(torch.empty(1, in_channels, image_size, image_size)).shape[-2:]
+        except RuntimeError:  # a pooling layer with nothing left to pool
+            height = width = 0
+    if min(height, width) < 2:
+        raise ConfigError(
+            f"model={name} on {image_size}x{image_size} images has a {height}x{width} map to look at; "
+            "a gaze needs 2x2 or more. Raise dataset.image_size."
+        )
+    return height, width
+
+
+def check_method(method: str, name: str, in_channels: int = 1) -> None:
+    """Refuse a CAM that does not exist, or that the head of the backbone ``name`` does not allow.
+
+    Raises:
+        ConfigError: with what to take instead.
+    """
+    if method not in METHODS:
+        raise ConfigError(not_one_of("gaze.method", method, METHODS))
+    if method != "cam":
+        return
+    with torch.device("meta"):
+        head = build_backbone(name, 2, in_channels).head
+    if not (isinstance(head, PooledHead) and head.allows_cam):
+        raise ConfigError(
+            f"gaze.method=cam reads class weights off a head of [ReLU,] global average pool, [Dropout,] Linear on the "
+            f"hooked tensor; model={name} has another. Take gaze.method=grad_cam, which needs no such head."
+        )

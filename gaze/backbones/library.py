@@ -1,0 +1,250 @@
+"""Networks of torchvision and timm for this project: any name, looked at through a hook on one of their layers.
+
+The network itself stays as its library builds it, with that library's names for its weights. Its images have three
+channels: a grey one is repeated, which is what its pretrained weights expect.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from gaze.backbones.levels import SplitBackbone, build_backbone, check_method, hooked_map_size
+from gaze.cam.hook import captured
+from gaze.cam.layers import Target, did_you_mean, find_target
+from gaze.config.model import ModelConfig
+from gaze.errors import ConfigError
+
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # their training output has heads of its own, which are left out
+SIZED = {"vit": "image_size", "maxvit": "input_size"}  # torchvision's networks that are built for one size
+
+
+class HookedBackbone(nn.Module):
+    """A classifier that need not be a head on one tensor: features and logits come from one pass through all of it.
+
+    Args:
+        network: images (B, 3, S, S) -> logits (B, K).
+        target: the layer to look at.
+        mean, std: of each channel on a scale of 0..1, as the pretrained weights expect them; None leaves images as
+            they are, in [-1, 1]. Kept with the weights in ``state_dict``.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, target: Target, mean: Any = None, std: Any = None) -> None:
+        super().__init__()
+        self.network = network
+        self.target = target
+        mean = torch.tensor([0.5] * 3 if mean is None else mean, dtype=torch.float32).view(1, 3, 1, 1)
+        std = torch.tensor([0.5] * 3 if std is None else std, dtype=torch.float32).view(1, 3, 1, 1)
+        self.register_buffer("scale", 0.5 / std)  # ((x + 1) / 2 - mean) / std of an x in [-1, 1]
+        self.register_buffer("shift", (0.5 - mean) / std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 1 or 3, S, S) in [-1, 1] to logits (B, K)."""
+        return self.network(x * self.scale + self.shift)  # one channel becomes three
+
+    def features_and_logits(self, x: Tensor, leaf: bool) -> tuple[Tensor, Tensor]:
+        """The map A (B, M, H', W') and the logits (B, K) that are a function of it.
+
+        Grad-CAM of one image is its own only where no batch normalisation in training mode follows the layer; none
+        does behind a layer that was found by itself in a common network.
+
+        Args:
+            x: images (B, 1 or 3, S, S) in [-1, 1].
+            leaf: True, for evaluation: only what follows A has a graph. Enter ``torch.inference_mode(False)`` before.
+
+        Raises:
+            ConfigError: the layer did not run exactly once.
+        """
+        x = x.clone() if x.is_inference() else x  # which no graph could keep
+        with torch.set_grad_enabled(not leaf), captured(self.network, self.target, leaf) as found:
+            logits = self(x)
+        if len(found) != 1:
+            raise ConfigError(
+                f"model.layer={self.target.layer} ran {len(found)} times in one forward pass. Name another layer."
+            )
+        return found[0], logits
+
+
+def build_network(
+    model: ModelConfig, num_classes: int, in_channels: int, image_size: int
+) -> SplitBackbone | HookedBackbone:
+    """The network of a run.
+
+    Args:
+        model: its settings. ``weights`` are downloaded where the source's library has not kept them; their
+            classifier is left out, unless it has ``num_classes`` classes itself.
+        num_classes: K.
+        in_channels: of the images, 1 or 3.
+        image_size: S.
+
+    Raises:
+        ConfigError: an unknown name, a layer that cannot be looked at, weights that cannot be had.
+    """
+    if model.source == "gaze":
+        return build_backbone(model.name, num_classes, in_channels)
+    if num_classes < 2:
+        raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
+    target = _target(model.source, model.name, model.layer, image_size)
+    network, mean, std = _weighted(model, num_classes, image_size)
+    return HookedBackbone(network, target, mean, std)
+
+
+def map_size(model: ModelConfig, image_size: int, in_channels: int) -> tuple[int, int]:
+    """Height and width (H', W') of the map of ``model``, found without computing it.
+
+    Raises:
+        ConfigError: as :func:`build_network`, but for the weights; a map under 2x2.
+    """
+    if model.source == "gaze":
+        return hooked_map_size(model.name, image_size, in_channels)
+    side = _target(model.source, model.name, model.layer, image_size).side
+    return side, side
+
+
+def check_network(model: ModelConfig, image_size: int, in_channels: int) -> str | None:
+    """Whatever :func:`build_network` would refuse is refused here, weights that cannot be downloaded included.
+
+    Draws no random number.
+
+    Returns:
+        A line that names the layer that was found, for the reader; None for the levels.
+
+    Raises:
+        ConfigError: see :func:`build_network`.
+    """
+    height, width = map_size(model, image_size, in_channels)
+    if model.source == "gaze":
+        return None
+    if model.weights is not None:
+        with torch.random.fork_rng(devices=[]):
+            _weighted(model, 2, image_size)
+    layer = _target(model.source, model.name, model.layer, image_size).layer
+    return f"{model.label}: looked at in {layer}, a {height}x{width} map"
+
+
+def check_method_of(method: str, model: ModelConfig, in_channels: int) -> None:
+    """Refuse a CAM that does not exist, or that the network's head does not allow.
+
+    Raises:
+        ConfigError: with what to take instead.
+    """
+    if model.source == "gaze":
+        check_method(method, model.name, in_channels)
+    elif method == "cam":
+        raise ConfigError(
+            f"gaze.method=cam reads class weights off the head of level2 .. level5; {model.label} is looked at through "
+            "its layer alone. Take gaze.method=grad_cam: the same up to a factor behind a global average pool."
+        )
+
+
+@lru_cache(maxsize=64)
+def _target(source: str, name: str, layer: str | None, image_size: int) -> Target:
+    where = f"model={source} model.name={name} on {image_size}x{image_size} images"
+    _check_name(source, name)
+    error: Exception | None = None
+    for device in ("meta", "cpu"):  # shapes only, or where a network's own code needs numbers, with them
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device(device):
+                return find_target(_plain(source, name, 2, image_size).eval(), image_size, layer)
+        except ConfigError as refused:
+            raise ConfigError(f"{where}: {refused}") from refused
+        except Exception as failed:  # whatever the network's own code raises
+            error = failed
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    raise ConfigError(f"{where} cannot be used: {first} Take another dataset.image_size or model.name.") from error
+
+
+def _check_name(source: str, name: str) -> None:
+    if source == "torchvision":
+        known = torchvision.models.list_models(module=torchvision.models)
+        if name in known:
+            return
+    else:
+        timm = _timm()
+        if timm.is_model(name):
+            return
+        known = timm.list_models()
+    raise ConfigError(
+        f"model={source} model.name={name} is unknown. {did_you_mean(name, known)}"
+        f"All {len(known)} names: python -c 'from {source + '.models' if source == 'torchvision' else source} import "
+        "list_models; print(*list_models())'"
+    )
+
+
+def _timm() -> Any:
+    try:
+        return import_module("timm")
+    except ImportError as error:
+        raise ConfigError(
+            'model=timm needs the package timm: pip install -e ".[timm]" (or pip install timm).'
+        ) from error
+
+
+def _plain(source: str, name: str, num_classes: int, image_size: int, weights: bool = False, **more: Any) -> nn.Module:
+    """The network as its library builds it, with random weights unless ``more`` says otherwise."""
+    if source == "timm":
+        timm = _timm()
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if cfg is not None and cfg.fixed_input_size:
+            more["img_size"] = image_size
+        return timm.create_model(name, num_classes=num_classes, in_chans=3, **more)
+    if name in WITH_AUXILIARY:
+        more |= {"aux_logits": False, "init_weights": False, "transform_input": weights}
+    size = SIZED.get(name.partition("_")[0])
+    if size is not None:
+        more[size] = image_size if size == "image_size" else (image_size, image_size)
+    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **more)
+
+
+def _weighted(model: ModelConfig, num_classes: int, image_size: int) -> tuple[nn.Module, Any, Any]:
+    """The network, random or pretrained, and the mean and standard deviation of the images that it expects."""
+    if model.weights is None:
+        return _plain(model.source, model.name, num_classes, image_size), None, None
+    try:
+        if model.source == "timm":
+            name = model.name if model.weights == "default" else f"{model.name.split('.')[0]}.{model.weights}"
+            network = _plain("timm", name, num_classes, image_size, pretrained=True)
+            cfg: Any = network.pretrained_cfg
+            return network, cfg["mean"], cfg["std"]
+        return _from_torchvision(model, num_classes, image_size)
+    except ConfigError:
+        raise
+    except Exception as error:  # no network, a broken download, no such weights: each library has its own errors
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"model.weights={model.weights} of {model.source}'s {model.name} cannot be had: {first} "
+            "Take model.weights=null for random ones, or download them once where there is a connection."
+        ) from error
+
+
+def _from_torchvision(model: ModelConfig, num_classes: int, image_size: int) -> tuple[nn.Module, Any, Any]:
+    known = torchvision.models.get_model_weights(model.name)
+    names = list(known.__members__)
+    if model.weights != "default" and model.weights not in names:
+        near = did_you_mean(str(model.weights), names)
+        raise ConfigError(f"model.weights={model.weights} is unknown. {near}Known: default, {', '.join(names)}.")
+    weights = known["DEFAULT" if model.weights == "default" else str(model.weights)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about initial values that are replaced at once
+        trained = torchvision.models.get_model(model.name, weights=weights, progress=False).state_dict()
+    network = _plain("torchvision", model.name, num_classes, image_size, weights=True)
+    own = network.state_dict()
+    fits = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
+    classes = len(weights.meta["categories"])
+    odd = [key for key, value in own.items() if key not in fits and trained[key].shape[0] != classes]
+    if odd:  # not the classifier: position embeddings of another image size
+        raise ConfigError(
+            f"model.weights={model.weights} do not fit {image_size}x{image_size} images ({', '.join(odd[:3])}). "
+            f"Take dataset.image_size={weights.transforms().crop_size[0]}."
+        )
+    network.load_state_dict({**own, **fits})
+    return network, weights.transforms().mean, weights.transforms().std

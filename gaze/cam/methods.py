@@ -1,0 +1,159 @@
+"""Grad-CAM as pure tensor functions (Selvaraju et al. 2017, arXiv:1610.02391; thesis, Eq. 1-2), and its relatives.
+
+Maps are (B, H, W) in the hooked tensor's own grid. All functions stay on the device, work on any
+floating type and can be differentiated twice.
+
+Every method takes the features A, the score y^c and ``create_graph``, and gives an un-normalised map >= 0; ``METHODS``
+has them by their names in the settings. What differs is the weight of A^k, made of g = dy^c/dA. With
+``create_graph=False`` all of that weight is held constant, and gradients reach the map through A alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def grad_cam(features: Tensor, score: Tensor, *, create_graph: bool, retain_graph: bool | None = None) -> Tensor:
+    """Grad-CAM of every image, un-normalised (thesis, Eq. 1).
+
+    ``alpha_k = mean_ij d y / d A^k_ij``, ``CAM = ReLU(sum_k alpha_k A^k)``. One call serves a whole batch,
+    because the score of an image depends on that image's features alone (no batch statistics in the head).
+
+    Args:
+        features: hooked tensor A (B, M, H, W) that ``score`` was computed from. Needs gradients.
+        score: pre-softmax score y^c of the class asked for, one per image (B,).
+        create_graph: True keeps ``d alpha / d theta``: the map can be differentiated as the function of the
+            weights that it is. False holds alpha constant; gradients then reach the map through A alone.
+        retain_graph: keep the graph of ``score``, for a loss that uses it as well. Default: yes where
+            ``features`` is part of a larger graph (training), no where it is a leaf (evaluation).
+
+    Returns:
+        Maps (B, H, W), >= 0, unit of ``score``; one that no channel supports is all zero.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        RuntimeError: ``score`` does not depend on ``features``.
+    """
+    gradient = _gradient(features, score, create_graph, retain_graph)
+    return weighted_map(features, gradient.mean((2, 3)))
+
+
+def hires_cam(features: Tensor, score: Tensor, *, create_graph: bool, retain_graph: bool | None = None) -> Tensor:
+    """HiResCAM: ``ReLU(sum_k g^k A^k)``, cell by cell, without the mean over the gradient's cells that can put the
+    gaze where the score does not come from (Draelos and Carin 2020, arXiv:2011.08891; the ReLU as in Grad-CAM).
+
+    Arguments, result and errors as for :func:`grad_cam`. Equal to it where the head is a global average pool and a
+    linear layer.
+    """
+    return _cellwise_map(features, _gradient(features, score, create_graph, retain_graph))
+
+
+def layer_cam(features: Tensor, score: Tensor, *, create_graph: bool, retain_graph: bool | None = None) -> Tensor:
+    """LayerCAM: ``ReLU(sum_k ReLU(g^k) A^k)``, cell by cell (Jiang et al. 2021, IEEE TIP 30).
+
+    Arguments, result and errors as for :func:`grad_cam`. Equal to HiResCAM where no gradient is negative.
+    """
+    return _cellwise_map(features, _gradient(features, score, create_graph, retain_graph).relu())
+
+
+def grad_cam_pp(features: Tensor, score: Tensor, *, create_graph: bool, retain_graph: bool | None = None) -> Tensor:
+    """Grad-CAM++: ``ReLU(sum_k w_k A^k)`` with ``w_k = sum_ij alpha_ij ReLU(g_ij)`` and
+    ``alpha = g^2 / (2 g^2 + g^3 sum_ab A^k_ab)`` (Chattopadhay et al. 2018, arXiv:1710.11063).
+
+    The powers of g are the second and third derivatives of exp(y^c) where y^c is linear in A, as the paper assumes.
+    The factor exp(y^c) of the whole map, which min-max scaling takes out again, is left out: it would overflow.
+    g^2 is divided out, which float32 needs for large maps. The paper's A are >= 0; where they are not,
+    ``2 + g sum A`` could pass through 0, so it is held at 1 or more.
+
+    Arguments, result and errors as for :func:`grad_cam`.
+    """
+    gradient = _gradient(features, score, create_graph, retain_graph)
+    total = (features if create_graph else features.detach()).sum((2, 3), keepdim=True)  # (B, M, 1, 1)
+    return weighted_map(features, (gradient.relu() / (2 + gradient * total).clamp(min=1)).sum((2, 3)))
+
+
+def class_activation_map(
+    features: Tensor, score: Tensor, *, create_graph: bool, retain_graph: bool | None = None
+) -> Tensor:
+    """CAM: ``ReLU(sum_k W_ck A^k)``, W the linear layer behind a global average pool (Zhou et al. 2016,
+    arXiv:1512.04150, Eq. 2; the ReLU as in Grad-CAM).
+
+    ``features`` has to be what the average pool reads: then, and only then, ``W_ck = sum_ij g_ij``, which is how the
+    weights are found here (Z times Grad-CAM's alpha), with dropout's factors in training.
+
+    Arguments, result and errors as for :func:`grad_cam`.
+    """
+    return weighted_map(features, _gradient(features, score, create_graph, retain_graph).sum((2, 3)))
+
+
+def _gradient(features: Tensor, score: Tensor, create_graph: bool, retain_graph: bool | None) -> Tensor:
+    """``dy^c/dA`` (B, M, H, W) of every image."""
+    if features.ndim != 4 or score.shape != features.shape[:1]:
+        raise ValueError(
+            f"A CAM such as grad_cam needs features (B, M, H, W) and one score per image (B,), got "
+            f"{tuple(features.shape)} and {tuple(score.shape)}. Pick the class first: "
+            "logits.gather(1, target[:, None]).squeeze(1)."
+        )
+    if retain_graph is None:
+        retain_graph = create_graph or not features.is_leaf
+    return torch.autograd.grad(score.sum(), features, create_graph=create_graph, retain_graph=retain_graph)[0]
+
+
+def _cellwise_map(features: Tensor, weights: Tensor) -> Tensor:
+    return (weights * features).sum(1).relu()
+
+
+def weighted_map(features: Tensor, alpha: Tensor) -> Tensor:
+    """``ReLU(sum_k alpha_k A^k)`` (thesis, Eq. 1), without a copy of the features in either memory order.
+
+    Args:
+        features: A (B, M, H, W).
+        alpha: weights of the channels (B, M).
+
+    Returns:
+        Maps (B, H, W), >= 0.
+    """
+    batch, channels, height, width = features.shape
+    if features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous():
+        # The gradient of this product has the order of its factors: NHWC stays NHWC on the way back as well.
+        cells = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        return (cells @ alpha[:, :, None]).view(batch, height, width).relu()
+    cells = features.reshape(batch, channels, height * width)
+    return (alpha[:, None, :] @ cells).view(batch, height, width).relu()
+
+
+def normalize_cam(cam: Tensor, eps: float = 1e-8) -> Tensor:
+    """Min-max scale each map to [0, 1] (thesis, Eq. 2). An all-zero map, or a flat one, becomes zero.
+
+    Args:
+        cam: maps (B, H, W). Half precision, in which ``eps`` is 0 and its slope too steep, is scaled in float32.
+        eps: added to the range, in the unit of ``cam``.
+    """
+    half = cam.dtype in (torch.float16, torch.bfloat16)
+    cam = cam.float() if half else cam
+    low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)  # (B, 1, 1)
+    scaled = (cam - low) / (high - low + eps)
+    return torch.where(high > low, scaled, 0) if half else scaled
+
+
+class Method(NamedTuple):
+    """A CAM by its name in print and its function ``(features, score, *, create_graph) -> (B, H, W)``."""
+
+    title: str
+    function: Callable[..., Tensor]
+
+
+# gaze.config.train.METHODS has the same names. All are differentiable through both A and g (create_graph=True), as
+# often as
+# the head is: a method that is not would have to be kept out of the loss.
+METHODS = {
+    "grad_cam": Method("Grad-CAM", grad_cam),
+    "hires_cam": Method("HiResCAM", hires_cam),
+    "grad_cam_pp": Method("Grad-CAM++", grad_cam_pp),
+    "layer_cam": Method("LayerCAM", layer_cam),
+    "cam": Method("CAM", class_activation_map),
+}

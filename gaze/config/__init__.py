@@ -1,0 +1,1 @@
+"""Settings: typed, and checked before any data is read. Free of PyTorch."""

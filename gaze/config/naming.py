@@ -1,0 +1,137 @@
+"""Where a run goes: the folder's name as a function of the settings, for the interpolations of ``conf/train.yaml``.
+
+Importing this module makes them known to OmegaConf. A process that Ray or SLURM starts imports it too, because
+``train.py`` refers to :func:`register`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from gaze.config.model import model_label
+
+# Have a folder of their own.
+IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "model.source", "lambda", "seed")
+# What changes no figure of a run, or stands for settings that say for themselves what they are.
+NOT_IN_NAME = ("experiment", "resume", "rerun", "dataset.cache", "dataset.root", "trainer.accelerator")
+LONGEST = 90  # characters; file systems take 255 bytes, but a name is read by people
+
+
+def number(value: Any) -> str:
+    """One name for one value: lambda=50 and lambda=50.0 are the same run.
+
+    What is not a number stays as it is: Hydra needs the folder before ``check_config`` can object.
+    """
+    return f"{value:.15g}" if isinstance(value, int | float) else str(value)
+
+
+def other_overrides(overrides: Sequence[str]) -> str:
+    """Name of all overrides that have no folder of their own: ``",gaze.distance=l2"``, or nothing.
+
+    Args:
+        overrides: as on the command line, ``["model=level3", "gaze.distance=l2"]``. Their order does not matter.
+
+    Returns:
+        Letters, digits and ``._-+=,`` only, and at most :data:`LONGEST` characters; what had to be cut or replaced
+        is told apart by eight hex digits.
+    """
+    values = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        values[key.lstrip("+")] = value  # the last one counts, as in Hydra
+    kept = {key: value for key, value in values.items() if key not in IN_PATH and key not in NOT_IN_NAME}
+    if not kept:
+        return ""
+    name = ",".join(f"{key}={_value(kept[key])}" for key in sorted(kept))
+    short = re.sub(r"[^A-Za-z0-9._+=,-]+", "-", re.sub(r"[\[\]{}()'\" ]", "", name))
+    if short != re.sub(r"[\[\]{}()'\" ]", "", name) or len(short) > LONGEST:
+        short = f"{short[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f",{short}"
+
+
+def _value(text: str) -> str:
+    try:
+        return number(float(text))
+    except ValueError:
+        return text
+
+
+def _others(*, _root_: Any) -> str:
+    return other_overrides(list(_root_.hydra.overrides.task))
+
+
+def _network(*, _root_: Any) -> str:
+    return model_label(_root_.model)
+
+
+def gpu_share(share: float) -> float:
+    """``share`` where this machine has an NVIDIA GPU, else 0: what a run asks Ray for."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return float(share) if Path("/dev/nvidiactl").exists() and not hidden else 0.0
+
+
+def register() -> None:
+    """Make this module's names known to OmegaConf: ``${number:...}``, ``${network:}``, ``${others:}`` and so on."""
+    OmegaConf.register_new_resolver("number", number, replace=True)
+    OmegaConf.register_new_resolver("network", _network, replace=True)
+    OmegaConf.register_new_resolver("others", _others, replace=True)
+    OmegaConf.register_new_resolver("gpu_share", gpu_share, replace=True)
+    OmegaConf.register_new_resolver("analysis_name", analysis_name, replace=True)
+
+
+def analysis_name(study: Any, check: Any, explain: Any) -> str:
+    """Folder of an analysis below ``outputs/analysis``: the study's name, "all", or "check-" or "explain-" and the
+    run's last five folders."""
+    run = check if check is not None else explain
+    if run is None:
+        return "all" if study is None else str(study)
+    path = os.path.abspath(str(run))  # noqa: PTH100 - the name is the link's, not that of what it points at
+    parts = [part for part in Path(path).parts[-5:] if part.strip("/\\")]
+    name = re.sub(r"[^A-Za-z0-9._+=,-]+", "-", "-".join(parts))
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    return f"{'check' if check is not None else 'explain'}-{name}"
+
+
+def quoted(words: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Words of a command line with the values of ``keys`` in quotes: Hydra takes "=", "," and "(" in a path, such as
+    ``check=outputs/a/lambda=0/seed=0``, for grammar of its own. What is quoted already, and null, stay."""
+    found = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in keys and value not in ("", "null") and value[0] not in "'\"":
+            end = "\\" * (len(value) - len(value.rstrip("\\")))  # doubled, or it would take the closing quote's meaning
+            word = f"{key}='{value.replace(chr(39), chr(92) + chr(39))}{end}'"
+        found.append(word)
+    return found
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into ``folder``, which is made where it is missing; None where all is well."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{folder}: this folder cannot be made ({error.strerror})."
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder}: this folder cannot be written to."
+
+
+class WritableFolder(Callback):
+    """A callback of Hydra: an output folder that cannot be made is one clear error before anything else."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        problem = unwritable(Path(str(config.hydra.run.dir)))
+        if problem is not None:
+            print(f"\nerror: {problem} Give another hydra.run.dir=PATH.", file=sys.stderr)
+            sys.exit(1)
+
+
+register()

@@ -1,0 +1,7 @@
+"""Gaze consistency: distances between maps, the deviation from a class's gaze, the loss and its schedule."""
+
+from gaze.consistency.deviation import gaze_deviation
+from gaze.consistency.loss import GazeConsistencyLoss
+from gaze.consistency.schedule import curriculum
+
+__all__ = ["GazeConsistencyLoss", "curriculum", "gaze_deviation"]

@@ -1,0 +1,158 @@
+"""How far a gaze is from its class's gaze: deviation, class reference, loss, curriculum (thesis, Eq. 5-18).
+
+Everything here takes maps CAM^ that were scaled to [0, 1] by :func:`gaze.cam.methods.normalize_cam`. Classes are
+handled by one-hot sums: no loop over them, no ``.item()``, nothing that makes a GPU wait for the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gaze.config.train import REFERENCES
+from gaze.consistency.deviation import check_distance, class_membership, gaze_deviation
+
+
+class GazeConsistencyLoss(nn.Module):
+    """L_CAM on a mini-batch (thesis, Eq. 11-17): the mean deviation of each correct image from its class's gaze.
+
+    ``L = (1/|B+'|) sum_{c in C'} sum_{x in B_c+} dev(CAM^(x), ref_c)``, C' = classes with at least
+    ``min_samples`` correct images in the batch; 0, with a graph, when there is none.
+
+    ``reference="ema"``: ``ref_c <- a ref_c + (1 - a) mean_c`` (Eq. 17), first value the first batch mean; the
+    deviation is to the updated map, and no gradient flows into it. ``reference="batch"``: the batch mean
+    itself, with gradient. In eval mode the EMA maps stay as they are and classes never seen are left out.
+
+    Under ``torch.distributed`` the batch is the one of all processes together: sums are reduced before C' and
+    the class means are formed, and the loss is scaled such that DDP's average of gradients is the gradient of
+    the whole batch's loss. Every process has to call it in the same steps.
+
+    Args:
+        num_classes: K.
+        distance: see :func:`gaze_deviation`.
+        reference: "ema" or "batch".
+        ema_decay: a in [0, 1).
+        min_samples: correct images of a class that a batch needs.
+        map_size: (H, W), where known. Otherwise the buffers take the size of the first maps.
+
+    Buffers, kept in checkpoints: ``class_gaze`` (K, H, W) and ``seen`` (K,).
+
+    Example:
+        >>> loss = GazeConsistencyLoss(num_classes=2)
+        >>> cam = torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(2, 4, 4)
+        >>> loss(cam, preds=torch.tensor([1, 1]), target=torch.tensor([1, 1]))  # mean map 0.5: 0.5^2 each
+        tensor(0.2500)
+    """
+
+    class_gaze: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        distance: str = "squared",
+        reference: str = "ema",
+        ema_decay: float = 0.9,
+        min_samples: int = 2,
+        *,
+        map_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        check_distance(distance)
+        if reference not in REFERENCES:
+            raise ValueError(f"reference={reference!r} is unknown: {' or '.join(REFERENCES)}.")
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay={ema_decay} must be in [0, 1).")
+        if num_classes < 1 or min_samples < 1:
+            raise ValueError(f"num_classes={num_classes} and min_samples={min_samples} must be 1 or more.")
+        self.num_classes = num_classes
+        self.distance = distance
+        self.reference = reference
+        self.ema_decay = ema_decay
+        self.min_samples = min_samples
+        self.register_buffer("class_gaze", torch.zeros(num_classes, *(map_size or (0, 0))))
+        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
+
+    def forward(self, cam: Tensor, preds: Tensor, target: Tensor) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            cam: normalised maps (B, H, W) in [0, 1], with graph.
+            preds: predicted classes (B,), or logits (B, K).
+            target: true classes (B,).
+
+        Returns:
+            Scalar >= 0.
+        """
+        member = class_membership(preds, target, self.num_classes).to(cam.dtype)  # (B, K)
+        count, mean = self._class_means(cam, member)
+        qualifies = count >= self.min_samples  # (K,): C'
+        if self.reference == "ema":
+            reference = self._updated_ema(mean, qualifies)
+            qualifies = qualifies & self.seen
+        else:
+            reference = mean
+        deviation = gaze_deviation(cam, reference[target.clamp(0, self.num_classes - 1)], self.distance)  # (B,)
+        chosen = (member * qualifies).sum(1)  # (B,): 1 for the images of B+'
+        number = (count * qualifies).sum().clamp(min=1)
+        return _world_size() * (deviation * chosen).sum() / number
+
+    def _class_means(self, cam: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+        """Counts (K,) and mean maps (K, H, W) of the correct images, over all processes."""
+        if self.reference == "ema":
+            cam = cam.detach()
+        sums = torch.einsum("bk,bhw->khw", member, cam)
+        count = member.sum(0)
+        if _world_size() > 1:
+            packed = torch.cat([count, sums.flatten()])  # one message instead of two
+            packed = _SumOverProcesses.apply(packed)
+            count, sums = packed[: self.num_classes].detach(), packed[self.num_classes :].view_as(sums)
+        return count, sums / count.clamp(min=1)[:, None, None]
+
+    @torch.no_grad()
+    def _updated_ema(self, mean: Tensor, qualifies: Tensor) -> Tensor:
+        """The class gaze after this batch (Eq. 17)."""
+        if self.class_gaze.numel() == 0:
+            self.class_gaze = torch.zeros_like(mean, dtype=torch.promote_types(mean.dtype, torch.float32))
+        if self.class_gaze.shape != mean.shape:
+            raise ValueError(
+                f"The class gaze holds maps of {tuple(self.class_gaze.shape[1:])}, this batch has "
+                f"{tuple(mean.shape[1:])}: keep one image size, or use one GazeConsistencyLoss for each."
+            )
+        if self.training:
+            decay = self.ema_decay * self.seen.to(mean.dtype)[:, None, None]
+            updated = decay * self.class_gaze + (1 - decay) * mean
+            # In place: the buffers that DDP and the optimiser's checkpoint know stay the same objects.
+            self.class_gaze.copy_(torch.where(qualifies[:, None, None], updated, self.class_gaze))
+            self.seen.logical_or_(qualifies)
+        return self.class_gaze
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        saved = state_dict.get(f"{prefix}class_gaze")
+        if saved is not None and self.class_gaze.numel() == 0:
+            self.class_gaze = torch.empty_like(saved, device=self.class_gaze.device)  # size learned from the maps
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        return f"num_classes={self.num_classes}, distance={self.distance!r}, reference={self.reference!r}"
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over all processes. Each of them uses it, so its gradient is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _SumOverProcesses.apply(gradient)
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

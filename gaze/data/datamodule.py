@@ -1,0 +1,245 @@
+"""GazeDataModule: batches out of memory, augmented on the device.
+
+Images are uint8 in memory or in a file that is mapped into it (:mod:`gaze.data.datasets`), so a batch is one indexing
+operation and needs no worker process. Scaling to [-1, 1] and augmentation happen for a whole batch, on the
+device, after the transfer of its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from gaze.config.data import DatasetConfig
+from gaze.config.train import AugmentationConfig
+from gaze.data.augment import is_identity, is_plain, mix, random_affine, resize_crops, transform, warp
+from gaze.data.cache import Say
+from gaze.data.datasets import ImageData, Split, load_dataset
+
+PADDING = -1  # index of a row that only makes the processes' loads equal; it is dropped from its batch
+
+
+class Batch(NamedTuple):
+    """What a training or evaluation step receives.
+
+    ``image`` (B, C, S, S), uint8 before the transfer and float in [-1, 1] after it; ``target`` (B,) int64;
+    ``place`` (B,) in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None; ``mixed`` (B, K)
+    labels that sum to 1 where mixup or cutmix blended the images, else None.
+    """
+
+    image: Tensor
+    target: Tensor
+    place: Tensor
+    mask: Tensor | None
+    mixed: Tensor | None = None
+
+
+class SplitDataset(Dataset[Batch]):
+    """A split whose ``__getitems__`` fetches a whole batch at once. Padding rows are left out of it."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split.targets)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        chosen = [i for i in indices if i != PADDING]
+        index = torch.tensor(chosen, dtype=torch.int64)
+        images, masks = self.split.images, self.split.masks
+        return Batch(
+            _rows(images, chosen),
+            self.split.targets[index],
+            index,
+            None if masks is None else _rows(masks, chosen),
+        )
+
+
+def _rows(images: Tensor, indices: list[int]) -> Tensor:
+    """``images[indices]``: whole images are copied as such, where indexing by a tensor goes byte by byte."""
+    return torch.stack([images[i] for i in indices]) if indices else images[:0]
+
+
+class EvaluationSampler(DistributedSampler[Batch]):
+    """Every image once over all processes, in order, with as many batches in each.
+
+    A plain DistributedSampler repeats images to make the shares equal, which counts them twice in a metric;
+    here the rows that fill up carry :data:`PADDING` and never become images.
+    """
+
+    def __init__(self, dataset: SplitDataset, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Any:
+        for step in range(self.num_samples):
+            index = step * self.num_replicas + self.rank
+            yield index if index < len(self.dataset) else PADDING  # type: ignore[arg-type]
+
+
+class TrainingSampler(DistributedSampler[Batch]):
+    """A new order in each epoch, from the seed and the epoch. Lightning sets the epoch; a plain loop need not."""
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+        self.epoch += 1
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """Remembers how many batches of the epoch it gave, so that Lightning can go on in the middle of one.
+
+    Attributes:
+        given: batches of this epoch so far.
+    """
+
+    given = 0
+    _skip = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self.given, self._skip = self._skip, 0
+        for batch in islice(super().__iter__(), self.given, None):
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._skip = state["given"]
+
+
+class GazeDataModule(LightningDataModule):
+    """Training and evaluation batches of a data set.
+
+    The evaluation set is the ``test`` folder, for ``fit``'s validation, ``validate`` and ``test`` alike, as in
+    the thesis.
+
+    Args:
+        dataset: checked group ``dataset``; or ready-made ``data``.
+        augmentation: for training images; none where None.
+        data: images that are loaded already, for use without files.
+        progress: called with a line now and then while images are downloaded and decoded.
+        seed: of the order of the training images, their augmentation and the step's dropout; None takes PyTorch's.
+            Each training step has a stream of random numbers of its own, from the seed, the process, the epoch and
+            the step. So processes differ, and a run that resumes needs no state of any generator.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetConfig,
+        augmentation: AugmentationConfig | None = None,
+        *,
+        data: ImageData | None = None,
+        progress: Say | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = dataset
+        self.seed = torch.initial_seed() % 2**32 if seed is None else seed
+        self.augmentation = augmentation or AugmentationConfig()
+        self._data = data
+        self._progress = progress
+        self._training: TrainingLoader | None = None
+
+    @property
+    def data(self) -> ImageData:
+        """The loaded set; read at first use.
+
+        Raises:
+            DataError: it cannot be found, read or trusted.
+        """
+        if self._data is None:
+            self._data = load_dataset(self.config, self._progress)
+        return self._data
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.data.classes
+
+    def setup(self, stage: str) -> None:
+        _ = self.data  # an error belongs before the first step
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        dataset, (world, rank) = SplitDataset(self.data.train), self._place()
+        # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
+        order = TrainingSampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
+        self._training = TrainingLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
+        return self._training
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        dataset = SplitDataset(self.data.test)
+        order = EvaluationSampler(dataset, *self._place())
+        return DataLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.val_dataloader()
+
+    def evaluation_batch(self, indices: list[int]) -> Batch:
+        """Evaluation images by their place in the split, ready for the model (on the host)."""
+        return self.prepare(SplitDataset(self.data.test).__getitems__(indices), training=False)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        training = self.trainer is not None and self.trainer.training
+        if training and self.trainer is not None:
+            _, rank = self._place()
+            step = 0 if self._training is None else self._training.given
+            stream = np.random.SeedSequence([self.seed, rank, self.trainer.current_epoch, step])
+            torch.manual_seed(int(stream.generate_state(1, np.uint64)[0]))
+        return self.prepare(batch, training)
+
+    def prepare(self, batch: Batch, training: bool) -> Batch:
+        """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
+        image, mask = batch.image, None if batch.mask is None else batch.mask.float()
+        if not training:
+            return batch._replace(image=_scaled(image), mask=mask)
+        config, mixed = self.augmentation, None
+        if is_identity(config):
+            image = _scaled(image)
+        else:
+            image, mask = _flipped_and_cropped(image, mask, config)
+        if not is_plain(config):
+            image, mask = transform(image, mask, config)
+        if config.mixup or config.cutmix:
+            (image, mixed), mask = mix(image, batch.target, len(self.classes), config), None  # a blend has no lesion
+        return batch._replace(image=image, mask=mask, mixed=mixed)
+
+    def _place(self) -> tuple[int, int]:
+        """Number of processes, and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+
+def _flipped_and_cropped(
+    image: Tensor, mask: Tensor | None, config: AugmentationConfig
+) -> tuple[Tensor, Tensor | None]:
+    matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), config)
+    move = _by_resize if image.device.type == "cpu" else _by_warp
+    return move(image, mask, matrices)
+
+
+def _by_resize(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    moved = None if mask is None else resize_crops(mask, matrices, mode="nearest")
+    return resize_crops(image, matrices, convert=_scaled), moved
+
+
+def _by_warp(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    return _scaled(warp(image.float(), matrices)), None if mask is None else warp(mask, matrices, "nearest")
+
+
+def _scaled(image: Tensor) -> Tensor:
+    """0..255 to [-1, 1]: mean 0.5, SD 0.5 of a range of 1."""
+    return image.float().div(127.5).sub_(1.0)
+
+
+def _as_is(batch: Any) -> Any:
+    """``__getitems__`` made the batch already."""
+    return batch

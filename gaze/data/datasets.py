@@ -1,0 +1,269 @@
+"""Where images come from: Kaggle, a folder of class folders, or the phantom; and their lesion masks.
+
+:func:`load_dataset` checks what it finds, says what is wrong in one :class:`~gaze.errors.DataError`, takes the
+images out of the cache or decodes them into it (:mod:`gaze.data.decode`, :mod:`gaze.data.cache`), and audits what came
+(:mod:`gaze.data.audit`). Network code is imported only when something is really downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from gaze.config.data import DatasetConfig
+from gaze.data import decode, masks
+from gaze.data.audit import Audit, Record, first_few, make_audit, pixel_digest
+from gaze.data.cache import Entry, Request, Say, cache_folder, cached
+from gaze.data.decode import Half, read_images
+from gaze.data.masks import MaskFiles, add_masks, mirrored_masks
+from gaze.data.sources import phantom, ultrasound
+from gaze.data.sources.folders import Folder, check_folders, find_splits, list_folder, local_root
+from gaze.data.sources.kaggle import WAYS_OUT, download
+from gaze.data.sources.phantom import CLASSES, make_phantom
+from gaze.errors import DataError
+
+
+class Split(NamedTuple):
+    """Images (N, C, S, S) uint8; targets (N,) int64; N paths below the root; masks (N, 1, S, S) uint8 or None."""
+
+    images: Tensor
+    targets: Tensor
+    paths: list[str]
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A loaded data set. ``classes`` are in alphabetical order; a target is an index into them."""
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    audit: Audit
+
+
+def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageData:
+    """Find, check, decode and audit a data set.
+
+    Args:
+        config: checked group ``dataset``.
+        progress: called with a line now and then while a large set is downloaded or read.
+
+    Raises:
+        DataError: the set cannot be found, downloaded, read or trusted.
+    """
+    say = progress or (lambda line: None)
+    loaders = {"phantom": _load_phantom, "ultrasound": _load_ultrasound}
+    return loaders.get(config.kind, _load_folders)(config, say)
+
+
+def _load_phantom(config: DatasetConfig, say: Say) -> ImageData:
+    counts = {"train": config.train_images, "test": config.test_images}
+    wanted = {"kind": "phantom", "seed": config.seed, "image_size": config.image_size, "counts": counts}
+    made_from = {"source": _source(phantom), "numpy": np.__version__}
+
+    def build() -> Entry:
+        return _packed({name: _draw_half(name, count, config) for name, count in counts.items()})
+
+    request = Request("phantom", wanted, lambda: made_from)
+    halves = _unpacked(cached(cache_folder(config.cache), request, build, say, "drew"))
+    if config.channels > 1:
+        halves = {name: h._replace(images=np.repeat(h.images, config.channels, 1)) for name, h in halves.items()}
+    return _assemble(None, CLASSES, halves["train"], halves["test"], config)
+
+
+def _draw_half(split: str, count: int, config: DatasetConfig) -> Half:
+    drawn = make_phantom(count, config.image_size, seed=config.seed, split=split)
+    images, size = drawn.images.numpy(), (config.image_size, config.image_size)
+    records: list[Record | None] = [
+        Record(f"{split}/{i:05d}", split, label, pixel_digest(images[i, 0]), size, "L")
+        for i, label in enumerate(drawn.targets.tolist())
+    ]
+    return Half(images, records, [], drawn.masks.numpy())
+
+
+def _load_folders(config: DatasetConfig, say: Say) -> ImageData:
+    place, remedy = _root(config, f"Give the folder that holds {config.train_dir}/ and {config.test_dir}/.", say)
+    remedy = remedy or "Compare dataset.root, dataset.train_dir and dataset.test_dir with what is there."
+    root = find_splits(place, config, remedy)
+    train, test = (list_folder(root, name) for name in (config.train_dir, config.test_dir))
+    warnings = check_folders(root, train, test, config, remedy)
+    found = mirrored_masks(root, (train, test), config)
+    classes = tuple(train.files)
+    halves = _decoded(root, classes, {"train": train, "test": test}, found, config, say)
+    data = _assemble(root, classes, halves["train"], halves["test"], config)
+    return _with_remarks(data, halves, [*train.ignored, *test.ignored], warnings)
+
+
+def _load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
+    """All images are decoded and kept at once, and divided afterwards: equal ones are known only then."""
+    place, remedy = _root(config, ultrasound.WANTED, say)
+    root = ultrasound.find_images(place)
+    pairs = ultrasound.list_pairs(root, config, remedy or ultrasound.WANTED)
+    classes = tuple(pairs.images.files)
+    halves = _decoded(root, classes, {"all": pairs.images}, pairs.masks, config, say)
+    parts = ultrasound.divide(halves["all"], config)
+    data = _assemble(root, classes, parts["train"], parts["test"], config)
+    return _with_remarks(data, halves, pairs.images.ignored, pairs.warnings)
+
+
+def _root(config: DatasetConfig, wanted: str, say: Say) -> tuple[Path, str]:
+    """The local copy, or the downloaded one and what to do where something is wrong with it."""
+    if config.root is not None:
+        return local_root(config, wanted), ""
+    root = download(config.handle or "", say)
+    return root, f"Delete the folder {root} and run again: the download is damaged or has changed. {WAYS_OUT}"
+
+
+def _decoded(
+    root: Path,
+    classes: tuple[str, ...],
+    folders: dict[str, Folder],
+    found: MaskFiles | None,
+    config: DatasetConfig,
+    say: Say,
+) -> dict[str, Half]:
+    """The folders' images, and their masks where there are any: out of the cache, or decoded into it."""
+    wanted = {
+        "root": os.path.realpath(root),
+        "folders": [folder.name for folder in folders.values()],
+        "image_size": config.image_size,
+        "channels": config.channels,
+        "on_bad_image": config.on_bad_image,
+    }
+    source = {"source": _source(decode), "pillow": PIL.__version__}
+    if found is not None:
+        wanted |= {"masks": os.path.realpath(found.root), "classes": classes}
+        source |= {"masks": _source(masks)}
+
+    def made_from() -> Any:
+        images = [[path, *_stamp(root, path)] for folder in folders.values() for path, _ in folder.labelled()]
+        if found is None:
+            return {**source, "files": images}
+        stamps = [[path, file, *_stamp(found.root, file)] for path, files in found.files.items() for file in files]
+        return {**source, "files": images, "mask_files": stamps}
+
+    def build() -> Entry:
+        return _packed(_read_folders(root, classes, folders, found, config, say))
+
+    return _unpacked(cached(cache_folder(config.cache), Request(config.name, wanted, made_from), build, say))
+
+
+def _with_remarks(data: ImageData, halves: dict[str, Half], ignored: list[str], warnings: list[str]) -> ImageData:
+    """What was left out or is odd, written into the audit."""
+    notes = [line for half in halves.values() for line in half.notes]
+    data.audit.unreadable.extend(line for half in halves.values() for line in half.bad)
+    data.audit.ignored.extend(ignored)
+    data.audit.warnings.extend([*warnings, *first_few(notes)])
+    return data
+
+
+def _read_folders(
+    root: Path,
+    classes: tuple[str, ...],
+    folders: dict[str, Folder],
+    found: MaskFiles | None,
+    config: DatasetConfig,
+    say: Say,
+) -> dict[str, Half]:
+    """Decode all folders; refuse what cannot be trained on, so that it is not kept in the cache."""
+    halves = {
+        split: read_images(
+            root, folder.name or root.name, folder.labelled(), split, config.channels, config.image_size, say
+        )
+        for split, folder in folders.items()
+    }
+    if found is not None:
+        halves = {split: add_masks(half, found, say) for split, half in halves.items()}
+    bad = [line for half in halves.values() for line in half.bad]
+    if bad and config.on_bad_image == "error":
+        listed = "\n  ".join(first_few(bad))
+        raise DataError(
+            f"Unreadable images in {root}: {len(bad)}\n  {listed}\n"
+            "Replace them, or leave them out with dataset.on_bad_image=skip."
+        )
+    if "all" not in halves:
+        _check_classes_left(root, classes, [r for half in halves.values() for r in half.records if r is not None])
+    return halves
+
+
+# ---- to and from the cache
+
+
+def _source(module: Any) -> str:
+    """Text of a module: what it makes may change with it."""
+    try:
+        return Path(module.__file__).read_text(encoding="utf-8")
+    except OSError:  # installed without its source; then it does not change either
+        return ""
+
+
+def _stamp(root: Path, path: str) -> tuple[int, ...]:
+    """What changes when a file's content does: size and times; nothing where there is no file."""
+    try:
+        found = os.stat(f"{root}/{path}")  # noqa: PTH116 - no Path made for each of thousands
+    except OSError:
+        return ()
+    # The second time tells of a file that was replaced by one of equal size and date, as from an archive.
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _packed(halves: dict[str, Half]) -> Entry:
+    arrays, facts = {}, {}
+    for split, half in halves.items():
+        arrays[split] = half.images
+        if half.masks is not None:
+            arrays[f"{split}_masks"] = half.masks
+        rows = [None if r is None else [r.path, r.label, r.digest.hex(), r.size, r.mode] for r in half.records]
+        facts[split] = {"records": rows, "bad": half.bad, "notes": list(half.notes)}
+    images = sum(r is not None for half in halves.values() for r in half.records)
+    return Entry(arrays, facts, images, all(half.lasting for half in halves.values()))
+
+
+def _unpacked(entry: Entry) -> dict[str, Half]:
+    halves = {}
+    for split, facts in entry.facts.items():
+        records = [
+            None if row is None else Record(row[0], split, row[1], bytes.fromhex(row[2]), tuple(row[3]), row[4])
+            for row in facts["records"]
+        ]
+        kept = entry.arrays.get(f"{split}_masks")
+        halves[split] = Half(entry.arrays[split], records, facts["bad"], kept, notes=facts.get("notes", ()))
+    return halves
+
+
+def _assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Half, config: DatasetConfig) -> ImageData:
+    """Leave out what could not be read and, if so configured, what leaked; then audit what is in use."""
+    in_test = {r.digest for r in test.records if r is not None} if config.drop_leaked else set()
+    dropped = {r for r in train.records if r is not None and r.digest in in_test}
+    used = [r for r in (*train.records, *test.records) if r is not None and r not in dropped]
+    _check_classes_left(root, classes, used)
+    audit = make_audit(config.name, None if root is None else str(root), classes, used, list(dropped))
+    return ImageData(classes, _keep(train, dropped), _keep(test, set()), audit)
+
+
+def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[Record]) -> None:
+    for split in ("train", "test"):
+        empty = set(range(len(classes))) - {r.label for r in used if r.split == split}
+        if empty:
+            names = ", ".join(classes[i] for i in sorted(empty))
+            raise DataError(
+                f"{split} in {root} has no image left of: {names}. Unreadable images and those that "
+                "dataset.drop_leaked removes are left out; mend the images or set dataset.drop_leaked=false."
+            )
+
+
+def _keep(half: Half, dropped: set[Record]) -> Split:
+    """A half without what is left out; only then its images are copied, else they may stay in the cache's file."""
+    kept = [(i, r) for i, r in enumerate(half.records) if r is not None and r not in dropped]
+    rows = slice(None) if len(kept) == len(half.records) else [i for i, _ in kept]
+    targets = torch.tensor([r.label for _, r in kept], dtype=torch.int64)
+    own = None if half.masks is None else torch.from_numpy(half.masks[rows])
+    return Split(torch.from_numpy(half.images[rows]), targets, [r.path for _, r in kept], own)

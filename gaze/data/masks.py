@@ -1,0 +1,166 @@
+"""Lesion masks on disk: which files belong to which image, and what becomes of their pixels.
+
+A mask is decoded at its own size to 0 and 1: a pixel is 1 where it has at least half of the file's largest value, so
+that masks of 0/255, of 0/1 and with soft edges read alike; a black file is an empty mask. Several files of one image
+are united. Then it is stretched to S x S, as its image is: each target pixel gets the share of its area that the
+lesion covers (exact areas), and is 1 where that is a half or more. Image and mask share one frame from edge to
+edge, so they stay aligned at every size.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gaze.config.data import DatasetConfig
+from gaze.data.audit import Pixels, Record, first_few
+from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image
+from gaze.data.sources.folders import Folder, list_folder
+from gaze.errors import DataError
+
+COVERED = 0.5 - 1e-9  # share of a pixel that makes it lesion, but for rounding
+SHAPE_TOLERANCE = 0.02  # aspects of mask and image may differ by that share, which rounding of sizes explains
+
+
+class MaskFiles(NamedTuple):
+    """``files`` maps an image's path to its mask files, paths below ``root``; who has none has an empty mask."""
+
+    root: Path
+    files: dict[str, list[str]]
+
+
+def mirrored_masks(root: Path, folders: Sequence[Folder], config: DatasetConfig) -> MaskFiles | None:
+    """Masks that stand below ``dataset.mask_dir`` as their images stand below ``root``; None where it is null.
+
+    The mask of ``train/cat/7.jpg`` is ``mask_dir/train/cat/7.png``, or 7 with another suffix of images.
+
+    Raises:
+        DataError: no such folder, or images without a mask.
+    """
+    if config.mask_dir is None:
+        return None
+    mask_root = root / Path(config.mask_dir).expanduser()  # an absolute path stays as it is
+    missing = [folder.name for folder in folders if not (mask_root / folder.name).is_dir()]
+    if missing:
+        named = " and ".join(f"{name}/" for name in missing)
+        raise DataError(
+            f"dataset.mask_dir={config.mask_dir}: {mask_root} has no folder {named}. "
+            "Masks stand there as their images do: SPLIT/CLASS/NAME.png."
+        )
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        for path, _ in list_folder(mask_root, folder.name).labelled():
+            found.setdefault(_bare(path), []).append(path)
+    images = [path for folder in folders for path, _ in folder.labelled()]
+    return checked_masks(mask_root, images, {path: found.get(_bare(path), []) for path in images}, config)
+
+
+def checked_masks(root: Path, images: Sequence[str], files: dict[str, list[str]], config: DatasetConfig) -> MaskFiles:
+    """The masks, or one error that names the images without one (``dataset.on_missing_mask``).
+
+    Raises:
+        DataError: images without a mask file, unless they are to have an empty one.
+    """
+    missing = [path for path in images if not files.get(path)]
+    if missing and config.on_missing_mask == "error":
+        raise DataError(
+            f"Images without a mask in {root}: {len(missing)} of {len(images)}\n  "
+            + "\n  ".join(first_few(missing))
+            + "\nAdd their masks, or give them empty ones with dataset.on_missing_mask=empty."
+        )
+    return MaskFiles(root, {path: files[path] for path in images if files.get(path)})
+
+
+def _bare(path: str) -> str:
+    return PurePosixPath(path).with_suffix("").as_posix()
+
+
+def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[int, int], bool]:
+    """The union of one image's masks: (1, S, S) uint8 of 0 and 1, its size (W, H) before resizing, and whether any
+    pixel was set before resizing.
+
+    Raises:
+        ValueError: masks of one image that differ in size.
+        Exception: whatever Pillow raises for a file that is missing, damaged or not an image.
+    """
+    layers = []
+    for path in paths:
+        with Image.open(path) as opened:
+            opened.load()
+            values = np.asarray(convert_image(opened, 1))
+        layers.append((values > 0) & (values >= values.max() / 2))
+    sizes = sorted({(layer.shape[1], layer.shape[0]) for layer in layers})
+    if len(sizes) > 1:
+        raise ValueError(f"masks of one image differ in size: {', '.join(f'{w}x{h}' for w, h in sizes)}")
+    union = np.logical_or.reduce(layers)
+    rows, columns = (_overlaps(size, image_size) for size in union.shape)
+    share = rows @ union.astype(np.float64) @ columns.T  # (S, S)
+    return (share >= COVERED).astype(np.uint8)[None], sizes[0], bool(union.any())
+
+
+def _overlaps(size: int, target: int) -> NDArray[np.float64]:
+    """Share (target, size) of each target pixel that each of ``size`` pixels along one side takes; rows sum to 1.
+
+    Pillow's box filter takes whole pixels only, by their centres, and would move edges by up to half of one.
+    """
+    new, old = np.arange(target)[:, None] / target, np.arange(size) / size
+    shared = np.minimum(new + 1 / target, old + 1 / size) - np.maximum(new, old)
+    return shared.clip(min=0) * target
+
+
+def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None]) -> Half:
+    """A decoded split with its masks (N, 1, S, S). An image whose mask cannot be read counts as one that cannot.
+
+    Args:
+        half: decoded images, without masks.
+        masks: of its images, by their paths.
+        say: called with a line now and then.
+    """
+    size = half.images.shape[2]
+    pixels = np.zeros((len(half.records), 1, size, size), np.uint8)
+
+    def read(i: int) -> str | Exception | None:
+        record = half.records[i]
+        files = [] if record is None else masks.files.get(record.path, [])
+        if record is None or not files:
+            return None
+        try:
+            pixels[i], mask_size, seen = decode_mask([masks.root / file for file in files], size)
+        except MemoryError:
+            raise
+        except Exception as error:  # as in gaze.data.decode
+            return error
+        return _odd(record, mask_size, seen and not pixels[i].any())
+
+    records, bad, notes, passing = list(half.records), list(half.bad), list(half.notes), False
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for i, result in enumerate(pool.map(read, range(len(records)))):
+            record = records[i]
+            if isinstance(result, Exception) and record is not None:
+                records[i] = None
+                bad.append(f"mask of {record.path}: {cause_of(result)}")
+                passing |= isinstance(result, OSError) and result.errno not in (None, errno.ENOENT)
+            elif isinstance(result, str):
+                notes.append(result)
+            if (i + 1) % REPORT_EVERY == 0:
+                say(f"masks: {i + 1:,} of {len(records):,} read")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return half._replace(records=records, bad=bad, masks=pixels, lasting=half.lasting and not passing, notes=notes)
+
+
+def _odd(record: Record, size: tuple[int, int], vanished: bool) -> str | None:
+    """What a reader should look at: a mask of another shape than its image, or one that became empty."""
+    (width, height), (w, h) = record.size, size
+    if abs(w * height - h * width) > SHAPE_TOLERANCE * h * width:
+        return f"{record.path}: image of {width}x{height} pixels, mask of {w}x{h}"
+    return f"{record.path}: the lesion is too small for dataset.image_size, its mask is empty" if vanished else None

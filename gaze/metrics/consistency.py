@@ -1,0 +1,296 @@
+"""Gaze consistency and Cohen's kappa as torchmetrics, for one MetricCollection and one pass over the data.
+
+    metrics = MetricCollection({"kappa": CohenKappa(4), "gaze_consistency": GazeConsistency(4)})
+    metrics.update(cam=normalize_cam(cam), preds=preds, target=target)
+    metrics.compute()
+
+The gaze metrics share one set of sum states (count, sum of maps, sum of squared norms per class, in float64): memory
+does not grow with the number of images, sums are exact under DDP, and a MetricCollection updates them once for all of
+them. Gaze consistency by another distance than ``squared`` has states of its own: one more sum (``pearson``), or its
+maps (the rest, which have no form in sums). Maps are CAM^, scaled by ``gaze.cam.methods.normalize_cam``.
+Images classified wrongly, and rows with a label outside 0..K-1 (padding), do not count.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from gaze.cam.pool import pool_to_grid
+from gaze.consistency.deviation import check_distance, class_membership, gaze_deviation, map_entropy
+from gaze.consistency.distances import unit_map
+
+SUMMED = ("squared", "pearson")  # distances that need no maps kept
+CHUNK = 128  # kept maps that are widened to float64 at a time
+PEAK_TOLERANCE = 1e-3  # above this over 1, maps were not normalised; below, it is rounding
+# A within-class variance from sums cancels digits, so the sums are wide; Apple's MPS has no float64.
+SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+
+
+class GazeSums(Metric):
+    """Sum states per class over the correct images; the metrics below read them.
+
+    Args:
+        num_classes: K.
+        kwargs: those of ``torchmetrics.Metric``.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    count: Tensor  # (K,)
+    map_sum: Tensor  # (K, H, W), (K, 1, 1) before the first batch
+    square_sum: Tensor  # (K,): sum of squared norms
+    empty: Tensor  # (): correct images whose map is all zero
+    entropy_sum: Tensor  # (): of the maps that are not empty
+    peak: Tensor  # (): largest value seen in any map
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes} must be 1 or more.")
+        self.num_classes = num_classes
+        zeros = torch.zeros(num_classes, dtype=SUM_DTYPE)
+        self.add_state("count", zeros, dist_reduce_fx="sum")
+        self.add_state("map_sum", zeros.view(-1, 1, 1), dist_reduce_fx="sum")
+        self.add_state("square_sum", zeros, dist_reduce_fx="sum")
+        self.add_state("empty", zeros[0], dist_reduce_fx="sum")
+        self.add_state("entropy_sum", zeros[0], dist_reduce_fx="sum")
+        self.add_state("peak", zeros[0], dist_reduce_fx="max")
+
+    def update(self, cam: Tensor, preds: Tensor, target: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            cam: normalised maps (B, H, W) in [0, 1], of the true class.
+            preds: predicted classes (B,), or logits (B, K).
+            target: true classes (B,).
+        """
+        cam = cam.detach()
+        _check_batch(cam, preds, target)
+        self._check_map_size(cam)
+        if cam.shape[0] == 0:
+            return
+        dtype = self.count.dtype
+        member = class_membership(preds, target, self.num_classes).to(dtype)  # (B, K)
+        correct = member.sum(1)  # (B,)
+        wide = cam.to(dtype)
+        self.count = self.count + member.sum(0)
+        self.map_sum = self.map_sum + torch.einsum("bk,bhw->khw", member, wide)
+        self.square_sum = self.square_sum + member.T @ wide.square().sum((1, 2))
+        empty = (cam.amax((1, 2)) <= 0).to(dtype)
+        self.empty = self.empty + correct @ empty
+        self.entropy_sum = self.entropy_sum + correct @ map_entropy(wide)
+        self.peak = torch.maximum(self.peak, wide.amax())
+
+    def _check_map_size(self, cam: Tensor) -> None:
+        seen = self.map_sum.shape[1:]
+        if seen != (1, 1) and seen != cam.shape[1:]:
+            raise ValueError(f"Maps of {tuple(cam.shape[1:])} after maps of {tuple(seen)}: reset() between sizes.")
+
+    def _sync_dist(self, dist_sync_fn: Any = gather_all_tensors, process_group: Any = None) -> None:
+        # A process that saw no image does not know the maps' size yet, and only equal shapes can be summed.
+        own = torch.tensor(self.map_sum.shape[1:], device=self.map_sum.device)
+        sizes = {tuple(s.tolist()) for s in dist_sync_fn(own, group=process_group or self.process_group)} - {(1, 1)}
+        if len(sizes) > 1:
+            raise ValueError(f"The processes saw maps of different sizes: {sorted(sizes)}.")
+        self._take_map_size(sizes.pop() if sizes else (1, 1))
+        super()._sync_dist(dist_sync_fn, process_group)
+
+    def _take_map_size(self, size: tuple[int, ...]) -> None:
+        self.map_sum = self.map_sum.expand(-1, *size)  # of zeros, or of this size already
+
+    def _warn_unscaled(self) -> None:
+        if self.peak > 1 + PEAK_TOLERANCE:
+            rank_zero_warn(
+                f"A map reached {self.peak.item():.3g}: {type(self).__name__} expects maps in [0, 1]. "
+                "Pass them through gaze.cam.methods.normalize_cam first."
+            )
+
+    def class_means(self) -> Tensor:
+        """Mean gaze of each class (K, H, W), zero for a class without a correct image."""
+        return self.map_sum / self.count.clamp(min=1)[:, None, None]
+
+    def _within(self, minimum: int) -> tuple[Tensor, Tensor]:
+        """Sum of squared distances to the class means, and the images in it, classes of at least ``minimum``."""
+        chosen = self.count >= minimum
+        # n * ||mean||^2 = ||sum||^2 / n; clamped: rounding may leave -1e-16 where all maps are equal.
+        spread = self.square_sum - self.map_sum.square().sum((1, 2)) / self.count.clamp(min=1)
+        return (spread.clamp(min=0) * chosen).sum(), (self.count * chosen).sum()
+
+
+class GazeConsistency(GazeSums):
+    """L_CAM (thesis, Eq. 5-10): mean deviation of the correct images from their class's mean gaze. Lower is
+    more consistent; NaN where no class has ``min_samples`` correct images.
+
+    ``squared`` is read off the sums, ``pearson`` off one more: with u = (CAM^ - its mean) / norm, the r of all images
+    with their class's mean gaze add up to ``<sum u, u(mean gaze)>``. The others, the published ``l2`` form among them,
+    have no such sum and keep their maps, 4 H'W' bytes an image.
+
+    Args:
+        num_classes: K.
+        distance: "squared" (Eq. 9, 0..1), "l2" (0..1/sqrt(H'W')) or another of
+        ``gaze.consistency.deviation.gaze_deviation``.
+        min_samples: classes with fewer correct images are left out, as in the published runs.
+        common_grid: pool the maps to that many tiles along each side first (``pool_to_grid``), so that networks
+            with maps of different sizes compare; None takes them as they are.
+        kwargs: those of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = GazeConsistency(num_classes=2)
+        >>> cam = torch.tensor([0.0, 1.0]).view(2, 1, 1).expand(2, 4, 4)
+        >>> metric.update(cam, preds=torch.tensor([1, 1]), target=torch.tensor([1, 1]))
+        >>> metric.compute()  # both maps lie 0.5 from their mean in every cell
+        tensor(0.2500)
+    """
+
+    higher_is_better = False
+    unit_sum: Tensor  # pearson: sum of unit maps (K, H, W)
+    maps: list[Tensor]  # not in SUMMED: every map (N, H, W) ...
+    classes: list[Tensor]  # ... and its class, K for an image that does not count (N,)
+
+    def __init__(
+        self,
+        num_classes: int,
+        distance: str = "squared",
+        min_samples: int = 2,
+        common_grid: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        check_distance(distance)
+        if min_samples < 1:
+            raise ValueError(f"min_samples={min_samples} must be 1 or more.")
+        if common_grid is not None and common_grid < 1:
+            raise ValueError(f"common_grid={common_grid} must be 1 or more tiles a side, or None.")
+        self.distance = distance
+        self.min_samples = min_samples
+        self.common_grid = common_grid
+        self.keeps_maps = distance not in SUMMED
+        if distance == "pearson":
+            self.add_state("unit_sum", torch.zeros_like(self.map_sum), dist_reduce_fx="sum")
+        if self.keeps_maps:
+            self.add_state("maps", [], dist_reduce_fx="cat")
+            self.add_state("classes", [], dist_reduce_fx="cat")
+
+    def update(self, cam: Tensor, preds: Tensor, target: Tensor) -> None:
+        if self.common_grid is not None and cam.ndim == 3:  # other shapes are refused below
+            cam = pool_to_grid(cam.to(self.count.dtype), self.common_grid)
+        super().update(cam, preds, target)
+        if cam.shape[0] == 0 or self.distance == "squared":
+            return
+        member = class_membership(preds, target, self.num_classes)
+        if self.keeps_maps:
+            self.maps.append(cam.detach().float())
+            self.classes.append(torch.where(member.sum(1) > 0, member.argmax(1), self.num_classes))
+        else:
+            unit = unit_map(cam.detach().to(self.count.dtype))
+            self.unit_sum = self.unit_sum + torch.einsum("bk,bhw->khw", member.to(unit.dtype), unit)
+
+    def _take_map_size(self, size: tuple[int, ...]) -> None:
+        super()._take_map_size(size)
+        if self.distance == "pearson":
+            self.unit_sum = self.unit_sum.expand(-1, *size)
+        if self.keeps_maps and len(self.maps) == 0:
+            self.maps = [self.map_sum.new_zeros(0, *size, dtype=torch.float32)]
+            self.classes = [self.map_sum.new_zeros(0, dtype=torch.int64)]
+
+    def compute(self) -> Tensor:
+        self._warn_unscaled()
+        if self.distance == "squared":
+            spread, number = self._within(self.min_samples)
+            cells = math.prod(self.map_sum.shape[1:])
+            return (spread / (number * cells)).float()  # 0/0: NaN
+        return (self._mean_of_kept() if self.keeps_maps else self._mean_pearson()).float()
+
+    def _mean_pearson(self) -> Tensor:
+        correlation = (self.unit_sum * unit_map(self.class_means())).sum((1, 2))  # (K,): sum of r
+        chosen = self.count >= self.min_samples
+        apart = ((self.count - correlation).clamp(min=0) * chosen).sum()
+        return apart / (self.count * chosen).sum()
+
+    def _mean_of_kept(self) -> Tensor:
+        if not isinstance(self.maps, Tensor) and len(self.maps) == 0:
+            return self.count.new_tensor(math.nan)
+        maps, classes = dim_zero_cat(self.maps), dim_zero_cat(self.classes)
+        chosen = torch.cat([self.count >= self.min_samples, self.count.new_zeros(1, dtype=torch.bool)])
+        reference = torch.cat([self.class_means(), torch.zeros_like(self.map_sum[:1])])
+        total = self.count.new_zeros(())
+        for part, slot in zip(maps.split(CHUNK), classes.split(CHUNK), strict=True):  # bounds the float64 copy
+            deviation = gaze_deviation(part.to(total.dtype), reference[slot], self.distance)
+            total = total + deviation @ chosen[slot].to(total.dtype)
+        return total / (self.count * chosen[:-1]).sum()
+
+
+class GazeEtaSquared(GazeSums):
+    """Correlation ratio of the gaze: the share of its variance that the class explains, 0..1.
+
+    ``1 - within / total`` over all correct images, total taken to their grand mean. 0: no class structure, or
+    one map that all share; 1: each class has its own fixed map. NaN where all maps are equal.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        within, number = self._within(1)
+        total = self.square_sum.sum() - self.map_sum.sum(0).square().sum() / number.clamp(min=1)
+        # A total that is rounding noise of its two terms is no variance.
+        negligible = total <= self.square_sum.sum() * number * torch.finfo(total.dtype).eps
+        return torch.where(negligible, math.nan, 1 - within / total).clamp(max=1).float()
+
+
+class GazeEmptyFraction(GazeSums):
+    """Share of the correct images whose map is all zero, 0..1: nothing supports the class, or the map is flat.
+
+    A consistency that falls while this rises is collapse. NaN without a correct image.
+    """
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        return (self.empty / self.count.sum()).float()
+
+
+class GazeEntropy(GazeSums):
+    """Mean normalised entropy of the correct images' maps (see ``gaze.consistency.deviation.map_entropy``), 0 one cell,
+    1 uniform. Empty maps have none and are left out; NaN where all are empty.
+    """
+
+    def compute(self) -> Tensor:
+        return (self.entropy_sum / (self.count.sum() - self.empty)).float()
+
+
+class CorrectCount(GazeSums):
+    """Number of correct images |D+|."""
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        return self.count.sum().float()
+
+
+class ClassGaze(GazeSums):
+    """Mean gaze of each class (K, H, W) in [0, 1], zero for a class without a correct image."""
+
+    def compute(self) -> Tensor:
+        return self.class_means().float()
+
+
+class ClassCounts(GazeSums):
+    """Correct images of each class (K,)."""
+
+    def compute(self) -> Tensor:
+        return self.count.long()
+
+
+def _check_batch(cam: Tensor, preds: Tensor, target: Tensor) -> None:
+    if cam.ndim != 3 or target.shape != cam.shape[:1] or preds.shape[:1] != cam.shape[:1]:
+        raise ValueError(
+            f"Gaze metrics need maps (B, H, W), predictions (B,) or (B, K) and targets (B,), "
+            f"got {tuple(cam.shape)}, {tuple(preds.shape)} and {tuple(target.shape)}."
+        )

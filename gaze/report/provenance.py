@@ -1,0 +1,82 @@
+"""What a report was made from: the command, versions, and what the runs say of themselves."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+
+from gaze.config.analysis import AnalyzeConfig
+from gaze.report.write import TableItem
+from gaze.runs.folder import flat_settings
+from gaze.runs.load import Runs
+
+PACKAGES = ("pandas", "numpy", "scipy", "matplotlib", "jinja2", "tabulate")
+SETTINGS_SHOWN = 400  # runs whose settings the report repeats in full; the run folders have them all
+
+
+def provenance(config: AnalyzeConfig, runs: Runs) -> dict[str, Any]:
+    """What the report was made from: command, versions, and what the runs say of themselves."""
+    same, differing = _common(runs.configs)
+    facts: dict[str, Any] = {**origin(config), "source": config.source}
+    if runs.environments:
+        facts["made by"] = _made_by(runs.environments)
+    if same:
+        facts["settings that all runs share"] = same
+        facts["settings that differ"] = dict(list(differing.items())[:SETTINGS_SHOWN])
+    return facts
+
+
+def origin(config: AnalyzeConfig) -> dict[str, Any]:
+    """Command and versions."""
+    packages = ("gaze", *PACKAGES, *(("torch", "torchvision") if config.check or config.explain else ()))
+    return {
+        "command": " ".join(["analyze.py", *sys.argv[1:]]),
+        "analysis": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+    }
+
+
+def _made_by(environments: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Versions, devices and commits of the runs, each value once."""
+    seen: dict[str, set[str]] = {}
+    for environment in environments.values():
+        for key in ("python", "device", "commit"):
+            seen.setdefault(key, set()).add(str(environment.get(key)))
+        for package, number in (environment.get("packages") or {}).items():
+            seen.setdefault(package, set()).add(str(number))
+    return {key: sorted(values) for key, values in seen.items()}
+
+
+def _common(configs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings that all runs share, and for each run the others."""
+    flat = {run: flat_settings(config) for run, config in configs.items()}
+    if not flat:
+        return {}, {}
+    first = next(iter(flat.values()))
+    same = {name: value for name, value in first.items() if all(f.get(name) == value for f in flat.values())}
+    return same, {run: {k: v for k, v in f.items() if k not in same} for run, f in flat.items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def left_out_item(listing: pd.DataFrame) -> TableItem | None:
+    """Runs that were found and not used, and why; None where there is none."""
+    left = listing[~listing["used"]]
+    if left.empty:
+        return None
+    notes = ("include=[unfinished,failed,duplicate] takes them all the same.",)
+    return TableItem("left_out", "Runs that were left out", left, left[["run", "state", "reason"]].astype(str), notes)
+
+
+def _list(names: Iterable[str], most: int = 12) -> str:
+    texts = list(names)
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

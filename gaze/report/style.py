@@ -1,0 +1,132 @@
+"""How figures look: labels with units, the style of each model and lambda, and axes that fit a page.
+
+A model keeps its colour, marker and line style in every figure, a lambda its own. Shapes and lightness differ as well
+as hues, so that figures can be read in greyscale. Nothing here reads or sets matplotlib's global state.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+LABELS: dict[str, str] = {
+    "accuracy": "accuracy (share of images)",
+    "kappa": "Cohen's kappa",
+    "gaze_consistency": "gaze consistency L_CAM, squared (lower: more consistent)",
+    "gaze_consistency_l2": "gaze consistency L_CAM, l2 form (lower: more consistent)",
+    "gaze_consistency_rms": "RMS deviation of the gaze (0..1 of the map's range)",
+    "gaze_consistency_grid": "gaze consistency on the common grid, squared",
+    "gaze_consistency_grid_rms": "RMS deviation on the common grid (0..1)",
+    "gaze_eta_squared": "eta squared (share of the gaze's variance that the class explains)",
+    "gaze_empty_fraction": "empty maps (share of the correct images)",
+    "gaze_entropy": "entropy of the gaze (0 one cell, 1 uniform)",
+    "gaze_mask_energy": "gaze energy in the lesion's mask (share)",
+    "gaze_mask_lift": "lift of the gaze in the mask (1: as a uniform gaze)",
+    "gaze_pointing": "pointing game (share of images whose peak lies in the mask)",
+    "loss": "cross entropy (nats)",
+    "n_correct": "correct images",
+}
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: paper is white
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1.5)))
+THESIS_MODELS = ("level1", "level2", "level3", "level4", "level5")  # these keep their style whatever else is there
+SMALL, TEXT, TITLE = 7.5, 8.5, 9.5  # points
+DPI = 150  # of what is rasterised in a PDF
+
+
+class Style(NamedTuple):
+    """How a model or a lambda is drawn."""
+
+    colour: str
+    marker: str
+    line: Any  # matplotlib's linestyle
+    width: float  # points
+
+    def line2d(self, label: str = "", **changes: Any) -> Line2D:
+        """A sample for a legend."""
+        look = {"color": self.colour, "marker": self.marker, "linestyle": self.line, "linewidth": self.width}
+        return Line2D([], [], label=label, **{**look, "markersize": 5, **changes})
+
+
+def model_styles(models: Iterable[str]) -> dict[str, Style]:
+    """Okabe-Ito colour, marker and line style of each model, in drawing order: level1 .. level5, then by name."""
+    present = set(models)
+    order = [*THESIS_MODELS, *sorted(present - set(THESIS_MODELS), key=_natural)]
+    looks = {
+        name: Style(OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], 1.6)
+        for i, name in enumerate(order)
+    }
+    return {name: looks[name] for name in order if name in present}
+
+
+def lambda_styles(lambdas: Iterable[float]) -> dict[float, Style]:
+    """Style of each lambda, ascending: 0 black and thick, the others lighter the larger they are, negative dashed."""
+    weights = sorted({float(weight) for weight in lambdas})
+    others = [weight for weight in weights if weight != 0]
+    places = np.linspace(0.22, 0.86, len(others)) if len(others) > 1 else [0.5]
+    colours = matplotlib.colormaps["viridis"](places)
+    styles = {0.0: Style("#000000", "o", "-", 2.2)}
+    for i, weight in enumerate(others):
+        line = LINES[1 + i % (len(LINES) - 1)] if weight < 0 else "-"
+        styles[weight] = Style(to_hex(colours[i]), MARKERS[1 + i % (len(MARKERS) - 1)], line, 1.3)
+    return {weight: styles[weight] for weight in weights}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Title, labels, grid and text sizes of a panel."""
+    axis.set_title(title, fontsize=TITLE)
+    axis.set_xlabel(_wrapped(x_label), fontsize=TEXT)
+    axis.set_ylabel(_wrapped(y_label), fontsize=TEXT)
+    axis.tick_params(labelsize=SMALL)
+    axis.grid(color="0.9", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def say(axis: Axes, text: str) -> None:
+    """Text in the middle of an empty panel."""
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=TEXT, color="0.35")
+
+
+def add_legend(figure: Figure, handles: list[Line2D], title: str = "") -> None:
+    """One legend below the panels, in as many columns as the figure's width takes."""
+    entry = 4.4 * max(len(str(handle.get_label())) for handle in handles) + 50  # points
+    legend = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(1, min(6, len(handles), int(figure.get_figwidth() * 72 / entry))),
+        fontsize=SMALL,
+        title=title or None,
+        title_fontsize=SMALL,
+        handlelength=3.4,
+        frameon=False,
+    )
+    legend.get_title().set_color("0.35")
+
+
+def _wrapped(label: str) -> str:
+    """Lines of at most 34 letters, which fit the smallest panel; the bracket starts a line of its own."""
+    parts = label.replace(" (", "\n(").split("\n") if len(label) > 34 else [label]
+    return "\n".join(textwrap.fill(part, 34) for part in parts)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts resnet18 before resnet101."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+GAZE_COLOURS = "inferno"  # as in gaze.report.pictures

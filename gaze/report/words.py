@@ -1,0 +1,39 @@
+"""Numbers as a reader wants them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+
+def number(value: Any, digits: int = 3) -> str | None:
+    """A rounded number; None, which a table shows as a dash, where there is none."""
+    if value is None or math.isnan(value):
+        return None
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "", 1) if float(text) == 0 else text  # no "-0.00"
+
+
+def estimate(mean: float, low: float, high: float, n: int, digits: int = 3) -> str | None:
+    """Mean with its interval, such as ``0.884 [0.871, 0.897]``; ``0.884 (1 run)`` where there is one."""
+    if math.isnan(mean):
+        return None
+    if n == 1:
+        return f"{number(mean, digits)} (1 run)"
+    if math.isnan(low):
+        return number(mean, digits)
+    return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def p_value(p: float) -> str | None:
+    """A p to three digits; "< 0.001" below that; None where there is none."""
+    if math.isnan(p):
+        return None
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def each(table: pd.DataFrame) -> list[Any]:
+    """Rows as tuples with names; the column lambda is called weight."""
+    return list(table.rename(columns={"lambda": "weight"}).itertuples())

@@ -1,0 +1,254 @@
+"""Which candidates are worth a study: successive halving on validation accuracy, decided by Optuna.
+
+All candidates train for a few epochs, about the best 1/factor go on to ``factor`` times as many, and so on (Jamieson &
+Talwalkar 2016). The study asks afterwards whether an augmentation moved the gaze. Nothing here may read a CAM metric:
+candidates chosen by it would be chosen for the answer, and would look moved by the choice alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+
+from gaze.config.train import config_hash
+from gaze.errors import ConfigError
+from gaze.files import atomic_path, write_json
+from gaze.runs.folder import METRICS
+from gaze.runs.grid import Job
+
+ACCURACY = "val/accuracy"  # the one column of metrics.csv that is read here
+WHY = (
+    "Screening reads val/accuracy alone, never a CAM metric. The study asks whether an augmentation moved the gaze;"
+    " candidates chosen by a CAM metric would be chosen for the answer (double dipping): they would look moved by the"
+    " choice alone, and the p-values of the study would be wrong. For the same reason what is left trains anew with"
+    " fresh seeds: no lucky run of the screening enters the study.",
+    "The evaluation set also chooses the candidates: accuracies of those that are left are optimistic.",
+)
+
+
+class Rung(NamedTuple):
+    """One rung that is over: its ``epochs``, and the ``accuracy`` of each candidate in it, NaN for one that failed."""
+
+    epochs: int
+    accuracy: dict[str, float]
+
+
+class Candidates(NamedTuple):
+    """What is screened: ``names`` in their order, ``factor`` (1/factor go on), ``epochs`` of each rung."""
+
+    names: list[str]
+    factor: int
+    epochs: list[int]
+
+
+def rung_epochs(min_epochs: int, factor: int, rungs: int, full: int) -> list[int]:
+    """``min_epochs``, ``min_epochs * factor``, ...: epochs of each of the ``rungs``.
+
+    Args:
+        min_epochs: epochs of the first rung, 1 or more.
+        factor: eta, 2 or more.
+        rungs: how many, 1 or more.
+        full: epochs of a run of the study, which no rung may exceed.
+
+    Raises:
+        ConfigError: names all settings that are out of range.
+    """
+    given = {"min_epochs": (min_epochs, 1), "factor": (factor, 2), "rungs": (rungs, 1)}
+    problems = [
+        f"hydra.sweeper.{name}={value} must be a whole number, {least} or more."
+        for name, (value, least) in given.items()
+        if not isinstance(value, int) or isinstance(value, bool) or value < least
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    epochs = [min_epochs * factor**rung for rung in range(rungs)]
+    if epochs[-1] > full:
+        raise ConfigError(
+            f"The last rung of the screening has {epochs[-1]} epochs, a run of the study trainer.max_epochs={full}. "
+            "Give fewer hydra.sweeper.rungs or hydra.sweeper.min_epochs."
+        )
+    return epochs
+
+
+def check_optuna() -> None:
+    """Raise ConfigError where Optuna is missing."""
+    if find_spec("optuna") is None:
+        raise ConfigError('Screening needs Optuna: pip install -e ".[screen]" (or pip install optuna).')
+
+
+# ---- the decision
+
+
+def promoted(accuracy: Mapping[str, float], factor: int) -> list[str]:
+    """Which candidates of one rung go on: the best n // factor of the n that have an accuracy, at least one.
+
+    Candidates as good as the last of these go on too. Optuna's SuccessiveHalvingPruner decides. It is asynchronous
+    (ASHA, Li et al. 2020): it holds a candidate against those that reported before, so that the first one always goes
+    on, and all do that come in rising order. The last one to report is held against the whole rung; so each candidate
+    is asked about last, in an Optuna study of its own (0.03 s for 14).
+
+    Args:
+        accuracy: of each candidate of the rung, higher is better; NaN never goes on.
+        factor: eta, 2 or more.
+
+    Returns:
+        Names in the order of ``accuracy``; empty where every accuracy is NaN.
+    """
+    return [name for name in accuracy if _goes_on(name, accuracy, factor)]
+
+
+def _goes_on(last: str, accuracy: Mapping[str, float], factor: int) -> bool:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    pruned = True
+    for name in sorted(accuracy, key=lambda name: name == last):
+        trial = study.ask()
+        trial.report(accuracy[name], step=1)
+        pruned = trial.should_prune()  # asking is what makes the others count
+    return not pruned
+
+
+def remaining(names: Sequence[str], rungs: Iterable[Rung], factor: int) -> list[str]:
+    """Those of ``names`` that are left after the ``rungs`` that are over."""
+    left = list(names)
+    for rung in rungs:
+        left = promoted({name: rung.accuracy[name] for name in left}, factor)
+    return left
+
+
+def last_accuracy(folder: Path) -> float:
+    """Validation accuracy after the last epoch of a complete run, 0..1, or NaN. No other column is read.
+
+    Raises:
+        ConfigError: metrics.csv has no such column.
+    """
+    with (folder / METRICS).open(newline="", encoding="utf-8") as file:
+        *_, last = csv.DictReader(file)
+    if ACCURACY not in last:
+        raise ConfigError(f"{folder / METRICS} has no column {ACCURACY}.")
+    return float(last[ACCURACY] or "nan")
+
+
+# ---- what has been decided stays decided
+
+
+def screening_key(candidates: Candidates, jobs: Sequence[Job]) -> str:
+    """Eight hex digits, equal for equal screenings; ``jobs`` are the runs of the first rung."""
+    words = [json.dumps(candidates), *sorted(config_hash(job.config) for job in jobs)]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+
+
+def save_rungs(path: Path, rungs: Sequence[Rung]) -> None:
+    """Write rungs that are over, whole or not at all; null is a candidate that failed."""
+    rows = [
+        {"epochs": r.epochs, ACCURACY: {k: None if math.isnan(v) else v for k, v in r.accuracy.items()}} for r in rungs
+    ]
+    write_json(path, {"rungs": rows})
+
+
+def load_rungs(path: Path) -> list[Rung]:
+    """What :func:`save_rungs` wrote; nothing where there is no such file.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rungs"]
+        return [
+            Rung(int(row["epochs"]), {k: math.nan if v is None else float(v) for k, v in row[ACCURACY].items()})
+            for row in rows
+        ]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}). Without it the screening is decided anew.") from None
+
+
+# ---- for people
+
+
+def introduction(candidates: Candidates, seeds: int, baseline: str, study: Sequence[Job]) -> list[str]:
+    """What is about to happen, how much it is, and what it is blind to.
+
+    Args:
+        candidates: what is screened.
+        seeds: runs of each candidate in each rung.
+        baseline: the arm that is always in the study.
+        study: all runs that the study would have without screening.
+    """
+    number, epochs, text = len(candidates.names), 0, []
+    for rung in candidates.epochs:
+        epochs += rung * number * seeds
+        after = max(1, number // candidates.factor)
+        text.append(f"{number} x {seeds} runs of {rung} epochs, {after} of {number} go on")
+        number = after
+    full = int(study[0].config.trainer["max_epochs"])
+    arms: dict[str, int] = {}
+    for job in study:
+        arms[job.config.augmentation.name] = arms.get(job.config.augmentation.name, 0) + 1
+    runs = arms[baseline] + number * max(n for name, n in arms.items() if name != baseline)
+    return [
+        f"Screening of {len(candidates.names)} augmentations (more go on where accuracies tie): {'; '.join(text)}."
+        f" {epochs} epochs.",
+        f"Then the study, {baseline} and those {number}: {runs} runs of {full} epochs, {runs * full} epochs. Together"
+        f" {epochs + runs * full}; the study without screening has {len(study) * full}.",
+        *WHY,
+    ]
+
+
+def _place(name: str, rungs: Sequence[Rung], left: Sequence[str]) -> str:
+    last = [rung for rung in rungs if name in rung.accuracy][-1]
+    if name in left:
+        return "kept"
+    return f"{'failed' if math.isnan(last.accuracy[name]) else 'dropped'} at {last.epochs} epochs"
+
+
+def screening_rows(names: Sequence[str], rungs: Sequence[Rung], left: Sequence[str]) -> list[list[str]]:
+    """A row per candidate: name, accuracy at each rung (4 digits, "" where there is none), what became of it.
+
+    Those that came furthest stand first, of these the most accurate.
+    """
+
+    def rank(name: str) -> tuple[bool, int, float]:
+        values = [rung.accuracy[name] for rung in rungs if name in rung.accuracy]
+        return name not in left, -len(values), math.inf if math.isnan(values[-1]) else -values[-1]
+
+    return [
+        [name, *(_shown(rung.accuracy.get(name, math.nan)) for rung in rungs), _place(name, rungs, left)]
+        for name in sorted(names, key=rank)
+    ]
+
+
+def _shown(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
+
+
+def screening_table(rows: Sequence[Sequence[str]], rungs: Sequence[Rung], seeds: int) -> Table:
+    """``rows`` of :func:`screening_rows` for a terminal."""
+    table = Table(title=f"validation accuracy, mean of {seeds} seeds" if seeds > 1 else "validation accuracy")
+    table.add_column("augmentation", overflow="fold")
+    for rung in rungs:
+        table.add_column(f"{rung.epochs} epochs", justify="right")
+    table.add_column("")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def write_rows(path: Path, rows: Sequence[Sequence[str]], rungs: Sequence[Rung]) -> None:
+    """The same as CSV: ``augmentation, accuracy_3_epochs, ..., outcome``."""
+    with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["augmentation", *(f"accuracy_{rung.epochs}_epochs" for rung in rungs), "outcome"])
+        writer.writerows(rows)

@@ -1,0 +1,174 @@
+"""What became of a run: ``status.json`` in its folder, who is at work there, and files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gaze.errors import BusyError
+from gaze.files import write_json
+
+STATES = ("running", "complete", "failed", "interrupted")
+STATUS_FILE = "status.json"
+LOCK_FILE = ".lock"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
+BEAT = 15.0  # seconds between two signs of life
+SILENCE = 90.0  # seconds without one after which a process on another machine is taken for dead
+
+
+class Interrupted(BaseException):
+    """Somebody asked the run to end (SIGTERM, SIGINT): its state is saved. No Exception, so a grid ends as well.
+
+    Attributes:
+        signum: number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"ended by signal {signum}")
+        self.signum = signum
+
+
+@contextmanager
+def tracked(directory: Path, owner: bool = True, **facts: Any) -> Iterator[dict[str, Any]]:
+    """Keep ``directory/status.json`` true while a run goes on in the ``with`` block.
+
+    state: "running" inside, then "complete", "failed" (with error and traceback) or "interrupted" (Ctrl-C, or an
+    exit that was asked for). A process that is killed leaves "running" behind; :func:`run_state` tells.
+
+    Args:
+        directory: the run's folder.
+        owner: False in the processes of a run that do not own its folder; nothing is written then.
+        facts: written as well, all along. ``seconds_before`` counts earlier attempts in ``seconds``.
+
+    Yields:
+        A dict; what is put into it is written at the end.
+    """
+    before = float(facts.pop("seconds_before", 0.0))
+    started, clock = time.strftime(TIME_FORMAT), time.monotonic()
+    own = {"started": started, "host": socket.gethostname(), "pid": os.getpid(), **facts}
+    results: dict[str, Any] = {}
+
+    def note(state: str, **more: Any) -> None:
+        if owner:
+            write_json(directory / STATUS_FILE, {"state": state, **own, **more})
+
+    def end(state: str, **more: Any) -> None:
+        times = {"finished": time.strftime(TIME_FORMAT), "seconds": round(before + time.monotonic() - clock, 3)}
+        note(state, **times, **results, **more)
+
+    note("running", **({"seconds": before} if before else {}))
+    try:
+        yield results
+    except (KeyboardInterrupt, SystemExit, Interrupted):
+        with suppress(OSError):
+            end("interrupted")
+        raise
+    except BaseException as error:
+        with suppress(OSError):  # the disk may be full; what is raised says so
+            end("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        raise
+    end("complete")
+
+
+def read_status(directory: Path) -> dict[str, Any] | None:
+    """What ``tracked`` wrote into a folder; None where there is no such file, or none that can be read."""
+    try:
+        status = json.loads((directory / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, dict) and status.get("state") in STATES else None
+
+
+def run_state(directory: Path) -> str | None:
+    """State of a run as it is now: "running" only while a process works on it, "interrupted" where it was killed."""
+    status = read_status(directory)
+    if status is None:
+        return None
+    if status["state"] == "running" and not is_busy(directory):
+        return "interrupted"
+    return str(status["state"])
+
+
+# ---- one process in one folder
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold ``directory`` for this process; the system lets go when the process ends, however it ends.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    if _lives_elsewhere(directory):
+        raise BusyError(busy_message(directory))
+    lock, stop = FileLock(directory / LOCK_FILE), threading.Event()
+    try:
+        lock.acquire(timeout=2.0)  # some patience: is_busy holds it for a moment
+    except Timeout:
+        raise BusyError(busy_message(directory)) from None
+    except NotImplementedError:  # a file system without locks: signs of life have to do
+        pass
+    beat = threading.Thread(target=_beat, args=(directory / STATUS_FILE, stop), daemon=True)
+    try:
+        beat.start()
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        lock.release()
+
+
+def is_busy(directory: Path) -> bool:
+    """Whether a living process holds ``directory``, here or on another machine."""
+    from filelock import FileLock, Timeout
+
+    if _lives_elsewhere(directory):
+        return True
+    if not (directory / LOCK_FILE).exists():
+        return False
+    try:
+        with FileLock(directory / LOCK_FILE, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a folder that cannot be written to, or a file system without locks
+        return False
+
+
+def _beat(status: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT):
+        with suppress(OSError):
+            os.utime(status)
+
+
+def _lives_elsewhere(directory: Path) -> bool:
+    """Locks do not reach across machines on every shared file system; signs of life do."""
+    status = read_status(directory)
+    if status is None or status["state"] != "running" or status.get("host") in (None, socket.gethostname()):
+        return False
+    try:
+        return time.time() - (directory / STATUS_FILE).stat().st_mtime < SILENCE
+    except OSError:
+        return False
+
+
+def busy_message(directory: Path) -> str:
+    """Who works in a folder, and what to do."""
+    status = read_status(directory) or {}
+    who = f"process {status.get('pid', '?')} on {status.get('host', '?')}, since {status.get('started', '?')}"
+    return f"{directory}: another process trains in this folder ({who}). Let it end, or give this run another study=."
+
+
+def is_first_process() -> bool:
+    """False in the other processes of a data-parallel run, whoever started them: Lightning, torchrun or SLURM."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

@@ -1,0 +1,146 @@
+"""The tidy columns of an analysis: their names, what may stand in them, and how they are read and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gaze.errors import DataError
+from gaze.files import atomic_path
+
+RUN_KEYS = ["study", "dataset", "model", "lambda", "seed"]
+TIDY_COLUMNS = [
+    *RUN_KEYS,
+    *("epoch", "accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"),
+]
+# Smallest and largest possible value; NaN is allowed except in seed and epoch.
+RANGES = {
+    "lambda": (-np.inf, np.inf),
+    "seed": (0, np.inf),
+    "epoch": (1, np.inf),
+    "accuracy": (0, 1),
+    "kappa": (-1, 1),
+    "gaze_consistency": (0, 1),
+    "gaze_consistency_l2": (0, 1),
+    "gaze_eta_squared": (0, 1),
+    "loss": (0, np.inf),
+}
+# From pandas 3.1 on numbers are always read to the last bit, and the option to ask for it is deprecated.
+EXACT: dict[str, Any] = (
+    {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+)
+ROUNDING = 1e-6  # float32 sums may end that far outside their range
+
+
+def check_tidy(table: pd.DataFrame, source: str, first_line: int = 2) -> pd.DataFrame:
+    """The table with its columns in order and in their types.
+
+    Args:
+        table: at least the tidy columns.
+        source: its name, for messages.
+        first_line: line of the file that the first row stands in.
+
+    Raises:
+        DataError: a column is missing, a key is empty, or a value is no number or out of its range; each named.
+    """
+    missing = [column for column in TIDY_COLUMNS if column not in table]
+    if missing:
+        raise DataError(
+            f"{source}: no column {', '.join(missing)}. Needed: {', '.join(TIDY_COLUMNS)}. "
+            "Write a column without values where a measure was not taken."
+        )
+    table = table.copy()
+    for column in ("study", "dataset", "model"):
+        _refuse(table[column].isna(), table[column], source, column, "is empty", first_line)
+        table[column] = table[column].astype(str)
+    if not _plainly_good(table):
+        _check_numbers(table, source, first_line)
+    for column in RANGES:
+        table[column] = table[column].astype("int64" if column in ("seed", "epoch") else "float64")
+    return table[[*TIDY_COLUMNS, *(column for column in table if column not in TIDY_COLUMNS)]]
+
+
+def _plainly_good(table: pd.DataFrame) -> bool:
+    """True where all numbers are in order: one look for hundreds of runs, before the search for what is wrong."""
+    columns = list(RANGES)
+    if not all(table[column].dtype.kind in "if" for column in columns):
+        return False
+    values = table[columns].to_numpy(np.float64)  # (rows, columns)
+    low, high = np.array(list(RANGES.values())).T
+    inside = ((values >= low - ROUNDING) & (values <= high + ROUNDING)) | np.isnan(values)
+    keys = values[:, [columns.index(column) for column in ("lambda", "seed", "epoch")]]
+    return bool(inside.all() and np.isfinite(keys).all() and (keys[:, 1:] % 1 == 0).all())
+
+
+def _check_numbers(table: pd.DataFrame, source: str, first_line: int) -> None:
+    for column, (low, high) in RANGES.items():
+        numbers = pd.to_numeric(table[column], errors="coerce").astype("float64")
+        text = numbers.isna() & table[column].notna()
+        _refuse(text, table[column], source, column, "is not a number", first_line)
+        outside = (numbers < low - ROUNDING) | (numbers > high + ROUNDING)
+        unit = " (a share, not per cent)" if column == "accuracy" else ""
+        _refuse(outside, numbers, source, column, f"is outside {low:g} .. {high:g}{unit}", first_line)
+        table[column] = numbers
+    for column in ("lambda", "seed", "epoch"):
+        _refuse(table[column].isna(), table[column], source, column, "is empty", first_line)
+    for column in ("seed", "epoch"):
+        broken = table[column] % 1 != 0
+        _refuse(broken, table[column], source, column, "is not a whole number", first_line)
+
+
+def _refuse(bad: pd.Series, values: pd.Series, source: str, column: str, what: str, first_line: int) -> None:
+    if bad.any():
+        place = int(np.flatnonzero(bad)[0])
+        shown = "" if pd.isna(values.iloc[place]) else f"={values.iloc[place]}"
+        more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
+        raise DataError(
+            f"{source}, line {place + first_line}: {column}{shown} {what}{more}. Mend it, or remove the row."
+        )
+
+
+def read_tidy_csv(path: Path) -> pd.DataFrame:
+    """A tidy CSV, each row with the ``run`` it belongs to.
+
+    Without a column ``run`` a run is what its keys say; a second row for the same epoch begins a second run,
+    named ``... #2``.
+
+    Raises:
+        DataError: as :func:`check_tidy`; no CSV; no rows; or an epoch twice in a named run.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"study": str, "dataset": str, "model": str}, **EXACT)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"source={path}: this cannot be read as a CSV file ({error}).") from error
+    table = check_tidy(table, str(path))
+    if table.empty:
+        raise DataError(f"source={path}: a header without rows. Nothing to analyse.")
+    if "run" in table:
+        table["run"] = table["run"].astype(str)
+        twice = table.duplicated([*RUN_KEYS, "run", "epoch"])
+        _refuse(twice, table["epoch"], str(path), "epoch", "occurs twice in one run", 2)
+        return table
+    base = [f"{s}/{d}/{m}/lambda={w:g}/seed={n}" for s, d, m, w, n in table[RUN_KEYS].itertuples(index=False)]
+    copy = table.groupby([*RUN_KEYS, "epoch"]).cumcount()
+    table["run"] = [name if n == 0 else f"{name} #{n + 1}" for name, n in zip(base, copy, strict=True)]
+    return table
+
+
+def write_tidy_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write what :func:`read_tidy_csv` reads back bit for bit."""
+    with atomic_path(path) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
+
+
+def add_derived(table: pd.DataFrame) -> pd.DataFrame:
+    """Readings that follow from others: RMS deviations, the square roots of the squared forms, in units of the
+    map's own 0..1 range. Runs without the common grid get empty columns.
+    """
+    table = table.copy()
+    if "gaze_consistency_grid" not in table:
+        table["gaze_consistency_grid"] = np.nan
+    for name in ("gaze_consistency", "gaze_consistency_grid"):
+        table[f"{name}_rms"] = np.sqrt(table[name].astype("float64").clip(lower=0))
+    return table

@@ -1,0 +1,298 @@
+"""Tables over runs, and the intervals and tests in them.
+
+The unit of every interval and test here is the seed: epochs of one run follow from one another and are never samples.
+Every table takes ``runs``, the tidy frame of ``gaze.runs.load`` (a row per run and epoch), and gives a plain
+DataFrame, for an empty frame one with the same columns; two rows for one epoch of a run are a ValueError. Several runs
+of one study, dataset, model, lambda and seed (duplicates included on purpose) are averaged first and count as one seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+# The functions behind scipy.stats.t.cdf and .ppf; scipy.stats itself takes seconds to import.
+from scipy.special import stdtr  # type: ignore[import-untyped]
+
+from gaze.runs.tidy import RUN_KEYS
+from gaze.statistics.intervals import (
+    Floats,
+    fisher_interval,
+    holm,
+    mean_interval,
+    present,
+    sign_flip_floor,
+    sign_flip_p,
+)
+
+MEASURES = ("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid", "gaze_eta_squared")
+BEST_METRICS = ("accuracy", "kappa")  # a consistency is no goal by itself: its "best" would mean nothing
+METRICS = (
+    *BEST_METRICS,
+    *("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_rms"),
+    *("gaze_consistency_grid", "gaze_consistency_grid_rms", "gaze_eta_squared"),
+    *("gaze_empty_fraction", "gaze_entropy", "gaze_mask_energy", "gaze_mask_lift", "gaze_pointing"),
+)
+SCALE_MEASURES = ("gaze_consistency_l2", "gaze_consistency_rms", "gaze_consistency_grid_rms", "gaze_eta_squared")
+SUMMARIES = ("last", "last5", "best")
+ORDER = {name: i for i, name in enumerate((*METRICS, *SUMMARIES))}  # of rows; MEASURES and SCALE_MEASURES follow it
+CELL_KEYS = [key for key in RUN_KEYS if key != "seed"]  # what the seeds of one table row share
+ROUNDING = 16 * np.finfo(np.float64).eps  # a spread below this share of the values is rounding
+
+SeedValues = dict[tuple[Any, ...], dict[int, float]]
+
+
+def run_correlations(runs: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
+    """Correlation of Cohen's kappa with each gaze measure across the epochs of each run (thesis, Table 2).
+
+    Args:
+        runs: the tidy frame, with ``kappa``.
+        measures: columns to hold against kappa. One that is absent, or NaN in every row, is left out.
+
+    Returns:
+        A row per run and measure: ``study, dataset, model, lambda, seed`` (and ``run`` where the frame has it),
+        ``measure``, ``epochs`` (with both values finite), ``pearson`` and ``spearman`` (-1..1 or NaN), ``reason``
+        (why NaN, such as "constant kappa"; "" if it is not). Constant means equal in every digit.
+    """
+    keys, given = _given(runs, measures)
+    rows = []
+    for key, part in _each_run(runs, keys):
+        kappa = part["kappa"].to_numpy(np.float64)
+        for measure in given:
+            rows.append((*key, measure, *_correlate(kappa, part[measure].to_numpy(np.float64), measure)))
+    return pd.DataFrame(rows, columns=[*keys, "measure", "epochs", "pearson", "spearman", "reason"])
+
+
+def pearson_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Pearson's r of kappa and each gaze measure, averaged over seeds (thesis, Table 2).
+
+    Returns:
+        A row per ``study, dataset, model, lambda, measure``, sorted so (measures as in ``MEASURES``): ``n`` seeds,
+        ``n_nan`` of them without a defined r, ``r`` (plain mean of the defined, as published), ``sd`` between seeds,
+        ``ci_low`` and ``ci_high`` (:func:`fisher_interval`, 95 %), ``p`` (:func:`sign_flip_p` of the seeds' r, not
+        adjusted; NaN for fewer than 2), ``p_floor`` (the smallest p that so many seeds can give), ``spearman``
+        (plain mean), ``reasons`` (runs without an r, such as "constant kappa: 1 run").
+    """
+    keys = [*CELL_KEYS, "measure"]
+    groups = run_correlations(runs).groupby(keys, dropna=False)
+    rows = [(*key, *_pearson_row(part)) for key, part in groups]
+    names = ["n", "n_nan", "r", "sd", "ci_low", "ci_high", "p", "p_floor", "spearman", "reasons"]
+    return _sorted(pd.DataFrame(rows, columns=[*keys, *names]), keys)
+
+
+def run_summaries(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each run's metrics in one number, in three ways.
+
+    Returns:
+        A row per run and metric of ``METRICS`` (one that is absent, or NaN in every row, is left out): ``study,
+        dataset, model, lambda, seed`` (and ``run``), ``metric``, ``last`` (at the run's last epoch, even if NaN),
+        ``last5`` (mean over the last 5 epochs, or all if fewer, without the NaN among them), ``best`` (highest of all
+        epochs, for accuracy and kappa only; picked on the figures that it reports, so it flatters), ``epochs``.
+    """
+    keys, given = _given(runs, METRICS)
+    rows = []
+    for key, part in _each_run(runs, keys):
+        columns = part[given].to_numpy(np.float64).T  # (metrics, epochs)
+        for metric, values in zip(given, columns, strict=True):
+            best = np.fmax.reduce(values) if metric in BEST_METRICS else math.nan  # fmax passes NaN over
+            rows.append((*key, metric, values[-1], _mean(values[-5:]), best, len(values)))
+    return pd.DataFrame(rows, columns=[*keys, "metric", *SUMMARIES, "epochs"])
+
+
+def lambda_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """What each lambda did to each metric, and whether it differs from lambda = 0 by more than seeds do.
+
+    A comparison pairs the seeds that both have. Its p is that of the paired t-test (Student 1908), adjusted by
+    :func:`holm` within a family: all comparisons of one study, dataset, metric and summary, over models and lambdas.
+    A reader scans that whole table for its smallest p, so that whole table is what can raise a false alarm.
+
+    Returns:
+        A row per ``study, dataset, model, lambda, metric, summary`` (last, last5; best for accuracy and kappa), sorted
+        so: ``n`` seeds, ``n_nan`` of them without a value, ``mean``, ``sd``, ``ci_low``, ``ci_high`` (t, 95 %); against
+        lambda = 0 of the same study, dataset and model: ``n_pairs``, ``diff``, ``diff_low``, ``diff_high`` (t, 95 %,
+        not adjusted), ``p`` (NaN for under 2 pairs, or differences equal but for rounding), ``p_holm``, ``family``
+        (its number of tests). Those of lambda = 0 itself are NaN.
+    """
+    values = _seed_values(runs)
+    rows = []
+    for (*cell, weight, metric, summary), seeds in values.items():
+        plain = values.get((*cell, 0.0, metric, summary), {})
+        compared = (math.nan,) * 5 if weight == 0 else _compare(seeds, plain)
+        rows.append((*cell, weight, metric, summary, *_describe(list(seeds.values()), mean_interval), *compared))
+    keys = [*CELL_KEYS, "metric", "summary"]
+    names = ["n", "n_nan", "mean", "sd", "ci_low", "ci_high", "n_pairs", "diff", "diff_low", "diff_high", "p"]
+    table = pd.DataFrame(rows, columns=[*keys, *names])
+    family = table.groupby(["study", "dataset", "metric", "summary"], dropna=False)["p"]
+    table["p_holm"] = family.transform(lambda p: pd.Series(holm(p), p.index)) if rows else table["p"]
+    table["family"] = family.transform("count").where(table["p"].notna()) if rows else table["p"]
+    return _sorted(table, keys)
+
+
+def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Does a model stand apart by its map size? The l2 form scales as 1 / sqrt(H'W'), the others have no such factor.
+
+    Returns:
+        A row per ``study, dataset, measure, model`` (none without runs at lambda = 0), at the last epoch: ``n``
+        seeds, ``n_nan`` of them without a value, ``mean``, ``sd``; ``ratio`` of the mean to the geometric mean of the
+        other models' means (NaN without one, or where a mean is not positive), ``others_low`` and ``others_high`` (the
+        smallest and largest of those), ``inside`` (the mean lies within them; False where that is not defined). The
+        lowest and the highest model are never inside: that alone says nothing, the ratio does.
+    """
+    rows, tables = [], dict[tuple[Any, ...], dict[Any, list[float]]]()
+    for (study, dataset, model, weight, metric, summary), seeds in _seed_values(runs).items():
+        if weight == 0 and summary == "last" and metric in SCALE_MEASURES:
+            tables.setdefault((study, dataset, metric), {})[model] = list(seeds.values())
+    for key, models in tables.items():
+        means = {model: _mean(values) for model, values in models.items()}
+        for model, values in models.items():
+            others = present([mean for other, mean in means.items() if other != model])
+            rows.append((*key, model, *_describe(values, mean_interval)[:4], *_beside(means[model], others)))
+    keys = ["study", "dataset", "measure", "model"]
+    names = ["n", "n_nan", "mean", "sd", "ratio", "others_low", "others_high", "inside"]
+    return _sorted(pd.DataFrame(rows, columns=[*keys, *names]), keys)
+
+
+def gaze_shift_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Does lambda make the gaze more its class's, or only more alike?
+
+    Both differences to lambda = 0 are taken over the same seeds: those where all four values are defined.
+
+    Returns:
+        A row per ``study, dataset, model, lambda`` other than 0, of means over the last 5 epochs: ``n_pairs`` seeds;
+        ``diff_rms, diff_rms_low, diff_rms_high`` (gaze_consistency_rms, in the map's 0..1 range; below 0: more
+        alike), ``diff_eta, diff_eta_low, diff_eta_high`` (gaze_eta_squared; above 0: more its class's), both with 95 %
+        t intervals; ``reading`` in words. It ends in "(not beyond seed noise)" where an interval holds 0 or there are
+        fewer than 2 pairs, and is "not defined" without pairs, or where a difference is exactly 0 or NaN.
+    """
+    values = _seed_values(runs)
+    rows, measures = [], ("gaze_consistency_rms", "gaze_eta_squared")
+    for *cell, weight in dict.fromkeys(key[:4] for key in values if key[3] != 0):
+        four = [values.get((*cell, w, m, "last5"), {}) for m in measures for w in (weight, 0.0)]
+        rms, rms_plain, eta, eta_plain = _paired(*four)
+        shifts = [(_mean(d), *mean_interval(d)) for d in (rms - rms_plain, eta - eta_plain)]
+        rows.append((*cell, weight, rms.size, *shifts[0], *shifts[1], _reading(*shifts)))
+    differences = [f"diff_{m}{end}" for m in ("rms", "eta") for end in ("", "_low", "_high")]
+    return _sorted(pd.DataFrame(rows, columns=[*CELL_KEYS, "n_pairs", *differences, "reading"]), CELL_KEYS)
+
+
+def _mean(values: ArrayLike) -> float:
+    """Mean without the NaN; NaN if there is nothing else."""
+    defined = present(values)
+    return float(defined.mean()) if defined.size else math.nan
+
+
+def _describe(values: Sequence[float], interval: Callable[[ArrayLike], tuple[float, float]]) -> tuple[float, ...]:
+    """n, n_nan, mean, sd, low, high."""
+    defined = present(values)
+    sd = float(defined.std(ddof=1)) if defined.size > 1 else math.nan
+    return (len(values), len(values) - defined.size, _mean(defined), sd, *interval(defined))
+
+
+def _given(runs: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns that identify a run, and those of ``names`` that hold anything."""
+    keys = [*RUN_KEYS, "run"] if "run" in runs else RUN_KEYS
+    return keys, [name for name in names if name in runs and runs[name].notna().any()]
+
+
+def _each_run(runs: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The rows of each run, epochs in order, and its key."""
+    if runs.empty:
+        return
+    if (twice := runs.duplicated([*keys, "epoch"])).any():
+        row = runs.loc[twice, [*keys, "epoch"]].iloc[0].to_dict()
+        raise ValueError(f"Two rows for one epoch of a run: {row}. Runs that share a key need a column 'run'.")
+    yield from runs.sort_values([*keys, "epoch"]).groupby(keys, sort=False, dropna=False)
+
+
+def _sorted(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    named = ("measure", "metric", "summary")
+    return table.sort_values(by, key=lambda c: c.map(ORDER) if c.name in named else c, ignore_index=True)
+
+
+def _correlate(kappa: Floats, gaze: Floats, measure: str) -> tuple[int, float, float, str]:
+    """epochs, pearson, spearman, reason."""
+    both = np.isfinite(kappa) & np.isfinite(gaze)
+    named = [("kappa", kappa), (measure, gaze)]
+    reason = "fewer than 2 epochs" if both.sum() < 2 else ""
+    if missing := [name for name, values in named if not np.isfinite(values).any()]:
+        reason = f"no {' and '.join(missing)}"
+    elif not reason and (constant := [name for name, values in named if np.ptp(values[both]) == 0]):
+        reason = f"constant {' and '.join(constant)}"
+    if reason:
+        return int(both.sum()), math.nan, math.nan, reason
+    x, y = kappa[both], gaze[both]
+    return x.size, _pearson(x, y), _pearson(_ranks(x), _ranks(y)), ""
+
+
+def _pearson(x: Floats, y: Floats) -> float:
+    """Pearson's r of two series, neither of them constant."""
+    a, b = x - x.mean(), y - y.mean()
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # squares of tiny numbers would be 0
+    a, b = a - a.mean(), b - b.mean()  # the first mean was rounded, which counts where a series hardly moves
+    return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 1, ties at their average."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:
+    """n .. reasons of pearson_table, from the runs of one row."""
+    seeds = part.groupby("seed", dropna=False)[["pearson", "spearman"]].mean()
+    n, n_nan, *moments = _describe(seeds["pearson"].to_list(), fisher_interval)
+    p = sign_flip_p(seeds["pearson"]) if n - n_nan > 1 else math.nan
+    counts = part.loc[part["reason"] != "", "reason"].value_counts().sort_index()
+    reasons = "; ".join(f"{reason}: {count} run{'s' * (count > 1)}" for reason, count in counts.items())
+    return n, n_nan, *moments, p, sign_flip_floor(int(n - n_nan)), _mean(seeds["spearman"]), reasons
+
+
+def _seed_values(runs: pd.DataFrame) -> SeedValues:
+    """{(study, dataset, model, lambda, metric, summary): {seed: value, averaged over its runs}}."""
+    keys = [*CELL_KEYS, "metric", "summary", "seed"]
+    long = run_summaries(runs).melt([*RUN_KEYS, "metric"], list(SUMMARIES), "summary", "value")
+    long = long[(long["summary"] != "best") | long["metric"].isin(BEST_METRICS)]
+    values: SeedValues = {}
+    means = long.groupby(keys, dropna=False)["value"].mean().reset_index()
+    for *key, seed, value in means.itertuples(index=False, name=None):
+        values.setdefault(tuple(key), {})[seed] = value
+    return values
+
+
+def _paired(first: Mapping[int, float], *others: Mapping[int, float]) -> Floats:
+    """Values of the seeds that all have and where none is NaN: (number of mappings, seeds)."""
+    rows = [[values[seed] for values in (first, *others)] for seed in first if all(seed in o for o in others)]
+    columns = np.asarray(rows, dtype=np.float64).reshape(-1, 1 + len(others)).T
+    return columns[:, ~np.isnan(columns).any(0)]
+
+
+def _compare(seeds: Mapping[int, float], plain: Mapping[int, float]) -> tuple[float, ...]:
+    """n_pairs, diff, diff_low, diff_high, p."""
+    a, b = _paired(seeds, plain)
+    difference, n, p = a - b, a.size, math.nan
+    if n > 1 and np.ptp(difference) > ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
+        p = 2 * float(stdtr(n - 1, -abs(difference.mean()) / (difference.std(ddof=1) / math.sqrt(n))))
+    return (n, _mean(difference), *mean_interval(difference), p)
+
+
+def _beside(mean: float, others: Floats) -> tuple[float, float, float, bool]:
+    """ratio, others_low, others_high, inside."""
+    if others.size == 0:
+        return math.nan, math.nan, math.nan, False
+    ratio = mean / math.exp(np.log(others).mean()) if mean > 0 and (others > 0).all() else math.nan
+    return ratio, float(others.min()), float(others.max()), bool(others.min() <= mean <= others.max())
+
+
+def _reading(rms: tuple[float, float, float], eta: tuple[float, float, float]) -> str:
+    if any(math.isnan(diff) or diff == 0 for diff in (rms[0], eta[0])):
+        return "not defined"
+    own = "less" if eta[0] < 0 else "and more" if rms[0] < 0 else "more"
+    text = f"{'more' if rms[0] < 0 else 'less'} alike, {own} its class's"
+    beyond = all(low > 0 or high < 0 for _, low, high in (rms, eta))  # NaN: False
+    return text if beyond else f"{text} (not beyond seed noise)"

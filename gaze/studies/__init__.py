@@ -1,0 +1,1 @@
+"""What ``analyze.py`` does: one room a study; what the rooms share stands here."""

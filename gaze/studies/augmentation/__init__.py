@@ -1,0 +1,1 @@
+"""What does an augmentation do to the gaze? (Dorneles et al., 2025)"""

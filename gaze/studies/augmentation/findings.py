@@ -1,0 +1,193 @@
+"""What the augmentation study's tables say, in sentences that claim no more than the tables do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+
+from gaze.report.words import each, number, p_value
+from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, Compared
+from gaze.studies.augmentation.profile_plots import METRIC_NAMES
+
+__all__ = ["HOW_TO_READ_STUDY", "METRIC_NAMES", "accuracy_finding", "headline", "noise_finding", "question_finding"]
+__all__ += ["where_finding"]
+
+ASKED = {
+    1: "Does the gaze fall on what matters",
+    2: "Does the gaze vary less",
+    3: "Does the gain go with the gaze",
+}
+ANSWERS = {  # of each question, what an answer says
+    1: {"pass": "more of the gaze on the target", "fail": "less of the gaze on the target"},
+    2: {"pass": "it varies less", "fail": "it varies more"},
+    3: {
+        "pass": "images whose gaze moved more gained more",
+        "fail": "images whose gaze moved more gained less",
+    },
+}
+PLACES = (*SHAPE_COLUMNS, "centroid_variance", *MASK_COLUMNS)  # what where_finding looks at
+MOST = 4  # changes of an arm that a sentence names
+
+HOW_TO_READ_STUDY = (
+    "What a gaze is. A class activation map (CAM) shows which parts of an image spoke for a class when a network "
+    "looked at it, from 0 (not at all) to 1 (most). Here it is always taken for the true class. It is called the "
+    "gaze; it shows where the evidence came from, not why, and it is coarse: a few cells along each side of the "
+    "image.",
+    "Arms. The same network is trained without augmentation (the baseline) and with each augmentation (an arm), "
+    "several times each with other random seeds. All of them then look at the same images, which are never augmented.",
+    "Distance. Two gazes are held against each other cell by cell: 0 if they are the same, around 1 if they have "
+    "nothing to do with each other (1 - correlation). The mean over all images is the distance of two trained models.",
+    "Why runs are the samples. Training the same network again already moves its gaze, on every image at once. "
+    "Hundreds of images looked at by one model are still one model. So a change counts only if runs with the "
+    "augmentation stand further from runs without it than runs of the same kind stand from each other. The p-value "
+    "says how often so much would come about if the labels of the runs were dealt out at random.",
+    "The three questions. 1: does more of the gaze fall on what matters, the marked target? 2: does the gaze vary "
+    "less within a class: does its centre wander less, is it narrower? 3: do the images on which a model became surer "
+    "of the truth also have the gaze that moved most? Question 3 is an association over images: it does not say that "
+    "the moved gaze is the reason.",
+    "The answers. Pass: the change is in the better direction, and chance does not explain it. Fail: the same in the "
+    "worse direction. Inconclusive: it cannot be told from chance, which does not mean that nothing changed. Not "
+    "evaluated: something that the question needs is missing, such as masks of the target. Underpowered: there are "
+    "too few seeds to reach 0.05 even for the clearest effect; more seeds are needed, and nothing is said against an "
+    "effect.",
+    "Mixup and cutmix also change the label, not only the image. What they do to the gaze cannot be put down to the "
+    "image alone.",
+    "One main test, many others. The correlation distance is the test that was fixed before anything was looked at, "
+    "and it is adjusted for the number of arms. All other figures are exploratory: they say where to look next. A "
+    "test of a distance also reacts to an arm whose runs only scatter more: the table of the arms has both.",
+    "Intervals are 95 % and over images, for the models as they were trained. Lower and higher have no good side of "
+    "their own: a narrower or a steadier gaze may as well be steadily wrong.",
+)
+
+
+def headline(c: Compared) -> str:
+    """How much was compared, in a sentence."""
+    runs = [f"{arm} {c.rows(arm).size}" for arm in (c.baseline, *c.arms)]
+    size = f"{c.cams.shape[2]}x{c.cams.shape[3]}"
+    images, classes = _count(len(c.target), "image"), _count(len(c.classes), "class", "classes")
+    return (
+        f"{_count(len(c.runs), 'run')} looked at the same {images} of {classes}, in maps of {size} cells: "
+        f"{_count(len(c.arms), 'arm')} against the baseline {c.baseline} (runs: {', '.join(runs)})."
+    )
+
+
+def noise_finding(arms: pd.DataFrame) -> str:
+    """Which arms move the gaze by more than retraining.
+
+    Args:
+        arms: the numbers of ``tables.arms_item``: those of ``gaze.statistics.permutation.arms_table``, with
+            ``between`` and ``within`` (mean distance to the baseline's runs, and within the arm), the baseline's row
+            first.
+    """
+    base, arms = arms.iloc[0], arms.iloc[1:]
+    groups: dict[str, list[str]] = {"moved": [], "not shown": [], "underpowered": []}
+    for row in each(arms):
+        p = "" if math.isnan(row.p_holm) else f" ({number(row.effect)}, p {p_value(row.p_holm)})"
+        groups[row.verdict].append(f"{row.arm}{p}")
+    parts = [
+        f"Yes for {', '.join(groups['moved'])}" if groups["moved"] else "",
+        f"not shown, which does not mean that it stayed, for {', '.join(groups['not shown'])}"
+        if groups["not shown"]
+        else "",
+        f"underpowered, too few seeds to tell, for {', '.join(groups['underpowered'])}"
+        if groups["underpowered"]
+        else "",
+    ]
+    tail = " Beside each: effect in units of distance, p after Holm." if groups["moved"] or groups["not shown"] else ""
+    # The statistic is above 0 as well for runs around the same gaze that scatter less or more.
+    near = [
+        str(row.arm)
+        for row in each(arms)
+        if row.verdict == "moved" and row.between <= max(base["within"], row.within) + row.noise
+    ]
+    if near:
+        tail += (
+            " No further from the baseline's runs than runs of one arm are from each other, give or take the noise, so "
+            f"that a change of scatter alone could explain it: {', '.join(near)}."
+        )
+    return f"Is the gaze moved by more than training again moves it? {_join(parts)}.{tail}"
+
+
+def question_finding(questions: pd.DataFrame, question: int) -> str:
+    """Answer to question 1, 2 or 3 over all arms (``questions.question_table``).
+
+    Raises:
+        ValueError: no row of this question.
+    """
+    rows = questions[questions["question"] == question].drop_duplicates("arm")
+    if rows.empty:
+        raise ValueError(f"The table has no row of question {question}.")
+    few = questions[(questions["question"] == question) & questions["underpowered"]]["arm"].tolist()
+    groups: dict[str, list[str]] = {}
+    for row in each(rows):
+        answer = "underpowered" if row.arm in few and row.answer == "inconclusive" else row.answer
+        groups.setdefault(answer, []).append(str(row.arm))
+    parts = [
+        f"{answer}, {ANSWERS[question][answer]}: {', '.join(groups[answer])}"
+        for answer in ("pass", "fail")
+        if answer in groups
+    ]
+    if "inconclusive" in groups:
+        parts.append(f"inconclusive, which is not the same as no change: {', '.join(groups['inconclusive'])}")
+    if "underpowered" in groups:
+        parts.append(f"inconclusive for want of seeds (underpowered): {', '.join(groups['underpowered'])}")
+    if "not evaluated" in groups:
+        reasons = dict.fromkeys(str(reason).rstrip(".") for reason in rows[rows["answer"] == "not evaluated"]["reason"])
+        parts.append(f"not evaluated ({'; '.join(reasons)}): {', '.join(groups['not evaluated'])}")
+    tail = " An association over images, for these trained models; not a cause." if question == 3 else ""
+    return f"{ASKED[question]}? {_join(parts)}.{tail}"
+
+
+def accuracy_finding(runs: pd.DataFrame, baseline: str) -> str:
+    """Accuracy of the arms beside the range of the baseline's runs (``effects.run_table``); no test."""
+    own = runs.loc[runs["arm"] == baseline, "accuracy"]
+    means = runs[runs["arm"] != baseline].groupby("arm", sort=False)["accuracy"].mean()
+    text = (
+        f"Accuracy on these images: {baseline} {number(own.mean())} ({number(own.min())} to {number(own.max())} over "
+    )
+    text += f"{_count(len(own), 'run')})"
+    groups = {
+        "mean above every run of the baseline": means[means > own.max()],
+        "mean within that range": means[(means >= own.min()) & (means <= own.max())],
+        "mean below every run of the baseline": means[means < own.min()],
+    }
+    parts = [
+        f"{words}: {', '.join(f'{arm} ({number(value)})' for arm, value in group.items())}"
+        for words, group in groups.items()
+        if len(group)
+    ]
+    return f"{'; '.join([text, *parts])}. Not a test."
+
+
+def where_finding(profile: pd.DataFrame) -> str:
+    """What of place and shape of the gaze stands out, per arm (``effects.profile_table``); exploratory."""
+    rows = profile[profile["metric"].isin(PLACES)]
+    parts = []
+    for arm, part in rows[rows["marked"]].groupby("arm", sort=False):
+        strongest = part.reindex(part["z"].abs().sort_values(ascending=False, kind="stable").index)
+        changes = [
+            f"{METRIC_NAMES[row.metric][0]} {'higher' if row.effect > 0 else 'lower'}" for row in each(strongest)
+        ]
+        more = f" and {len(changes) - MOST} more" if len(changes) > MOST else ""
+        parts.append(f"{arm}: {', '.join(changes[:MOST])}{more}")
+    tested = int((~rows["underpowered"] & rows["p"].notna()).sum())
+    few = list(dict.fromkeys(rows.loc[rows["underpowered"], "arm"].astype(str)))
+    text = "Where did the gaze go (exploratory, after Benjamini-Hochberg)? "
+    if tested == 0:
+        return f"{text}Nothing could be tested: too few seeds, or no values."
+    said = (
+        _join(parts) if parts else f"none of {_count(tested, 'change')} tested stands out, which does not rule one out"
+    )
+    return f"{text}{said}." + (
+        f" Underpowered, too few seeds to tell, at least in part: {', '.join(few)}." if few else ""
+    )
+
+
+def _count(number_of: int, word: str, plural: str = "") -> str:
+    return f"{number_of} {word if number_of == 1 else plural or word + 's'}"
+
+
+def _join(parts: Iterable[str]) -> str:
+    return "; ".join(filter(None, parts))

@@ -1,0 +1,193 @@
+"""The report of an augmentation study: what ``study`` measured, as numbers, tables, figures and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gaze.config.analysis import AnalyzeConfig
+from gaze.report.provenance import left_out_item
+from gaze.report.write import FigureItem, Section, TableItem, write_report
+from gaze.runs.load import Runs
+from gaze.runs.tidy import write_tidy_csv
+from gaze.statistics.permutation import arms_table
+from gaze.studies.augmentation import findings as study_findings
+from gaze.studies.augmentation import moved_plots, profile_plots
+from gaze.studies.augmentation import tables as study_tables
+from gaze.studies.augmentation.compared import Compared
+from gaze.studies.augmentation.effects import distance_matrix, image_table, pair_table, profile_table, run_table
+from gaze.studies.augmentation.questions import question_table
+from gaze.studies.augmentation.study import Measured, check_parts, measure, settings_of, study_parts
+
+SHORT = {1: "on what matters?", 2: "varies less?", 3: "gain with gaze?"}
+PAIRS_FILE, IMAGES_FILE = "pairs.csv", "images.csv"
+Items = list[TableItem | FigureItem]
+
+
+class Numbers(NamedTuple):
+    """What the statistics say of a part."""
+
+    distances: NDArray[np.float64]
+    arms: pd.DataFrame
+    runs: pd.DataFrame
+    profile: pd.DataFrame
+    questions: pd.DataFrame
+    images: pd.DataFrame
+
+
+def run_study(
+    runs: Runs, config: AnalyzeConfig, directory: Path, console: Console, provenance: Mapping[str, Any]
+) -> list[Path]:
+    """Compare the CAMs of an augmentation study and write its CSVs, tables, figures and report.
+
+    Args:
+        runs: of one study, read with ``arms=True``.
+        config: from ``gaze.config.train.check_analysis``.
+        directory: where to write; CAMs are kept there.
+        console: for progress and tables.
+        provenance: for the end of the report.
+
+    Returns:
+        Every path written, CAMs apart.
+
+    Raises:
+        GazeError: nothing to compare, images or checkpoints that cannot be read; before any long work if possible.
+    """
+    parts = study_parts(runs, Path(config.source), config.compare.baseline)
+    check_parts(parts, config.compare)
+    measured = [measure(part, config.compare, directory, console) for part in parts]
+    with console.status("statistics"):
+        numbers = [_numbers(own.compared) for own in measured]
+    for own, found in zip(measured, numbers, strict=True):
+        _print(own, found, console)
+    written = _write_tables(measured, numbers, directory)
+    both = list(zip(measured, numbers, strict=True))
+    lines = [line for own, found in both for line in _summary(own, found, len(both) > 1)]
+    sections = [section for own, found in both for section in _sections(own, found, len(both) > 1)]
+    left = left_out_item(runs.listing)
+    sections += [
+        Section("How to read this", study_findings.HOW_TO_READ_STUDY, ()),
+        *([Section("Runs that were left out", (), (left,))] if left else []),
+    ]
+    title = f"What augmentation does to the gaze: {measured[0].part.runs[0].config['study']}"
+    with console.status("figures"):
+        return written + write_report(title, lines, sections, provenance, directory)
+
+
+def _numbers(c: Compared) -> Numbers:
+    distances = distance_matrix(c)
+    arms = arms_table(distances, list(c.runs["arm"]), c.baseline)
+    return Numbers(distances, arms, run_table(c), profile_table(c), question_table(c), image_table(c))
+
+
+def _write_tables(measured: Sequence[Measured], numbers: Sequence[Numbers], directory: Path) -> list[Path]:
+    """The long tables, with the part that each row belongs to."""
+    pairs = [pair_table(own.compared).assign(part=own.part.where) for own in measured]
+    images = [found.images.assign(part=own.part.where) for own, found in zip(measured, numbers, strict=True)]
+    write_tidy_csv(pd.concat(pairs, ignore_index=True), directory / PAIRS_FILE)
+    write_tidy_csv(pd.concat(images, ignore_index=True), directory / IMAGES_FILE)
+    return [directory / PAIRS_FILE, directory / IMAGES_FILE]
+
+
+def _summary(own: Measured, found: Numbers, several: bool) -> list[str]:
+    """What was found, most important first."""
+    arms = study_tables.arms_item(own.compared, found.arms, found.distances)
+    lines = [
+        study_findings.headline(own.compared),
+        study_findings.noise_finding(arms.frame),
+        *(study_findings.question_finding(found.questions, question) for question in (1, 2, 3)),
+        study_findings.accuracy_finding(found.runs, own.compared.baseline),
+        study_findings.where_finding(found.profile),
+        *own.part.notes,
+    ]
+    return [f"{own.part.where}: {line}" if several else line for line in lines]
+
+
+def _sections(own: Measured, found: Numbers, several: bool) -> list[Section]:
+    """A part from top to bottom."""
+    c, slug, where = own.compared, own.part.slug, own.part.where
+    suffix = f" ({where})" if several else ""
+    noise: Items = [
+        study_tables.arms_item(c, found.arms, found.distances, f"arms-{slug}", where),
+        FigureItem(
+            f"noise-{slug}",
+            f"Distances of the gazes of two runs, {where}",
+            profile_plots.noise_figure(c, found.arms, found.distances),
+        ),
+    ]
+    answers: Items = [
+        study_tables.criteria_item(found.questions, found.runs, c.baseline, f"criteria-{slug}", where),
+        FigureItem(
+            f"gain-{slug}",
+            f"Does the gain go with the gaze? {where}",
+            profile_plots.gain_figure(found.images, found.questions),
+        ),
+        study_tables.questions_item(found.questions, f"questions-{slug}", where),
+    ]
+    profile: Items = [
+        FigureItem(
+            f"profile-{slug}", f"What each augmentation changes, {where}", profile_plots.profile_figure(found.profile)
+        ),
+        study_tables.profile_item(found.profile, f"profile-{slug}-numbers", where),
+        study_tables.measures_item(found.profile, f"measures-{slug}"),
+    ]
+    return [
+        Section(f"Is it more than retraining noise?{suffix}", (), tuple(noise)),
+        Section(f"The three questions{suffix}", (), tuple(answers)),
+        Section(f"What each augmentation changes{suffix}", (), tuple(profile)),
+        Section(f"Where does the gaze go?{suffix}", (), tuple(_pictures(own, found))),
+        Section(f"The arms and the runs{suffix}", (), tuple(_runs(own, found))),
+    ]
+
+
+def _pictures(own: Measured, found: Numbers) -> Items:
+    c, slug, where = own.compared, own.part.slug, own.part.where
+    items: Items = [
+        FigureItem(f"where-{slug}", f"Mean gaze and where it moved, {where}", moved_plots.where_figure(c, list(c.arms)))
+    ]
+    for number, arm in enumerate(c.arms, 1):
+        rows = found.images[found.images["arm"] == arm]
+        if rows["excess_distance"].notna().any():
+            figure = moved_plots.moved_figure(c, rows, arm, own.pictures, own.masks)
+            items.append(
+                FigureItem(f"moved-{slug}-{number}", f"{arm}: where the gaze moved most and least, {where}", figure)
+            )
+    return items
+
+
+def _runs(own: Measured, found: Numbers) -> Items:
+    settings = settings_of(own.part)
+    order = {arm: settings[arm] for arm in (own.compared.baseline, *own.compared.arms)}
+    return [
+        study_tables.augmentations_item(order, f"augmentations-{own.part.slug}"),
+        study_tables.runs_item(found.runs, f"runs-{own.part.slug}", own.part.where),
+    ]
+
+
+def _print(own: Measured, found: Numbers, console: Console) -> None:
+    """The answers, in the columns that a terminal has room for."""
+    c = own.compared
+    for line in (study_findings.headline(c), *own.part.notes):
+        console.print(line, highlight=False, markup=False)
+    arms = study_tables.arms_item(c, found.arms, found.distances, "x", own.part.where)
+    noise = arms.shown[["arm", "runs", "verdict", "effect", "p (Holm)", "accuracy (SD)"]]
+    answers = found.questions.drop_duplicates(["arm", "question"]).pivot(
+        index="arm", columns="question", values="answer"
+    )
+    criteria = answers.loc[list(c.arms)].rename(columns=SHORT).reset_index()
+    for caption, shown in ((arms.caption, noise), (f"The three questions, {own.part.where}", criteria)):
+        view = Table(title=caption, title_justify="left", box=SIMPLE_HEAD)
+        for column in shown:
+            right = column in ("runs", "effect", "p (Holm)")
+            view.add_column(str(column), justify="right" if right else "left", overflow="fold")
+        for row in shown.astype(object).where(shown.notna(), "-").itertuples(index=False):
+            view.add_row(*map(str, row))
+        console.print(view)

@@ -1,0 +1,155 @@
+"""CAMs of trained runs over the same evaluation images, worked out once and kept beside the analysis.
+
+``cams/manifest.json`` says for each file which checkpoint (SHA-256), which images (SHA-256 of their pixels and classes)
+and which layer it was made from. A file serves again as long as all of that stays the same; otherwise it is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gaze.config.model import ModelConfig
+from gaze.errors import DataError
+from gaze.files import atomic_path, write_json
+from gaze.studies.opened import Images, Run, _checkpoint, load_module
+
+FOLDER, MANIFEST = "cams", "manifest.json"
+FORMAT = 1  # raised when the meaning of the files changes
+Progress = Callable[[float], None]
+
+
+class Gaze(NamedTuple):
+    """Maps of the true class (N, H, W) float32 in 0..1, un-enlarged; logits (N, K) float32."""
+
+    cams: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+def gaze_of_runs(
+    runs: Sequence[Run], images: Images, directory: Path, checkpoint: str, device: torch.device, progress: Progress
+) -> list[Gaze]:
+    """Maps and logits of every run over ``images``, out of ``directory/cams`` where they are there already.
+
+    Each run's file is written as soon as it is made, so what is broken off goes on where it was.
+
+    Args:
+        runs: of one data set; see :func:`check_runs`.
+        images: from :func:`evaluation_images`.
+        directory: of the analysis.
+        checkpoint: "last" or "best".
+        device: to work on.
+        progress: told the share of the runs that is done, 0..1.
+
+    Raises:
+        DataError: a checkpoint that cannot be read, or of another network than its settings say.
+    """
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest, found = read_manifest(directory), []
+    for number, run in enumerate(runs, 1):
+        path = _checkpoint(run, checkpoint)
+        facts = {
+            "checkpoint": _fingerprint(path, manifest),
+            "images": {"sha256": images.digest, "number": len(images.place), "dataset": run.config["dataset"]["name"]},
+            "layer": _layer(ModelConfig(**run.config["model"])),
+            "precision": str(run.config["trainer"].get("precision", "32-true")),
+            "format": FORMAT,
+        }
+        key = _key(facts)
+        gaze = _kept(folder / f"{key}.npz", manifest.get(key))
+        if gaze is None:
+            gaze = gaze_of_run(path, images, run.config, device)
+            digest = _write(gaze, folder / f"{key}.npz")
+            manifest[key] = {**facts, "run": run.name, "file": f"{key}.npz", "sha256": digest}
+            write_json(folder / MANIFEST, manifest)
+        found.append(gaze)
+        progress(number / len(runs))
+    return found
+
+
+def gaze_of_run(path: Path, images: Images, config: dict[str, Any], device: torch.device) -> Gaze:
+    """Maps of the true classes and logits of the network in a checkpoint, in the precision that it was trained in.
+
+    Raises:
+        DataError: the checkpoint cannot be read or does not fit the images.
+    """
+    module = load_module(path).to(device).eval()
+    if module.class_names != list(images.classes):
+        raise DataError(
+            f"{path} was trained on the classes {', '.join(module.class_names)}; the images are of "
+            f"{', '.join(images.classes)}. Name the data set that it was trained on."
+        )
+    half = torch.autocast(device.type, torch.bfloat16) if config["trainer"].get("precision") == "bf16-mixed" else None
+    cams, logits = [], []
+    with half or nullcontext():
+        for places in np.array_split(images.place, -(-len(images.place) // config["dataset"]["batch_size"])):
+            batch = images.data.evaluation_batch(places.tolist())
+            found = module.gaze(batch.image.to(device), batch.target.to(device))
+            cams.append(found.cam.float().cpu())
+            logits.append(found.logits.float().cpu())
+    gaze = Gaze(torch.cat(cams).numpy(), torch.cat(logits).numpy())
+    if not np.isfinite(gaze.logits).all():
+        raise DataError(f"{path} gives scores that are NaN or infinite: this training broke down. Leave the run out.")
+    return gaze
+
+
+def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
+    """What lies in ``directory/cams``, by key; nothing where the manifest is absent or damaged."""
+    try:
+        values = json.loads((directory / FOLDER / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _layer(model: ModelConfig) -> str:
+    """Where the maps of a network are taken, in words."""
+    if model.source == "gaze":
+        return f"{model.label}: output of forward_features"
+    return f"{model.label}: {model.layer or 'the last layer with a spatial map'}"
+
+
+def _fingerprint(path: Path, manifest: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Size, time and SHA-256 of a checkpoint; the last is not worked out again while size and time stay."""
+    stat = path.stat()
+    stamp = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    for entry in manifest.values():
+        known = entry.get("checkpoint", {})
+        if stamp.items() <= known.items():
+            return dict(known)
+    with path.open("rb") as file:
+        return {**stamp, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _key(facts: dict[str, Any]) -> str:
+    """The same for the same content, wherever it lies."""
+    own = {**facts, "checkpoint": facts["checkpoint"]["sha256"], "images": facts["images"]["sha256"]}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(gaze: Gaze, path: Path) -> str:
+    """Write a file of maps; returns its digest."""
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.savez(file, cams=gaze.cams, logits=gaze.logits)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kept(path: Path, entry: dict[str, Any] | None) -> Gaze | None:
+    """Maps that were made before; None where the file is absent or not as it was written."""
+    if entry is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry.get("sha256"):
+            return None
+    with np.load(path) as arrays:
+        return Gaze(arrays["cams"], arrays["logits"])

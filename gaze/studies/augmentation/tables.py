@@ -1,0 +1,326 @@
+"""Tables of the augmentation study: numbers to what a reader sees, with notes that say what stands behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gaze.report.words import each, number, p_value
+from gaze.report.write import TableItem
+from gaze.studies.augmentation.compared import Compared
+from gaze.studies.augmentation.profile_plots import METRIC_NAMES
+
+QUESTIONS = {
+    1: "1. On what matters?",
+    2: "2. Varies less?",
+    3: "3. Does the gain go with the gaze?",
+}
+MEASURES = {  # of the questions: a word, digits
+    "mask_energy": ("share on target", 3),
+    "mask_lift": ("lift", 2),
+    "centroid_variance": ("wandering", 5),
+    "dispersion": ("spread", 4),
+    "spearman": ("rho", 2),
+}
+SETTINGS = {  # of the augmentation group, in words
+    "hflip": "mirrored left to right with probability {}",
+    "crop_scale": "cropped to {} of the area",
+    "crop_ratio": "crop's width / height {}",
+    "rotation": "turned by up to {} degrees to either side",
+    "translation": "moved by up to {} of the side",
+    "elastic": "bent by a smooth field of strength {} (share of the side)",
+    "brightness": "brightness changed by a share of up to {}",
+    "contrast": "contrast changed by a share of up to {}",
+    "gamma": "grey values to a power of {}",
+    "blur": "blurred with an SD of {} of the side",
+    "noise": "noise with an SD of {} of the range",
+    "erasing": "a rectangle erased with probability {}",
+    "mixup": "blended with another image, alpha {}; CHANGES THE LABEL",
+    "cutmix": "a rectangle from another image, alpha {}; CHANGES THE LABEL",
+}
+RUNS_ARE_SAMPLES = (
+    "Runs are the samples, never images: p says how often runs, relabelled at random, differ so much. Underpowered: "
+    "there are too few seeds to reach 0.05 even for the clearest effect, so that no p is given; this says nothing "
+    "against an effect."
+)
+OVER_IMAGES = (
+    "Intervals are 95 %, by drawing the images again, and conditional on the trained models: they do not say how the "
+    "figure would change if the models were trained again."
+)
+
+
+def arms_item(
+    c: Compared, arms: pd.DataFrame, distances: NDArray[np.float64], name: str = "arms", where: str = ""
+) -> TableItem:
+    """Every arm beside the baseline: how far apart the maps are, is it more than retraining noise, and the accuracy.
+
+    Args:
+        c: its runs, with accuracy and kappa, and baseline.
+        arms: ``gaze.statistics.permutation.arms_table`` of the same runs.
+        distances: mean over images of 1 - pearson, (R, R) in the order of ``c.runs``.
+        name: of the files.
+        where: data set and model in words, for the caption.
+    """
+    base = _within(distances, c.rows(c.baseline))
+    parts: list[dict[Any, Any]] = [
+        {"arm": c.baseline, "runs": c.rows(c.baseline).size, "within": base, **_performance(c, c.baseline)}
+    ]
+    for row in arms.to_dict("records"):
+        arm = str(row["arm"])
+        between = distances[np.ix_(c.rows(c.baseline), c.rows(arm))].mean()
+        parts.append({**row, "between": between, "within": _within(distances, c.rows(arm)), **_performance(c, arm)})
+    frame = pd.DataFrame(parts, columns=list(dict.fromkeys([*arms.columns, *(key for part in parts for key in part)])))
+    shown = pd.DataFrame(
+        {
+            "arm": str(row.arm),
+            "runs": str(row.runs),
+            "seeds": row.seeds,
+            "verdict": "baseline" if row.arm == c.baseline else row.verdict,
+            "to baseline": number(getattr(row, "between", math.nan)),
+            "within arm": number(row.within),
+            "effect": number(row.effect),
+            "p": p_value(row.p),
+            "p (Holm)": p_value(row.p_holm),
+            "accuracy (SD)": _with_sd(row.accuracy, row.accuracy_sd),
+            "kappa (SD)": _with_sd(row.kappa, row.kappa_sd),
+        }
+        for row in each(frame)
+    )
+    notes = (
+        "To baseline, within arm: the mean distance of two runs, one of each arm or both of this one. Distance: 1 - "
+        "correlation of their maps, mean over images, classes counted alike; 0 for equal maps. "
+        "Effect: the mean distance to the baseline less the average of the distances within the two arms, so 0 where "
+        "training again explains it all. SD: over runs.",
+        "The test also reacts to an arm whose runs only scatter more or less than the baseline's. Look at the distance "
+        f"within the arm: a moved gaze is shown only where it is near the baseline's ({number(base) or 'none'}).",
+        f"{RUNS_ARE_SAMPLES} Holm: adjusted for the number of arms. Not shown does not mean that nothing moved.",
+    )
+    return TableItem(
+        name, _caption("Is the gaze moved by more than training again moves it?", where), frame, shown, notes
+    )
+
+
+def criteria_item(
+    questions: pd.DataFrame, runs: pd.DataFrame, baseline: str, name: str = "criteria", where: str = ""
+) -> TableItem:
+    """The three questions' answers per arm, with the numbers, and the accuracy beside them.
+
+    Args:
+        questions: ``questions.question_table``.
+        runs: ``effects.run_table``, of which ``arm`` and ``accuracy`` (0..1) are read.
+        baseline: arm that the accuracy is held against.
+        name, where: as for :func:`arms_item`.
+    """
+    accuracy = runs.groupby("arm")["accuracy"].mean()
+    spread = runs.groupby("arm")["accuracy"].std()
+    rows, parts = [], []
+    for arm, part in questions.groupby("arm", sort=False):
+        row: dict[str, str | None] = {"arm": str(arm)}
+        values: dict[str, Any] = {"arm": arm}
+        for question, title in QUESTIONS.items():
+            own = each(part[part["question"] == question])
+            row[title] = _answer(own)
+            values[f"answer_{question}"] = own[0].answer if own else None
+            values |= {f"change_{measure.measure}": measure.change for measure in own}
+        change = accuracy[arm] - accuracy[baseline]
+        row["accuracy (SD)"] = _with_sd(accuracy[arm], spread[arm])
+        row["change of accuracy"] = f"{change:+.3f}"
+        rows.append(row)
+        parts.append({**values, "accuracy": accuracy[arm], "accuracy_sd": spread[arm], "accuracy_change": change})
+    notes = (
+        "Each answer with the change from the baseline: 1, share of the gaze on the marked target, and its lift, that "
+        "share over the target's area (more is better); 2, wandering, the variance of the gaze's centre within a "
+        "class, and spread of the gaze (less is better); 3, Spearman's rho over images of the gain in log p and the "
+        "excess distance.",
+        "Pass or fail: clear in the better or the worse direction. Inconclusive: not told apart from chance, which is "
+        "not the same as no change. Not evaluated: something that the question needs is missing.",
+        f"{RUNS_ARE_SAMPLES} Question 3 is an association over images, not a cause.",
+        f"Accuracy of the baseline: {_with_sd(accuracy[baseline], spread[baseline])}. SD: over runs. No test.",
+    )
+    return TableItem(name, _caption("The three questions", where), pd.DataFrame(parts), pd.DataFrame(rows), notes)
+
+
+def questions_item(questions: pd.DataFrame, name: str = "questions", where: str = "") -> TableItem:
+    """Every number behind the three questions (``questions.question_table``); else as :func:`arms_item`."""
+    shown = pd.DataFrame(
+        {
+            "arm": str(row.arm),
+            "question": str(row.question),
+            "measure": MEASURES[row.measure][0],
+            "baseline": number(row.baseline, MEASURES[row.measure][1]),
+            "arm's mean": number(row.arm_mean, MEASURES[row.measure][1]),
+            "change": number(row.change, MEASURES[row.measure][1]),
+            "95 % interval": _range(row.ci_low, row.ci_high, MEASURES[row.measure][1]),
+            "p": p_value(row.p),
+            "p (Holm)": p_value(row.p_holm),
+            "answer": row.answer,
+        }
+        for row in each(questions)
+    )
+    notes = (
+        "Share on target: of the gaze, on the marked target. Lift: that share over the target's area, 1 for a gaze "
+        "without aim. Wandering: variance of the gaze's centre within a class, in squared image sides. Spread: in "
+        "image sides. Change: mean of the arm's runs less mean of the baseline's; for question 3 the correlation.",
+        OVER_IMAGES,
+        f"{RUNS_ARE_SAMPLES} Question 3 takes both: an interval without 0, and a rho that relabelled runs seldom give.",
+    )
+    return TableItem(name, _caption("Every number behind the three questions", where), questions, shown, notes)
+
+
+def profile_item(profile: pd.DataFrame, name: str = "profile_numbers", where: str = "") -> TableItem:
+    """The profile in numbers, a row per arm and metric (``effects.profile_table``); else as :func:`arms_item`."""
+    shown = pd.DataFrame(
+        {
+            "arm": str(row.arm),
+            "measure": METRIC_NAMES[row.metric][0],
+            "effect": _figures(row.effect),
+            "95 % interval": _figure_range(row.ci_low, row.ci_high),
+            "in SDs": number(row.z, 2),
+            "p": p_value(row.p),
+            "p, adjusted": p_value(row.q),
+            "stands out": "underpowered" if row.underpowered else "yes" if row.marked else "not shown",
+        }
+        for row in each(profile)
+    )
+    notes = (
+        "Effect of a distance: the mean distance to the baseline less the average of the distances within the two "
+        "arms. Effect of the others: mean of the arm's runs less mean of the baseline's. In SDs: the "
+        "effect over the SD between the baseline's pairs of runs (distances) or runs (others).",
+        OVER_IMAGES,
+        f"{RUNS_ARE_SAMPLES} Adjusted: the correlation distance, the main test, by Holm over the arms; all others "
+        "are exploratory, by Benjamini-Hochberg over every one that was tested.",
+    )
+    return TableItem(name, _caption("What each augmentation changes, in numbers", where), profile, shown, notes)
+
+
+def measures_item(profile: pd.DataFrame, name: str = "measures") -> TableItem:
+    """What the profile's measures say in plain words, those that it has."""
+    present = [metric for metric in METRIC_NAMES if metric in set(profile["metric"])]
+    frame = pd.DataFrame(
+        [(metric, *METRIC_NAMES[metric]) for metric in present], columns=["metric", "words", "reading"]
+    )
+    shown = frame[["words", "reading", "metric"]].set_axis(["measure", "how to read it", "in the CSV files"], axis=1)
+    return TableItem(name, "The measures in plain words", frame, shown)
+
+
+def runs_item(runs: pd.DataFrame, name: str = "study_runs", where: str = "") -> TableItem:
+    """A row per run (``effects.run_table``); else as :func:`arms_item`."""
+    digits = {"centroid_variance": 5, "mask_lift": 2}
+    measured = [column for column in METRIC_NAMES if column in runs and column != "accuracy"]
+    shown = pd.DataFrame(
+        {
+            "run": str(row["run"]),
+            "arm": str(row["arm"]),
+            "seed": str(row["seed"]),
+            "accuracy": number(row["accuracy"]),
+            "kappa": number(row["kappa"]),
+            "images with a gaze": str(row["n_valid"]),
+            **{METRIC_NAMES[column][0]: number(row[column], digits.get(column, 3)) for column in measured},
+        }
+        for row in runs.to_dict("records")
+    )
+    notes = (
+        "Accuracy and kappa on the images that the maps were taken of. Means over images, classes counted alike. "
+        "Places are shares of the image's side, from its upper left corner. Empty maps: the share of images without "
+        "any gaze; they are left out of the other figures.",
+    )
+    return TableItem(name, _caption("The runs and what they look at", where), runs, shown, notes)
+
+
+def augmentations_item(settings: Mapping[str, Mapping[str, Any]], name: str = "augmentations") -> TableItem:
+    """What each arm does to a training image.
+
+    Args:
+        settings: of each arm, those of group ``augmentation`` that are not off: a number, or two for a range.
+        name: of the files.
+    """
+    rows = [(arm, key, value) for arm, given in settings.items() for key, value in given.items()]
+    frame = pd.DataFrame([(arm, key, _setting(value)) for arm, key, value in rows], columns=["arm", "setting", "value"])
+    shown = pd.DataFrame(
+        [
+            (arm, "; ".join(_words(key, value) for key, value in given.items()) or "nothing")
+            for arm, given in settings.items()
+        ],
+        columns=["arm", "what it does to a training image"],
+    )
+    notes: tuple[str, ...] = ("The evaluation images are never augmented.",)
+    if any(key in ("mixup", "cutmix") for _, key, _ in rows):
+        notes += ("Mixup and cutmix also change the label: what they move is not the work of the image alone.",)
+    return TableItem(name, "What each arm does to the training images", frame, shown, notes)
+
+
+def _caption(text: str, where: str) -> str:
+    return f"{text} {where}" if where and text.endswith("?") else f"{text}, {where}" if where else text
+
+
+def _within(distances: NDArray[np.float64], rows: NDArray[np.intp]) -> float:
+    """Mean distance of two runs of an arm; NaN for one run."""
+    upper = distances[np.ix_(rows, rows)][np.triu_indices(rows.size, 1)]
+    return float(upper.mean()) if upper.size else math.nan
+
+
+def _performance(c: Compared, arm: str) -> dict[str, Any]:
+    own = c.runs.iloc[c.rows(arm)]
+    row: dict[str, Any] = {"seeds": _seeds(own["seed"].tolist())}
+    for column in ("accuracy", "kappa"):
+        row |= {column: own[column].mean(), f"{column}_sd": own[column].std()}
+    return row
+
+
+def _seeds(seeds: list[int]) -> str:
+    """Seeds that follow one another as "0 to 7"."""
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _with_sd(mean: float, sd: float) -> str | None:
+    if math.isnan(mean):
+        return None
+    return f"{number(mean)} (1 run)" if math.isnan(sd) else f"{number(mean)} ({number(sd)})"
+
+
+def _range(low: float, high: float, digits: int) -> str | None:
+    return (
+        None
+        if math.isnan(low) or math.isnan(high)
+        else f"[{number(low, digits)},\N{NO-BREAK SPACE}{number(high, digits)}]"
+    )
+
+
+def _figures(value: float) -> str | None:
+    """Three significant figures: the profile's metrics have units far apart."""
+    return None if math.isnan(value) else f"{value:.3g}"
+
+
+def _figure_range(low: float, high: float) -> str | None:
+    return None if math.isnan(low) or math.isnan(high) else f"[{low:.3g},\N{NO-BREAK SPACE}{high:.3g}]"
+
+
+def _answer(rows: list[Any]) -> str | None:
+    """An answer with the changes of its measures: "pass: wandering -0.00100; spread -0.0100"."""
+    if not rows:
+        return None
+    few = " (underpowered)" if any(row.underpowered for row in rows) else ""
+    changes = [
+        f"{MEASURES[row.measure][0]} {row.change:+.{MEASURES[row.measure][1]}f}"
+        for row in rows
+        if not math.isnan(row.change)
+    ]
+    return f"{rows[0].answer}{few}" + (f": {'; '.join(changes)}" if changes else "")
+
+
+def _setting(value: Any) -> str:
+    """A number as it is, two as a range."""
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return " to ".join(f"{part:.3g}" for part in value)
+
+
+def _words(key: str, value: Any) -> str:
+    return SETTINGS.get(key, f"{key} {{}}").format(_setting(value))

@@ -1,0 +1,1 @@
+"""Is the gaze of one run faithful?"""

@@ -1,0 +1,223 @@
+"""The gaze consistency study: run folders to tables, figures and one report (thesis, Tables 1-2, Fig. 1-4).
+
+Augmentation studies are handed on to ``gaze.studies.augmentation.report``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from gaze.report.provenance import left_out_item
+from gaze.report.write import FigureItem, Section, TableItem
+from gaze.runs.class_gaze import GazeMaps
+from gaze.runs.load import Runs, mixed_settings
+from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
+from gaze.studies.consistency import findings, plots, tables
+
+Items = list[TableItem | FigureItem]
+
+
+class Part(NamedTuple):
+    """One study and data set: its rows, its tables, its maps."""
+
+    where: str  # for captions
+    slug: str  # for file names
+    dataset: str
+    runs: pd.DataFrame
+    pearson: pd.DataFrame
+    by_lambda: pd.DataFrame
+    shift: pd.DataFrame
+    scale: pd.DataFrame
+    maps: list[GazeMaps]
+
+    @property
+    def weights(self) -> list[float]:
+        return sorted(self.runs["lambda"].unique())
+
+
+def split(epochs: pd.DataFrame, maps: list[GazeMaps]) -> Iterator[Part]:
+    """Each study and data set by itself, with its numbers."""
+    taken: set[str] = set()
+    single = epochs["study"].nunique() == 1
+    for (study, dataset), rows in epochs.groupby(["study", "dataset"], sort=True):
+        slug = base = re.sub(r"[^a-z0-9_-]+", "-", f"{study}-{dataset}".lower()).strip("-") or "part"
+        while slug in taken:
+            slug = f"{base}-{len(taken)}"
+        taken.add(slug)
+        own = [m for m in maps if (m.study, m.dataset) == (study, dataset)]
+        numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
+        yield Part(str(dataset) if single else f"{study}, {dataset}", slug, str(dataset), rows, *numbers, own)
+
+
+def summary(runs: Runs, parts: list[Part]) -> list[str]:
+    """What was found, a sentence or two each, most important first."""
+    lines: list[str | None] = [findings.headline(runs.epochs)]
+    for part in parts:
+        lines += [
+            findings.pearson_finding(part.pearson, part.where),
+            findings.lambda_finding(part.by_lambda, part.where),
+            findings.shift_finding(part.shift, part.by_lambda, part.where),
+            findings.scale_finding(part.scale, part.where),
+        ]
+    lines += findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.configs))
+    return [line for line in lines if line]
+
+
+def sections(runs: Runs, parts: list[Part]) -> list[Section]:
+    """The report from top to bottom."""
+    left = left_out_item(runs.listing)
+    published = not any(part.dataset in tables.DATASET_NAMES for part in parts)
+    follow = [item for part in parts for item in _follow(part)]
+    if published:
+        follow.append(tables.published_item())
+    found = [
+        Section(
+            "Does the gaze follow classification performance?",
+            (
+                "Each point is an epoch of a run, lambda = 0. The line is fitted to all points of a model and only "
+                "guides the eye; the table's r is taken within each run.",
+            ),
+            tuple(follow),
+        ),
+        Section(
+            "What does lambda do to learning?",
+            ("Accuracy and kappa on the evaluation set.",),
+            tuple(item for part in parts for item in _learning(part)),
+        ),
+        Section(
+            "What does lambda do to the gaze?",
+            (
+                "A gaze that gets more consistent may have become its class's own, or the same for every class. RMS "
+                "deviation and eta squared together tell which.",
+            ),
+            tuple(item for part in parts for item in _gaze(part)),
+        ),
+        Section(
+            "On one scale",
+            (
+                "The thesis leaves open a metric that does not depend on the map's resolution, and a scale that a "
+                "person can read. Four readings of the same gazes:",
+            ),
+            tuple(item for part in parts for item in _scale(part)),
+        ),
+        Section("Where does it look?", *_atlas(parts)),
+        Section("How to read this", findings.HOW_TO_READ, ()),
+        Section("The runs", (), (tables.runs_item(runs.listing), *([left] if left else []))),
+    ]
+    # A table without rows, where a whole measure is missing, is no table.
+    found = [s._replace(items=tuple(i for i in s.items if isinstance(i, FigureItem) or len(i.shown))) for s in found]
+    return [section for section in found if section.items or section.text]
+
+
+def _follow(part: Part) -> Items:
+    plain = part.runs[part.runs["lambda"] == 0]
+    items: Items = []
+    if len(plain):
+        items.append(tables.pearson_item(part.pearson, f"pearson-{part.slug}", part.where, part.dataset))
+        for measure, words in (("gaze_consistency", "squared"), ("gaze_consistency_l2", "l2 form")):
+            caption = f"Kappa against gaze consistency ({words}), {part.where}, lambda = 0"
+            items += _drawn(
+                f"correlation-{words.partition(' ')[0]}-{part.slug}",
+                caption,
+                plots.correlation_figure,
+                plain,
+                part.dataset,
+                measure,
+            )
+        item = tables.study1_item(part.runs, f"study1-{part.slug}", part.where, part.dataset)
+        items += [item] if item else []
+    if len(part.weights) > 1 or not len(plain):
+        items.append(tables.pearson_by_lambda_item(part.pearson, f"pearson-lambda-{part.slug}", part.where))
+    return items
+
+
+def _learning(part: Part) -> Items:
+    items: Items = [
+        tables.performance_item(part.by_lambda, metric, f"{metric}-{part.slug}", part.where, part.dataset)
+        for metric in ("accuracy", "kappa")
+    ]
+    for metric in ("accuracy", "kappa"):
+        caption = f"{metric.capitalize()} over epochs, {part.where}"
+        items += _drawn(f"curves-{metric}-{part.slug}", caption, plots.curve_figure, part.runs, part.dataset, metric)
+    return items
+
+
+def _gaze(part: Part) -> Items:
+    items: Items = [tables.gaze_item(part.by_lambda, f"gaze-{part.slug}", part.where)]
+    if len(part.shift):
+        items.append(tables.shift_item(part.shift, f"shift-{part.slug}", part.where))
+    if len(part.weights) > 1:
+        caption = f"More alike, or more its class's? {part.where}"
+        items += _drawn(f"eta-{part.slug}", caption, plots.eta_figure, part.runs, part.dataset)
+    for measure, words in (("gaze_consistency_rms", "RMS deviation of the gaze"), ("gaze_eta_squared", "Eta squared")):
+        name = f"curves-{measure.removeprefix('gaze_')}-{part.slug}"
+        items += _drawn(
+            name, f"{words} over epochs, {part.where}", plots.curve_figure, part.runs, part.dataset, measure
+        )
+    return items
+
+
+def _scale(part: Part) -> Items:
+    if part.scale.empty:
+        return []
+    caption = f"Four readings of consistency, {part.where}"
+    figure = _drawn(f"scale-{part.slug}", caption, plots.scale_figure, part.runs, part.dataset)
+    return [tables.scale_item(part.scale, f"readings-{part.slug}", part.where), *figure]
+
+
+def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:
+    """Text and figures of the atlas section."""
+    items: Items = []
+    for part in parts:
+        if part.maps:
+            caption = f"Mean gaze of each class over its correct images, last epoch, {part.where}"
+            items += _drawn(f"atlas-{part.slug}", caption, plots.atlas_figure, part.maps, part.dataset)
+    if not items:
+        return (
+            "No maps: these runs drew no pictures (pictures.every_n_epochs=0), or the CSV has no class_gaze.npz "
+            "beside it.",
+        ), ()
+    return ("Seeds together. A lesion-like spot, a border or a corner is easier to see than to measure.",), tuple(
+        item for item in items if isinstance(item, FigureItem)
+    )
+
+
+def _drawn(name: str, caption: str, draw: Callable[..., Any], *data: Any) -> list[TableItem | FigureItem]:
+    """A figure; none where no row has what it shows."""
+    try:
+        return [FigureItem(name, caption, draw(*data))]
+    except ValueError:
+        return []
+
+
+def print_tables(parts: list[Part], console: Console) -> None:
+    """The tables that answer the two published questions, in the columns that a terminal has room for."""
+    for part in parts:
+        if len(part.pearson[part.pearson["lambda"] == 0]):
+            item = tables.pearson_item(part.pearson, "x", part.where, part.dataset)
+            _print(item, {"r, mean over seeds": "r", "without r": "no r"}, ("SD", "Spearman"), console)
+        item = tables.performance_item(part.by_lambda, "accuracy", "x", part.where, part.dataset)
+        renamed = {"mean of last 5": "last 5 epochs", "difference from lambda 0": "less lambda 0"}
+        _print(item, renamed, ("last epoch", "best epoch"), console)
+        item = tables.gaze_item(part.by_lambda, "x", part.where)
+        _print(item, {"RMS deviation": "RMS"}, ("L_CAM squared", "L_CAM l2", "seeds", "empty fraction"), console)
+
+
+def _print(item: TableItem, renamed: Mapping[str, str], dropped: tuple[str, ...], console: Console) -> None:
+    if item.shown.empty:
+        return
+    shown = item.shown.drop(columns=[c for c in dropped if c in item.shown]).rename(columns=dict(renamed))
+    view = Table(title=item.caption, title_justify="left", box=SIMPLE_HEAD)
+    for column in shown:
+        words = column in ("model", "measure", "lambda")
+        view.add_column(str(column), justify="left" if words else "right", overflow="fold")
+    for row in shown.astype(object).where(shown.notna(), "-").itertuples(index=False):
+        view.add_row(*map(str, row))
+    console.print(view)

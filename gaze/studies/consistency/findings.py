@@ -1,0 +1,154 @@
+"""What the tables say, in sentences that claim no more than the tables do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from gaze.report.words import each, number, p_value
+
+FEWEST = 3  # seeds from which on a finding is called clear: two that agree by chance give a short interval
+
+HOW_TO_READ = (
+    "Gaze: the Grad-CAM map of a correctly classified image, scaled to 0..1. Gaze consistency L_CAM: the mean "
+    "deviation of these gazes from their class's mean gaze. Lower is more consistent, which is not the same as right.",
+    "L_CAM has two forms. Squared (Eq. 9) is a mean squared difference, 0..1; its square root, the RMS deviation, is "
+    "in units of the map's own range: 0.2 says that a cell is typically a fifth of the range away from its class's "
+    "mean. The published l2 form is not squared and shrinks as 1/sqrt(cells), so maps of different sizes do not "
+    "compare in it.",
+    "Common grid: the same deviation after each map is pooled to a few equal tiles, so that a network with fine maps "
+    "is not judged by detail that one with coarse maps cannot have.",
+    "Eta squared: the share of the gaze's variance that the class explains. 0: no class structure, or one gaze shared "
+    "by all classes; 1: each class has its own fixed gaze. L_CAM falls both where all share one gaze and where each "
+    "class has its own; eta squared tells these two apart.",
+    "Kappa: agreement beyond chance, 0 where one class alone is predicted. The evaluation set is also what the "
+    "learning rate follows, as in the thesis: these are validation figures.",
+    "Seeds are the samples. Intervals are 95 % and, with two or three seeds, wide for good reason; a p that cannot be "
+    "small with so few seeds says nothing against an effect.",
+)
+
+
+def pearson_finding(table: pd.DataFrame, where: str) -> str | None:
+    """Which models' gaze follows kappa at lambda = 0, and which way (rows of ``pearson_table``)."""
+    measure = "gaze_consistency"
+    rows = table[(table["lambda"] == 0) & (table["measure"] == measure)]
+    if rows.empty:
+        return None
+    lower: list[str] = []
+    higher: list[str] = []
+    open_: list[str] = []
+    undefined: list[str] = []
+    for row in each(rows):
+        text = f"{row.model} ({number(row.r, 2)})"
+        if math.isnan(row.r):
+            undefined.append(str(row.model))
+        elif row.n - row.n_nan < FEWEST or math.isnan(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
+            open_.append(text)
+        else:
+            (lower if row.r < 0 else higher).append(text)
+    parts = [
+        f"more consistent as kappa grows: {', '.join(lower)}" if lower else "",
+        f"less consistent as kappa grows: {', '.join(higher)}" if higher else "",
+        f"undecided, as the interval over seeds holds 0 or seeds are under {FEWEST}: {', '.join(open_)}"
+        if open_
+        else "",
+        f"no r: {', '.join(undefined)}" if undefined else "",
+    ]
+    return (
+        f"Does consistency follow accuracy ({where}; r of kappa and L_CAM, squared)? "
+        + "; ".join(filter(None, parts))
+        + "."
+    )
+
+
+def lambda_finding(table: pd.DataFrame, where: str) -> str | None:
+    """Which lambdas changed accuracy by more than seeds do (rows of ``lambda_table``)."""
+    rows = table[(table["metric"] == "accuracy") & (table["summary"] == "last5") & (table["lambda"] != 0)]
+    rows = rows[rows["n_pairs"] > 0]
+    if rows.empty:
+        return None
+    clear = rows[(rows["p_holm"] < 0.05) & (rows["n_pairs"] >= FEWEST)]
+    texts = [f"{row.model} at {row.weight:g} ({row.diff:+.3f}, p {p_value(row.p_holm)})" for row in each(clear)]
+    tested = int(rows["p"].notna().sum())
+    if tested == 0:
+        return f"Does forcing consistency help ({where})? One seed cannot tell: differences from lambda = 0 have no p."
+    few = f" (fewer than {FEWEST} seeds are never called clear)" if (rows["n_pairs"] < FEWEST).any() else ""
+    said = f"accuracy differs from lambda = 0 for {', '.join(texts)}" if texts else "no clear difference in accuracy"
+    return f"Does forcing consistency help ({where})? After Holm over {tested} comparisons: {said}{few}."
+
+
+def shift_finding(table: pd.DataFrame, by_lambda: pd.DataFrame, where: str) -> str | None:
+    """What lambda did to the gaze (rows of ``gaze_shift_table``), and at what price (of ``lambda_table``)."""
+    if table.empty:
+        return None
+    rows = by_lambda[(by_lambda["metric"] == "accuracy") & (by_lambda["summary"] == "last5")]
+    price = {(row.model, row.weight): f" (accuracy {row.diff:+.2f})" for row in each(rows) if not math.isnan(row.diff)}
+    readings: dict[str, list[str]] = {}
+    for row in each(table):
+        case = f"{row.model} at {row.weight:g}{price.get((row.model, row.weight), '')}"
+        readings.setdefault(str(row.reading), []).append(case)
+    texts = [f"{reading}: {', '.join(cases)}" for reading, cases in readings.items()]
+    return f"What lambda does to the gaze ({where}): {'; '.join(texts)}."
+
+
+def scale_finding(table: pd.DataFrame, where: str, model: str = "level1") -> str | None:
+    """Does level 1 stand apart by its map size alone (rows of ``scale_table``)?"""
+    rows = {row.measure: row for row in each(table) if row.model == model and not math.isnan(row.ratio)}
+    if "gaze_consistency_l2" not in rows:
+        return None
+    parts = [f"{rows['gaze_consistency_l2'].ratio:.2f} times the other models' in the l2 form"]
+    names = {"gaze_consistency_rms": "as RMS deviation", "gaze_consistency_grid_rms": "on the common grid"}
+    parts += [f"{rows[m].ratio:.2f} times {words}" for m, words in names.items() if m in rows]
+    text = f"Does {model} stand apart ({where})? Its deviation is {', '.join(parts)}."
+    if "gaze_consistency_grid_rms" not in rows:
+        return text + " These runs have no reading on the common grid."
+    if rows["gaze_consistency_l2"].inside:
+        return f"{text} It lies among the others even in the l2 form."
+    grid = rows["gaze_consistency_grid_rms"]
+    span = f"{grid.others_low:.3f} .. {grid.others_high:.3f}"
+    if grid.inside:
+        return f"{text} On the grid ({grid.mean:.3f}) it lies among the others ({span}): map size set it apart."
+    return f"{text} On the grid ({grid.mean:.3f}) it still lies outside the others ({span}), though map size is gone."
+
+
+def notes_on(listing: pd.DataFrame, epochs: pd.DataFrame, mixed: Mapping[str, Sequence[Any]]) -> list[str]:
+    """What a reader must know before the figures: runs left out, settings that differ, values that are missing."""
+    notes = []
+    left = listing.loc[~listing["used"], "state"].value_counts()
+    if len(left):
+        notes.append(f"Left out: {', '.join(f'{n} {state}' for state, n in left.items())}; the list is below.")
+    for name, values in mixed.items():
+        shown = ", ".join(map(str, values[:6])) + (" ..." if len(values) > 6 else "")
+        notes.append(f"Mixed settings, compared as if they were alike: {name} is {shown}.")
+    lengths = epochs.groupby(["study", "dataset", "run"], as_index=False)["epoch"].max()
+    several = lengths.groupby(["study", "dataset"], as_index=False)["epoch"].nunique()
+    for row in each(several[several["epoch"] > 1]):
+        notes.append(f"{row.study}, {row.dataset}: runs of different length; each is read at its own last epoch.")
+    for column in ("kappa", "gaze_consistency"):
+        empty = epochs[epochs[column].isna()]
+        if len(empty):
+            notes.append(
+                f"{column} is empty in {len(empty)} of {len(epochs)} rows ({empty['run'].nunique()} runs); these "
+                "epochs are left out of correlations and means, and a run without any value is counted as such."
+            )
+    if epochs["study"].nunique() > 1:
+        names = ", ".join(sorted(epochs["study"].unique()))
+        notes.append(f"Several studies ({names}) are kept apart; study=NAME takes one.")
+    if epochs.groupby(["study", "dataset"])["seed"].nunique().min() == 1:
+        notes.append("Where a study has one seed there is no interval and no p: a direction, not a result.")
+    return notes
+
+
+def headline(epochs: pd.DataFrame) -> str:
+    """How much there is, in a sentence."""
+    runs = epochs["run"].nunique()
+    weights = ", ".join(f"{w:g}" for w in sorted(epochs["lambda"].unique()))
+    sets = ", ".join(sorted(epochs["dataset"].unique()))
+    seeds, models = epochs["seed"].nunique(), epochs["model"].nunique()
+    return (
+        f"{runs} run{'s' * (runs != 1)} of {sets}: {models} model{'s' * (models != 1)}, lambda {weights}, "
+        f"{seeds} seed{'s' * (seeds != 1)}, up to {epochs['epoch'].max()} epochs."
+    )

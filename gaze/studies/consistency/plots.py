@@ -1,0 +1,323 @@
+"""Figures of the analysis: the run logs, or the classes' mean gazes, to a matplotlib Figure. Writes no file.
+
+Every figure takes the tidy frame of ``gaze.runs.load.load_runs`` and the name of one data set. A model keeps its
+colour, marker and line style in all of them, a lambda its own, so that figures can be read side by side; shapes and
+lightness differ as well as hues, so that they can be read in greyscale. Lines are told apart by the run (``RUN_KEYS``
+and the column ``run`` where there is one). Studies are not told apart: hand over the rows of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from gaze.report.style import (
+    LABELS,
+    MARKERS,
+    SMALL,
+    TITLE,
+    Style,
+    add_legend,
+    dress,
+    lambda_styles,
+    model_styles,
+    new_figure,
+    say,
+)
+from gaze.runs.tidy import RUN_KEYS
+from gaze.studies.consistency.atlas import atlas_figure
+
+__all__ = ["LABELS", "atlas_figure", "correlation_figure", "curve_figure", "eta_figure", "scale_figure"]
+__all__ += ["lambda_styles", "model_styles"]
+
+SCALES = {
+    "gaze_consistency_l2": "L_CAM, l2 form (published)",
+    "gaze_consistency_rms": "RMS deviation",
+    "gaze_consistency_grid_rms": "RMS deviation, common grid",
+    "gaze_eta_squared": "eta squared",
+}
+LOG_FROM = 30.0  # largest over smallest value from which a consistency is drawn on a log axis
+LAST_EPOCHS = 5  # that eta_figure averages
+NOT_LOGGED = "not logged by these runs"
+
+
+def correlation_figure(
+    runs: pd.DataFrame, dataset: str, measure: str = "gaze_consistency", models: Sequence[str] | None = None
+) -> Figure:
+    """Kappa against gaze consistency, a point per epoch of each run (thesis, Fig. 1-2), and a line per model.
+
+    The line is the least-squares fit over all points of the model, drawn over the range of its x; none where x
+    does not vary. Where level1 meets other models a second panel leaves it out: in the l2 form it stands apart.
+
+    Args:
+        runs: tidy frame, columns ``RUN_KEYS``, ``kappa`` and ``measure``; rows of one study and lambda.
+        dataset: name of the data set.
+        measure: column on the x axis.
+        models: which models, all when None.
+
+    Raises:
+        ValueError: no row is left, or there is no such column.
+    """
+    styles = model_styles(runs["model"])
+    frame = _rows(runs, dataset, measure, "kappa")
+    if models is not None:
+        frame = _some(frame[frame["model"].isin(list(models))], f"data set {dataset!r} and models {list(models)}")
+    names = [name for name in styles if name in set(frame["model"])]
+    panels = {"all models" if len(names) > 1 else names[0]: names}
+    if "level1" in names and len(names) > 1:
+        panels["without level1"] = names[1:]
+    figure = new_figure(4.2 * len(panels) + 0.8, 4.2 + 0.2 * (len(names) // 5))
+    for axis, (title, shown) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        dress(axis, title, LABELS.get(measure, measure), LABELS["kappa"])
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+        for name in shown:
+            points = frame.loc[frame["model"] == name, [measure, "kappa"]].dropna().to_numpy(float)  # (N, 2)
+            _scatter_and_fit(axis, points, styles[name])
+        if not axis.lines:
+            axis.set(xlim=(0, 1), ylim=(0, 1))
+            say(axis, "no epoch has both values")
+    counts = frame.drop_duplicates(_run_keys(frame))["model"].value_counts()
+    handles = [styles[name].line2d(f"{name} ({counts[name]} run{'s'[: counts[name] - 1]})") for name in names]
+    add_legend(figure, handles)
+    figure.suptitle(f"{dataset}: every epoch of every run, least-squares line per model", fontsize=TITLE)
+    return figure
+
+
+def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
+    """Learning curves, a panel per model and a line per lambda (thesis, Fig. 4): mean over seeds, band of +-1 SD.
+
+    Epochs without a value are skipped; the SD (n - 1) is drawn where at least 2 seeds have a value. A consistency
+    whose means span more than a factor of 30 gets a log axis.
+
+    Args:
+        runs: tidy frame, columns ``RUN_KEYS``, ``epoch`` and ``measure``; rows of one study.
+        dataset: name of the data set.
+        measure: column on the y axis; ``LABELS`` has its unit.
+
+    Raises:
+        ValueError: no row of the data set, or no such column.
+    """
+    frame = _rows(runs, dataset, measure)
+    styles = lambda_styles(runs["lambda"])
+    names = list(model_styles(frame["model"]))
+    curves = frame.groupby(["model", "lambda", "epoch"])[measure].agg(["mean", "std", "count"])
+    figure, axes = _panels(names, LABELS.get(measure, measure), frame["epoch"])
+    for axis, name in zip(axes, names, strict=True):
+        of_model = curves.loc[name]
+        for weight in of_model.index.unique("lambda"):
+            _curve(axis, of_model.loc[weight], styles[float(weight)])
+        if not of_model["mean"].notna().any():
+            say(axis, NOT_LOGGED)
+    if not curves["count"].any():
+        axes[0].set_ylim(0, 1)
+    elif measure.startswith("gaze_consistency"):
+        _log_if_wide(axes[0], curves)
+    handles = [styles[w].line2d(f"lambda = {w:g}") for w in styles if w in set(frame["lambda"])]
+    add_legend(figure, handles, _band_note(frame, curves["count"]))
+    figure.suptitle(f"{dataset}: learning curves", fontsize=TITLE)
+    return figure
+
+
+def eta_figure(runs: pd.DataFrame, dataset: str) -> Figure:
+    """Eta squared against the RMS deviation, a point per run: is the gaze steady, and does it belong to its class?
+
+    A point is the mean over a run's last 5 epochs. A thin line joins each model's means over seeds along lambda.
+
+    Args:
+        runs: tidy frame, columns ``RUN_KEYS``, ``epoch``, ``gaze_consistency_rms``, ``gaze_eta_squared``; one study.
+        dataset: name of the data set.
+
+    Raises:
+        ValueError: no row of the data set.
+    """
+    x, y = columns = ["gaze_consistency_rms", "gaze_eta_squared"]
+    frame = _rows(runs, dataset, *columns)
+    keys = _run_keys(frame)
+    last = frame.sort_values("epoch").groupby(keys, dropna=False).tail(LAST_EPOCHS)
+    points = last.groupby(keys, dropna=False)[columns].mean().reset_index().dropna(subset=columns)
+    weights, models = lambda_styles(runs["lambda"]), model_styles(runs["model"])
+    models = {name: style for name, style in models.items() if name in set(frame["model"])}
+    figure = new_figure(7.6, max(4.6, 0.19 * (len(weights) + len(models) + 4)))
+    axis = figure.subplots()
+    dress(axis, f"{dataset}: mean of each run's last {LAST_EPOCHS} epochs", LABELS[x], LABELS[y])
+    for name, style in models.items():
+        own = points[points["model"] == name]
+        means = own.groupby("lambda")[columns].mean()  # ascending lambda
+        axis.plot(means[x], means[y], color="0.55", linestyle=style.line, linewidth=0.8, zorder=1)
+        colours = [weights[float(weight)].colour for weight in own["lambda"]]
+        look: dict[str, Any] = {"marker": style.marker, "edgecolors": "white", "linewidths": 0.4, "zorder": 2}
+        axis.scatter(own[x], own[y], s=26, c=colours, **look)
+    _explain_eta(axis, points[y].to_numpy(float))
+    _eta_legend(figure, {w: s for w, s in weights.items() if w in set(frame["lambda"])}, models)
+    return figure
+
+
+def scale_figure(runs: pd.DataFrame, dataset: str) -> Figure:
+    """Four readings of the gaze at lambda 0 and each run's last epoch: in which of them does level1 stand apart?
+
+    A dot per run, a bar at the mean, one panel each for the l2 form, the RMS deviation, the RMS deviation on the
+    common grid and eta squared. A reading that no run has is said to be missing.
+
+    Args:
+        runs: tidy frame, columns ``RUN_KEYS``, ``epoch`` and, where logged, those readings; rows of one study.
+        dataset: name of the data set.
+
+    Raises:
+        ValueError: no row of the data set at lambda 0.
+    """
+    frame = _rows(runs, dataset, *SCALES)
+    frame = _some(frame[frame["lambda"] == 0], f"data set {dataset!r} and lambda 0")
+    last = frame.sort_values("epoch").groupby(_run_keys(frame), dropna=False).tail(1)
+    styles = model_styles(runs["model"])
+    names = [name for name in styles if name in set(last["model"])]
+    longest = max(map(len, names))
+    upright = longest * len(names) > 40
+    figure = new_figure(7.6 + 0.2 * max(0, len(names) - 10), 5.6 + 0.065 * longest * upright)
+    axes = figure.subplots(2, 2, sharex=True)
+    for axis, (reading, title) in zip(axes.flat, SCALES.items(), strict=True):
+        dress(axis, title, "model" if axis in axes[1] else "", LABELS[reading])
+        values = [last.loc[last["model"] == name, reading].dropna().to_numpy(float) for name in names]
+        _dots(axis, names, values, styles)
+        axis.tick_params(axis="x", rotation=90 if upright else 0)
+    figure.suptitle(f"{dataset}: last epoch at lambda 0, a dot per run, bar: mean", fontsize=TITLE)
+    return figure
+
+
+def _rows(runs: pd.DataFrame, dataset: str, *measures: str) -> pd.DataFrame:
+    """Rows of the data set; a known measure that is absent is NaN, and so is what is not finite."""
+    unknown = [each for each in measures if each not in runs and each not in LABELS]
+    if unknown:
+        raise ValueError(f"There is no column {unknown[0]!r}. Known: {', '.join(LABELS)}.")
+    frame = _some(runs[runs["dataset"] == dataset], f"data set {dataset!r} (there are {sorted(set(runs['dataset']))})")
+    values = {each: frame[each].astype(float) if each in frame else np.nan for each in measures}
+    return frame.assign(**values).replace({each: [np.inf, -np.inf] for each in measures}, np.nan)
+
+
+def _some(frame: pd.DataFrame, what: str) -> pd.DataFrame:
+    if frame.empty:
+        raise ValueError(f"No run of {what}.")
+    return frame
+
+
+def _run_keys(frame: pd.DataFrame) -> list[str]:
+    return [*RUN_KEYS, *(["run"] if "run" in frame else [])]
+
+
+def _panels(names: list[str], y_label: str, epochs: pd.Series[int]) -> tuple[Figure, list[Axes]]:
+    """A panel per name on shared axes, labelled at the rim; places that are left over stay empty."""
+    columns = len(names) if len(names) <= 3 else 3 if len(names) <= 9 else 4
+    rows = -(-len(names) // columns)
+    figure = new_figure(max(2.7 * columns + 0.7, 5.0), 2.2 * rows + 1.2)
+    axes: list[Axes] = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for i, axis in enumerate(axes):
+        if i >= len(names):
+            axis.set_axis_off()
+            continue
+        lowest = i + columns >= len(names)
+        dress(axis, names[i], "epoch" if lowest else "", y_label if i % columns == 0 else "")
+        axis.tick_params(labelbottom=lowest)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    margin = max(0.5, 0.03 * (epochs.max() - epochs.min()))
+    axes[0].set_xlim(epochs.min() - margin, epochs.max() + margin)
+    return figure, axes[: len(names)]
+
+
+def _scatter_and_fit(axis: Axes, points: NDArray[np.float64], style: Style) -> None:
+    """Points (N, 2) and their least-squares line."""
+    if len(points) == 0:
+        return
+    x, y = points.T
+    size = 4.0 if len(points) < 400 else 2.5
+    axis.plot(x, y, style.marker, color=style.colour, markersize=size, mew=0, alpha=0.45, rasterized=True)
+    if np.ptp(x) > 1e-9 * np.abs(x).max():  # else the slope is rounding noise
+        slope, offset = np.polyfit(x, y, 1)
+        ends = np.array([x.min(), x.max()])
+        look = {"color": style.colour, "linestyle": style.line, "linewidth": style.width, "zorder": 3}
+        lift = withStroke(linewidth=style.width + 1.6, foreground="white")
+        axis.plot(ends, slope * ends + offset, path_effects=[lift], **look)
+
+
+def _curve(axis: Axes, curve: pd.DataFrame, style: Style) -> None:
+    """Mean, std and count by epoch; an epoch alone among missing ones gets a marker."""
+    epochs, mean = curve.index.to_numpy(float), curve["mean"].to_numpy(float)
+    low, high = mean - curve["std"].to_numpy(float), mean + curve["std"].to_numpy(float)
+    seen = np.isfinite(mean)
+    before, after = np.append(False, seen[:-1]), np.append(seen[1:], False)
+    alone = seen & ~before & ~after
+    step = max(1, len(epochs) // 7)
+    marked = alone | (np.arange(len(epochs)) % step == MARKERS.index(style.marker) % step)
+    back = 2.1 if style.width > 2 else 2.2  # the thick line must not hide the thin ones
+    look = {"color": style.colour, "linestyle": style.line, "linewidth": style.width, "zorder": back}
+    axis.fill_between(epochs, low, high, color=style.colour, alpha=0.16, linewidth=0.5, zorder=2)
+    axis.plot(epochs, mean, marker=style.marker, markersize=3.6, markevery=marked.tolist(), **look)
+
+
+def _band_note(frame: pd.DataFrame, counts: pd.Series[int]) -> str:
+    banded = counts[counts >= 2]
+    if banded.empty:
+        return "one seed per line: no band"
+    unit = "runs" if frame.duplicated(["model", "lambda", "seed", "epoch"]).any() else "seeds"
+    low, high = int(banded.min()), int(banded.max())
+    return f"line: mean, band: \N{PLUS-MINUS SIGN}1 SD over {low if low == high else f'{low} to {high}'} {unit}"
+
+
+def _log_if_wide(axis: Axes, curves: pd.DataFrame) -> None:
+    """Log y for all panels (they share it); the limits follow the means, for a band may reach below 0."""
+    positive = curves["mean"][curves["mean"] > 0]
+    if positive.empty or positive.max() / positive.min() <= LOG_FROM:
+        return
+    top = (curves["mean"] + curves["std"].fillna(0)).max()
+    axis.set_yscale("log", nonpositive="clip")
+    axis.set_ylim(positive.min() / 1.5, top * 1.3)
+
+
+def _explain_eta(axis: Axes, eta: NDArray[np.float64]) -> None:
+    """How to read the corners, in bands above and below the data."""
+    if len(eta) == 0:
+        axis.set(xlim=(0, 1), ylim=(0, 1))
+        say(axis, NOT_LOGGED)
+        return
+    low, high = min(0.0, eta.min()), max(eta.max(), 0.05)
+    band = 0.11 * (high - low)
+    axis.set_ylim(low - band, high + band)
+    axis.set_xlim(left=-0.015 * axis.get_xlim()[1])
+    axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    said = {0.985: "alike within its class, different between classes", 0.015: "alike for every class"}
+    for height, text in said.items():
+        place: dict[str, Any] = {"ha": "left", "va": "top" if height > 0.5 else "bottom", "transform": axis.transAxes}
+        axis.text(0.012, height, text, fontsize=SMALL, color="0.35", fontstyle="italic", **place)
+
+
+def _eta_legend(figure: Figure, weights: dict[float, Style], models: dict[str, Style]) -> None:
+    dots = [style.line2d(f"{w:g}", marker="o", linestyle="none", markersize=6) for w, style in weights.items()]
+    shapes = [style.line2d(name, color="0.35", linewidth=0.8) for name, style in models.items()]
+    heads = [Line2D([], [], linestyle="none", label=text) for text in ("lambda", "model")]
+    handles = [heads[0], *dots, heads[1], *shapes]
+    legend = figure.legend(handles=handles, loc="outside right upper", fontsize=SMALL, handlelength=3, frameon=False)
+    for head in (0, len(dots) + 1):
+        legend.get_texts()[head].set_fontweight("bold")
+
+
+def _dots(axis: Axes, names: list[str], values: list[NDArray[np.float64]], styles: dict[str, Style]) -> None:
+    """The runs' values of each model in a column of its own, spread sideways in the runs' order."""
+    for i, (name, own) in enumerate(zip(names, values, strict=True)):
+        if len(own):
+            spread = np.linspace(-0.18, 0.18, len(own)) if len(own) > 1 else np.zeros(1)
+            axis.plot(i + spread, own, styles[name].marker, color=styles[name].colour, markersize=4.5, alpha=0.8, mew=0)
+            axis.hlines(own.mean(), i - 0.32, i + 0.32, color="black", linewidth=1.4, zorder=3)
+    axis.set_xlim(-0.6, len(names) - 0.4)
+    axis.set_xticks(range(len(names)), names)
+    axis.grid(visible=False, axis="x")
+    highest = max((own.max() for own in values if len(own)), default=np.nan)
+    axis.set_ylim(0, 1.12 * highest if highest > 0 else 1.0)
+    if np.isnan(highest):
+        say(axis, NOT_LOGGED)

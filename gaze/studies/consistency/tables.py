@@ -1,0 +1,278 @@
+"""Numbers to tables that a reader sees: rounded, with intervals, the published values beside ours."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from gaze.report.provenance import _list
+from gaze.report.words import each, estimate, number, p_value
+from gaze.report.write import TableItem
+from gaze.studies.consistency.published import published_pearson, published_study1, published_study2
+
+MEASURE_NAMES = {
+    "gaze_consistency_l2": "l2 (published form)",
+    "gaze_consistency": "squared",
+    "gaze_consistency_grid": "squared, common grid",
+    "gaze_eta_squared": "eta squared",
+    "gaze_consistency_rms": "RMS deviation",
+    "gaze_consistency_grid_rms": "RMS deviation, common grid",
+}
+GAZE_METRICS = {
+    "gaze_consistency_rms": ("RMS deviation", 3),
+    "gaze_consistency_grid_rms": ("RMS, common grid", 3),
+    "gaze_consistency": ("L_CAM squared", 4),
+    "gaze_consistency_l2": ("L_CAM l2", 4),
+    "gaze_eta_squared": ("eta squared", 3),
+    "gaze_empty_fraction": ("empty fraction", 3),
+    "gaze_mask_energy": ("energy in mask", 3),
+    "gaze_mask_lift": ("lift in mask", 2),
+    "gaze_pointing": ("pointing game", 3),
+}
+MASK_NOTE = (
+    "Over the correct images with a lesion. Energy in mask: the share of the map's sum that lies on the lesion. Lift: "
+    "that share over the lesion's share of the image, 1 for a gaze that is the same everywhere. Pointing game: the "
+    "share of images whose map has its maximum on the lesion."
+)
+STUDY1_EPOCH = 20
+DATASET_NAMES = {"brain_tumor_mri": "Brain Tumor MRI", "chest_xray": "Chest X-Ray"}
+
+
+def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str) -> TableItem:
+    """Table 2 of one study and data set at lambda = 0; the CSV has every lambda.
+
+    Args:
+        table: rows of ``gaze.statistics.seeds.pearson_table`` of one study and data set.
+        name: of the files.
+        where: study and data set in words, for the caption.
+        dataset: its name, to find the published values.
+    """
+    published = published_pearson().set_index(["dataset", "model"])["r"]
+    rows = []
+    for model, part in table[table["lambda"] == 0].groupby("model", sort=True):
+        by_measure = {row.measure: row for row in each(part)}
+        for measure in (m for m in MEASURE_NAMES if m in by_measure):
+            row = by_measure[measure]
+            given = published.get((dataset, model)) if measure == "gaze_consistency_l2" else None
+            rows.append(
+                {
+                    "model": model,
+                    "measure": MEASURE_NAMES[measure],
+                    "published r": number(given) if given is not None else None,
+                    "r, mean over seeds": number(row.r),
+                    "SD": number(row.sd),
+                    "95 % interval": _interval(row.ci_low, row.ci_high),
+                    "p": p_value(row.p),
+                    "Spearman": number(row.spearman),
+                    "seeds": str(row.n),
+                    "without r": f"{row.n_nan} ({row.reasons})" if row.n_nan else "0",
+                }
+            )
+    shown = pd.DataFrame(rows)
+    if len(shown) and shown["published r"].isna().all():
+        shown = shown.drop(columns="published r")
+    floors = sorted(
+        {(int(n - bad), floor) for n, bad, floor in table[["n", "n_nan", "p_floor"]].itertuples(index=False)}
+    )
+    least = "; ".join(f"{n} seeds: {floor:.3g}" for n, floor in floors if n > 1)
+    notes = (
+        "Pearson's r of kappa and the gaze measure across the epochs of a run, then the plain mean over seeds, as "
+        "published. L_CAM is lower where the gaze is more consistent: r < 0 means that the gaze gets more consistent "
+        "as kappa grows. For eta squared it is the other way round.",
+        "The interval (Fisher z) and p (sign flips, two-sided, not adjusted for the number of rows) are over seeds; "
+        "epochs are not independent and are never counted as samples."
+        + (f" The smallest p that is possible: {least}." if least else ""),
+    )
+    return TableItem(name, f"Does the gaze follow kappa? {where}, lambda = 0 (thesis, Table 2)", table, shown, notes)
+
+
+def pearson_by_lambda_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
+    """r at every lambda, in the two forms; for a study with several lambdas."""
+    rows = []
+    for (model, weight), part in table.groupby(["model", "lambda"], sort=True):
+        by_measure = {row.measure: row for row in each(part)}
+        row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}"}
+        for measure in ("gaze_consistency_l2", "gaze_consistency", "gaze_eta_squared"):
+            if measure in by_measure:
+                r = by_measure[measure]
+                row[MEASURE_NAMES[measure]] = estimate(r.r, r.ci_low, r.ci_high, r.n - r.n_nan, 2)
+        rows.append({**row, "seeds": str(part["n"].iloc[0])})
+    return TableItem(name, f"r of kappa and gaze by lambda, {where}: mean [95 % interval]", table, pd.DataFrame(rows))
+
+
+def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset: str) -> TableItem:
+    """Accuracy or kappa by model and lambda, with the difference from lambda = 0.
+
+    Args:
+        table: rows of ``gaze.statistics.seeds.lambda_table`` of one study and data set.
+        metric: "accuracy" or "kappa".
+        name: of the files.
+        where: study and data set in words.
+        dataset: its name, to find the published values.
+    """
+    table = table[table["metric"] == metric]
+    lowest = 0.0 if metric == "accuracy" else -1.0
+    published = published_study2().set_index(["dataset", "model", "lambda"])["accuracy"]
+    rows = []
+    for (model, weight), part in table.groupby(["model", "lambda"], sort=True):
+        by_summary = {row.summary: row for row in each(part)}
+        five = by_summary["last5"]
+        row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}", "seeds": str(five.n)}
+        if metric == "accuracy":
+            row["published"] = number(published.get((dataset, model, weight), math.nan))
+        for summary, title in (("last", "last epoch"), ("last5", "mean of last 5"), ("best", "best epoch")):
+            r = by_summary[summary]
+            low, high = max(r.ci_low, lowest), min(r.ci_high, 1.0)  # a t interval knows no bounds; NaN stays NaN
+            row[title] = estimate(r.mean, low, high, r.n - r.n_nan)
+        pairs = 0 if math.isnan(five.n_pairs) else int(five.n_pairs)
+        row["difference from lambda 0"] = estimate(five.diff, five.diff_low, five.diff_high, pairs)
+        rows.append({**row, "p (Holm)": p_value(five.p_holm)})
+    shown = pd.DataFrame(rows)
+    if "published" in shown and shown["published"].isna().all():
+        shown = shown.drop(columns="published")
+    families = table.loc[table["summary"] == "last5", "family"].dropna()
+    family = f"; a family of {int(families.max())} comparisons" if len(families) else ""
+    notes = (
+        "Mean over seeds [95 % t interval over seeds, cut at the metric's bounds]. The best epoch is picked on the "
+        "figures that it reports, and so flatters. The difference is that of the mean of the last 5 epochs, paired by "
+        "seed; p is that of a paired t-test, adjusted by Holm over the whole table"
+        f"{family}. It trusts that differences are near to normal, which "
+        "so few seeds cannot show.",
+        *(
+            ("Published: 1 run, mean of the last 5 of 50 epochs, l2 distance, alpha constant.",)
+            if "published" in shown
+            else ()
+        ),
+    )
+    return TableItem(name, f"{metric.capitalize()} by lambda, {where} (thesis, Fig. 4)", table, shown, notes)
+
+
+def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
+    """The gaze's measures by model and lambda, mean of the last 5 epochs."""
+    table = table[table["metric"].isin(list(GAZE_METRICS))]
+    measured = set(table.loc[table["mean"].notna(), "metric"])  # other data sets may have masks, this one none
+    rows = []
+    for (model, weight), part in table[table["summary"] == "last5"].groupby(["model", "lambda"], sort=True):
+        by_metric = {row.metric: row for row in each(part)}
+        row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}"}
+        for metric, (title, digits) in GAZE_METRICS.items():
+            if metric in by_metric and metric in measured:
+                mean, sd = number(by_metric[metric].mean, digits), number(by_metric[metric].sd, digits)
+                row[title] = mean if mean is None or sd is None else f"{mean} ± {sd}"
+        rows.append({**row, "seeds": str(part["n"].max())})
+    notes = (
+        "Mean ± SD over seeds of the mean of the last 5 epochs; no SD where there is one run. RMS deviation: the "
+        "square root of L_CAM in its squared form, in units of the map's own 0..1 range. Common grid: maps pooled to "
+        "the same few tiles first, whatever their size. Eta squared: the share of the gaze's variance that the class "
+        "explains. A deviation that falls while the empty fraction rises is collapse.",
+        *((MASK_NOTE,) if "gaze_mask_energy" in measured else ()),
+    )
+    return TableItem(name, f"The gaze by lambda, {where}", table, pd.DataFrame(rows), notes)
+
+
+def shift_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
+    """Does lambda make the gaze more its class's, or only more alike?"""
+    shown = pd.DataFrame(
+        {
+            "model": row.model,
+            "lambda": f"{row.weight:g}",
+            "pairs": str(row.n_pairs),
+            "change of RMS deviation": estimate(row.diff_rms, row.diff_rms_low, row.diff_rms_high, row.n_pairs),
+            "change of eta squared": estimate(row.diff_eta, row.diff_eta_low, row.diff_eta_high, row.n_pairs),
+            "reading": row.reading,
+        }
+        for row in each(table)
+    )
+    notes = (
+        "Difference from lambda = 0 [95 % t interval over paired seeds], mean of the last 5 epochs. Only correct "
+        "images have a gaze: where accuracy fell, other and fewer images stand behind the change.",
+    )
+    return TableItem(name, f"More its class's, or only more alike? {where}", table, shown, notes)
+
+
+def scale_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
+    """The four readings of consistency per model: which of them set a model apart?"""
+    rows = []
+    for row in each(table):
+        digits = 5 if row.measure == "gaze_consistency_l2" else 3
+        rows.append(
+            {
+                "reading": MEASURE_NAMES[str(row.measure)],
+                "model": row.model,
+                "mean": number(row.mean, digits),
+                "SD": number(row.sd, digits),
+                "seeds": str(row.n),
+                "ratio to the others": number(row.ratio, 2),
+                "the others": _interval(row.others_low, row.others_high, digits, " .. "),
+                "among them": None if math.isnan(row.ratio) else "yes" if row.inside else "no",
+            }
+        )
+    notes = (
+        "Last epoch, lambda = 0. Ratio: to the geometric mean of the other models. One model is always the lowest and "
+        "one the highest: look at the ratio. Pooling takes out what is finer than a tile, and only fine maps have "
+        "that: on the grid their deviation falls by it alone.",
+    )
+    return TableItem(name, f"One scale for maps of every size? {where}", table, pd.DataFrame(rows), notes)
+
+
+def study1_item(runs: pd.DataFrame, name: str, where: str, dataset: str) -> TableItem | None:
+    """Published study 1 beside ours, at epoch 20 or the last before it; None for other data sets."""
+    published = published_study1()
+    published = published[published["dataset"] == dataset].set_index("model")
+    if published.empty:
+        return None
+    runs = runs[(runs["lambda"] == 0) & (runs["epoch"] <= STUDY1_EPOCH)]
+    last = runs[runs["epoch"] == runs.groupby("run")["epoch"].transform("max")]
+    columns = ["accuracy", "kappa", "gaze_consistency_l2"]
+    ours = last.groupby("model")[columns].mean().join(last.groupby("model")["epoch"].agg(["min", "max", "size"]))
+    ours = ours.rename(columns={column: f"{column}_ours" for column in columns})
+    both = published[columns].add_suffix("_published").join(ours, how="outer").reset_index()
+    rows = []
+    for row in both.to_dict("records"):
+        shown: dict[str, str | None] = {"model": str(row["model"])}
+        for column, title, digits in (("accuracy", "accuracy", 3), ("kappa", "kappa", 3), (columns[2], "L_CAM, l2", 4)):
+            shown[f"{title}, published"] = number(row[f"{column}_published"], digits)
+            shown[f"{title}, ours"] = number(row[f"{column}_ours"], digits)
+        if not math.isnan(row["size"]):
+            low, high = int(row["min"]), int(row["max"])
+            shown |= {"our seeds": str(int(row["size"])), "our epoch": str(low) if low == high else f"{low} .. {high}"}
+        rows.append(shown)
+    notes = ("Published: lambda = 0, epoch 20, mean of 6 seeds.",)
+    return TableItem(name, f"Published study 1 beside ours, {where}", both, pd.DataFrame(rows), notes)
+
+
+def published_item() -> TableItem:
+    """The thesis's Table 2 as it stands, for a report on data sets that it does not have."""
+    table = published_pearson()
+    wide = table.pivot(index="model", columns="dataset", values="r").rename(columns=DATASET_NAMES)
+    shown = wide.map(lambda r: number(r, 4)).reset_index().rename_axis(columns=None)
+    notes = ("Mean over 6 seeds of r(kappa, L_CAM in the l2 form) across 20 epochs, lambda = 0.",)
+    return TableItem("published_table2", "The thesis's Table 2", table, shown, notes)
+
+
+def runs_item(listing: pd.DataFrame) -> TableItem:
+    """How many runs there are of what, the used ones."""
+    used = listing[listing["used"]]
+    rows = []
+    for (study, dataset, model), part in used.groupby(["study", "dataset", "model"], sort=True):
+        low, high = part["epochs"].min(), part["epochs"].max()
+        rows.append(
+            {
+                "study": study,
+                "dataset": dataset,
+                "model": model,
+                "lambda": _list(f"{w:g}" for w in sorted(part["lambda"].unique())),
+                "seeds": _list(str(s) for s in sorted(part["seed"].unique())),
+                "epochs": str(low) if low == high else f"{low} .. {high}",
+                "runs": str(len(part)),
+            }
+        )
+    return TableItem("runs", "The runs behind this report", listing, pd.DataFrame(rows))
+
+
+def _interval(low: float, high: float, digits: int = 3, between: str = ", ") -> str | None:
+    if math.isnan(low) or math.isnan(high):
+        return None
+    inner = f"{number(low, digits)}{between}{number(high, digits)}"
+    return inner if between == " .. " else f"[{inner}]"

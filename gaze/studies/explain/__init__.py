@@ -1,0 +1,1 @@
+"""Where does a run look in images of one's own?"""

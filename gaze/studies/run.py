@@ -1,0 +1,154 @@
+"""Which study is asked for: ``python analyze.py``, with ``study=``, ``check=RUN`` or ``explain=RUN``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from gaze.config.analysis import AnalyzeConfig
+from gaze.errors import ConfigError, DataError
+from gaze.report.provenance import origin, provenance
+from gaze.report.write import write_report
+from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
+from gaze.runs.folder import flat_settings
+from gaze.runs.load import Runs, mixed_settings, read_runs
+from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
+from gaze.studies.augmentation.arms import augmentation_studies
+from gaze.studies.consistency import findings
+from gaze.studies.consistency.analysis import print_tables, sections, split, summary
+
+CSV_FILE = "epochs.csv"
+
+
+def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
+    """Read runs, compute, and write epochs.csv, class_gaze.npz, tables, figures and the report.
+
+    Args:
+        config: from ``gaze.config.train.check_analysis``.
+        directory: where to write; an earlier analysis there is replaced.
+        console: for progress, tables and the paths.
+
+    Returns:
+        Every path written.
+
+    Raises:
+        GazeError: nothing to analyse, a file that cannot be read, a folder that cannot be written.
+    """
+    started = time.monotonic()
+    if config.check is not None or config.explain is not None:
+        written = _one_run(config, directory, console)
+        _tell(written, directory, time.monotonic() - started, console)
+        return written
+    source = Path(config.source)
+    runs, study = choose_runs(config, console)
+    if study:
+        from gaze.studies.augmentation.report import run_study  # PyTorch, which the other analysis does without
+
+        _make(directory)
+        written = run_study(runs, config, directory, console, provenance(config, runs))
+        _tell(written, directory, time.monotonic() - started, console)
+        return written
+    console.print(findings.headline(runs.epochs), highlight=False)
+    for note in findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.configs)):
+        console.print(f"note: {note}", highlight=False, markup=False)
+    _make(directory)
+    written = [directory / CSV_FILE]
+    maps = read_maps(source, runs.epochs)
+    write_tidy_csv(runs.epochs, directory / CSV_FILE)
+    if maps:
+        write_maps(maps, directory / MAPS_FILE)
+        written.append(directory / MAPS_FILE)
+    else:
+        (directory / MAPS_FILE).unlink(missing_ok=True)  # of an earlier analysis
+    with console.status("tables"):
+        parts = list(split(runs.epochs, maps))
+    print_tables(parts, console)
+    with console.status("figures"):
+        title = f"Gaze consistency: {config.study or ', '.join(sorted(runs.epochs['study'].unique()))}"
+        written += write_report(title, summary(runs, parts), sections(runs, parts), provenance(config, runs), directory)
+    _tell(written, directory, time.monotonic() - started, console)
+    return written
+
+
+def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
+    """check=RUN or explain=RUN; what they need of PyTorch is imported only here."""
+    from gaze.studies.opened import open_run
+
+    folder = str(config.check if config.check is not None else config.explain)
+    one = open_run(Path(folder), config.compare)
+    facts = {
+        **origin(config),
+        "run": str(one.run.folder),
+        "checkpoint": str(one.checkpoint),
+        "settings of the run": flat_settings(one.run.config),
+    }
+    if config.check is not None:
+        from gaze.studies.check.report import run_check
+
+        _make(directory)
+        return run_check(one, config.check_images, directory, console, facts)
+    from gaze.studies.explain.explain import find_images
+    from gaze.studies.explain.report import run_explain
+
+    images = find_images(one, config.images, console)
+    _make(directory)
+    return run_explain(one, images, directory, console, facts)
+
+
+def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
+    """The runs to analyse, and whether they are an augmentation study.
+
+    Studies that hold several augmentations, the baseline among them, are augmentation studies. They are analysed one at
+    a time; beside other studies they are left out, which is said.
+
+    Raises:
+        GazeError: nothing to analyse; several augmentation studies and no name.
+    """
+    source, baseline = Path(config.source), config.compare.baseline
+    runs = read_runs(source, config.include, config.study, arms=True)
+    if config.kind == "consistency":
+        return read_runs(source, config.include, config.study), False
+    studies = augmentation_studies(runs.configs, baseline)
+    others = [study for study in sorted(runs.epochs["study"].unique()) if study not in studies]
+    if config.kind == "augmentation" or (studies and not others):
+        names = [str(study) for study in (studies or others)]
+        if len(names) > 1:
+            words = " or ".join(f"study={name}" for name in names)
+            raise DataError(f"An augmentation study is analysed by itself, and there are several. Take {words}.")
+        return read_runs(source, config.include, names[0], arms=True), True
+    if not studies and not runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any():
+        return runs, False
+    for study in studies:
+        console.print(
+            f"note: {study} compares augmentations and is left out here: python analyze.py study={study}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    return read_runs(source, config.include, config.study, without=studies), False
+
+
+def _tell(written: list[Path], directory: Path, seconds: float, console: Console) -> None:
+    console.print(f"\n{len(written)} files in {seconds:.1f} s:", highlight=False)
+    for path in written:
+        console.print(f"  {_short(path)}", highlight=False, markup=False, soft_wrap=True)
+    page = directory / "report.html"
+    console.print(f"Open {_short(page)} in a browser.", highlight=False, markup=False, soft_wrap=True)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"The analysis cannot be written to {directory}: {error.strerror}. Name another folder: hydra.run.dir=PATH."
+        ) from error
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,7 @@
+"""One run: the module that adds the two losses, the callbacks, checkpoints, and the training itself."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"module": ["GazeModule"], "train": ["run_training"]}
+)

@@ -1,0 +1,301 @@
+"""What accompanies a training: the lambda schedule and pictures (GradCAM), a stop at NaN, the table of epochs.
+
+None of them changes the loss itself; that is the module's.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from gaze.cam.methods import METHODS
+from gaze.config.train import DISTANCES
+from gaze.consistency.schedule import curriculum
+from gaze.data.datamodule import GazeDataModule
+from gaze.errors import TrainingError
+from gaze.files import atomic_path
+from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figure
+from gaze.runs.status import Interrupted
+from gaze.training.module import GazeModule
+
+EPOCH_COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train/lambda",
+    "train/loss",
+    "train/loss_cls",
+    "train/loss_gaze",
+    "val/loss",
+    "val/accuracy",
+    "val/kappa",
+    "val/gaze_consistency",
+    "val/gaze_consistency_l2",
+    "val/gaze_consistency_grid",
+    "val/gaze_eta_squared",
+    "val/gaze_empty_fraction",
+    "val/gaze_entropy",
+    "val/gaze_mask_energy",
+    "val/gaze_mask_lift",
+    "val/gaze_pointing",
+    "val/n_correct",
+)
+# Only in runs with such a gaze.distance, behind the others, so that the files of the rest stay as they are.
+DISTANCE_COLUMNS = (
+    *(f"val/gaze_consistency_{distance}" for distance in DISTANCES if distance not in ("squared", "l2")),
+    "val/gaze_c_score",
+)
+
+
+class GradCAM(Callback):
+    """Turns lambda_t each epoch (thesis, Eq. 18) and keeps pictures and maps of the gaze.
+
+    Every ``every_n_epochs`` and after the last epoch: the class-mean gaze and overlays of the same evaluation
+    images go to TensorBoard and to ``pictures/*.png``, the maps behind them to ``maps.npz`` (class_gaze
+    (K, H, W), counts (K,), cams (N, H, W), indices (N,), classes (K,), epoch).
+
+    Args:
+        directory: the run's folder.
+        start_epoch: T0.
+        end_epoch: T1.
+        every_n_epochs: 0 draws nothing.
+        images_per_class: evaluation images to overlay, the first ones of each class.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        start_epoch: int = 2,
+        end_epoch: int = 10,
+        every_n_epochs: int = 5,
+        images_per_class: int = 2,
+    ) -> None:
+        self.directory = directory
+        self.start_epoch = start_epoch
+        self.end_epoch = end_epoch
+        self.every_n_epochs = every_n_epochs
+        self.images_per_class = images_per_class
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out in the middle of an epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, GazeModule)
+        weight = pl_module.hparams["gaze_lambda"]
+        pl_module.gaze_weight = curriculum(trainer.current_epoch + 1, weight, self.start_epoch, self.end_epoch)
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        last = epoch == trainer.max_epochs
+        if trainer.sanity_checking or self.every_n_epochs == 0 or not (last or epoch % self.every_n_epochs == 0):
+            return
+        assert isinstance(pl_module, GazeModule)
+        self._draw(trainer, pl_module, epoch)
+
+    def _draw(self, trainer: Trainer, module: GazeModule, epoch: int) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, GazeDataModule)
+        indices = _first_of_each_class(data.data.test.targets, len(data.classes), self.images_per_class)
+        batch = data.evaluation_batch(indices)
+        with _evaluating(module):
+            logits, cams = module.gaze(batch.image.to(module.device), batch.target.to(module.device))
+        title = f"epoch {epoch}, {_title(trainer)}"
+        counts = [int(n) for n in module.class_counts]
+        names = module.class_names
+        figures = {
+            "class_gaze": class_gaze_figure(module.class_gaze, counts, names, f"Mean gaze by class: {title}"),
+            "overlays": overlay_figure(
+                batch.image,
+                cams,
+                logits.argmax(1).tolist(),
+                batch.target.tolist(),
+                names,
+                f"{METHODS[module.gaze_config.method].title} for the true class: {title}",
+                batch.mask,
+            ),
+        }
+        for name, figure in figures.items():
+            self._publish(trainer, name, figure, epoch)
+        self._save_maps(module, cams, indices, epoch)
+
+    def _publish(self, trainer: Trainer, name: str, figure: Figure, epoch: int) -> None:
+        folder = self.directory / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = figure_pixels(figure, dpi=130)  # drawn once for both: drawing is what takes the time
+        with atomic_path(folder / f"{name}.png") as part:
+            Image.fromarray(pixels).save(part, format="png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, pixels, epoch, dataformats="HWC")
+
+    def _save_maps(self, module: GazeModule, cams: Tensor, indices: list[int], epoch: int) -> None:
+        with atomic_path(self.directory / "maps.npz") as part, part.open("wb") as file:
+            np.savez_compressed(
+                file,
+                class_gaze=module.class_gaze.cpu().numpy(),
+                counts=module.class_counts.cpu().numpy(),
+                cams=cams.cpu().numpy(),
+                indices=np.asarray(indices),
+                classes=np.asarray(module.class_names),
+                epoch=np.asarray(epoch),
+            )
+
+
+class FiniteLoss(Callback):
+    """Stops a training whose loss is NaN or infinite, names the step, and leaves the last checkpoint as it is.
+
+    The first bad step is kept on the device; the host reads it every ``every_n_steps`` and before each
+    validation, so that a GPU need not wait in every step. On a CPU it is read in every step.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self._first_bad: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach()
+        step = torch.full_like(loss, trainer.global_step, dtype=torch.int64)
+        bad = torch.where(loss.isfinite(), torch.iinfo(torch.int64).max, step)
+        self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
+        if loss.device.type == "cpu" or trainer.global_step % self.every_n_steps == 0:
+            self._check(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)  # before anything is logged or saved
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The last step's loss was fine, but what that step did to the weights shows only here.
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            self._stop(trainer, "loss on the evaluation set", trainer.global_step)
+
+    def _check(self, trainer: Trainer) -> None:
+        if self._first_bad is None:
+            return
+        step = int(self._first_bad)
+        if step == torch.iinfo(torch.int64).max:
+            return
+        self._stop(trainer, "loss", step)
+
+    def _stop(self, trainer: Trainer, what: str, step: int) -> NoReturn:
+        saved = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+        kept = f"The last good checkpoint is {saved[-1]}." if saved and saved[-1] else "There is no checkpoint yet."
+        raise TrainingError(
+            f"The {what} is NaN or infinite at step {step} (epoch {trainer.current_epoch + 1}). {kept} "
+            "Try a smaller optimizer.lr, a lambda nearer to 0, or trainer.gradient_clip_val=1."
+        )
+
+
+class EpochTable(Callback):
+    """One row per epoch: into ``metrics.csv``, and as a line for the reader.
+
+    The file holds no times, so that the same seed gives the same file. It is replaced as a whole, so that a
+    run that dies leaves a whole one.
+
+    Args:
+        path: of the CSV file.
+        say: called with each line, such as ``print``; None says nothing.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
+        self.path = path
+        self.say = say
+        self.rows: list[dict[str, float]] = []
+        self._started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.rows:  # of a checkpoint: what the file has beyond them was not kept
+            self._write()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Nine digits are all that a float32 has; more would show 0.001 as 0.0010000000474974513.
+        logged = {name: float(f"{value:.9g}") for name, value in trainer.callback_metrics.items()}
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **logged}
+        self.rows.append({name: row[name] for name in (*EPOCH_COLUMNS, *DISTANCE_COLUMNS) if name in row})
+        self._write()
+        if self.say is not None:
+            self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))
+
+    @rank_zero_only
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt | Interrupted) and self.say is not None:
+            self.say(
+                f"Interrupted in epoch {trainer.current_epoch + 1}. {len(self.rows)} whole epochs are kept in "
+                f"{self.path.parent}; the same command goes on from there."
+            )
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            extra = [name for name in DISTANCE_COLUMNS if any(name in row for row in self.rows)]
+            writer = csv.DictWriter(file, [*EPOCH_COLUMNS, *extra], restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def epoch_line(row: dict[str, float], epochs: int, seconds: float) -> str:
+    """An epoch in one line of a terminal, for example
+    ``epoch  3/20  loss 1.103  accuracy 0.541  kappa 0.388  gaze consistency 0.0412  lambda 6.25  4.1 s``.
+    """
+    number = int(row["epoch"])
+    gaze = row.get("val/gaze_consistency", math.nan)
+    parts = [
+        f"epoch {number:>{len(str(epochs))}}/{epochs}",
+        f"loss {row.get('train/loss', math.nan):.3f}",
+        f"accuracy {row.get('val/accuracy', math.nan):.3f}",
+        f"kappa {row.get('val/kappa', math.nan):.3f}",
+        f"gaze consistency {gaze:.4f}",
+        f"lambda {row.get('train/lambda', 0.0):g}",
+        f"{seconds:.1f} s",
+    ]
+    return "  ".join(parts)
+
+
+@contextmanager
+def _evaluating(module: LightningModule) -> Iterator[None]:
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _first_of_each_class(targets: Tensor, classes: int, number: int) -> list[int]:
+    """Places of the first ``number`` images of each class: the same ones in every epoch and run."""
+    return [int(i) for c in range(classes) for i in (targets == c).nonzero()[:number, 0]]
+
+
+def _title(trainer: Trainer) -> str:
+    metrics = trainer.callback_metrics
+    kappa = float(metrics.get("val/kappa", torch.tensor(math.nan)))
+    gaze = float(metrics.get("val/gaze_consistency", torch.tensor(math.nan)))
+    return f"kappa {kappa:.3f}, gaze consistency {gaze:.4f}"

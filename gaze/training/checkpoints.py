@@ -1,0 +1,166 @@
+"""Checkpoints that are whole or not there, the choice among them, and the orderly end at a signal."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import threading
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+from gaze.errors import CheckpointError, TrainingError
+from gaze.files import atomic_path
+from gaze.runs.status import Interrupted
+
+LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"  # in the order in which a run resumes from them
+Say = Callable[[str], None]
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes beside the old file and then takes its place; ``last.ckpt`` leaves its predecessor as ``before.ckpt``.
+
+    Lightning's own writing goes through a temporary file that may lie on another file system, so a kill or a full
+    disk could leave half a checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Save, or leave what was there.
+
+        Raises:
+            TrainingError: the system could not write it, for example because the disk is full.
+        """
+        path, content = Path(path), io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as part:
+                _write(part, content.getbuffer())
+                if path.name == LAST and path.exists():
+                    path.replace(path.with_name(BEFORE))
+        except OSError as error:
+            raise TrainingError(
+                f"The checkpoint {path} could not be written: {error}. The one before is whole. "
+                "Make room, then start the same command again: it resumes."
+            ) from error
+
+    def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Tensors and plain values only; a file that wants to run code is refused (weights_only)."""
+        return torch.load(Path(path), map_location="cpu", weights_only=True)
+
+
+def _write(path: Path, content: memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # the name must not come to the disk before the content
+
+
+class Found(NamedTuple):
+    """A checkpoint that can be read, and the whole epochs that are in it."""
+
+    path: Path
+    epochs: int
+
+
+def find_checkpoint(directory: Path, say: Say) -> Found | None:
+    """The newest checkpoint of a run that can be read; None where there is none. Says which ones are damaged.
+
+    Raises:
+        CheckpointError: one holds pickled objects, so it is not this project's.
+    """
+    for name in (LAST, BEFORE, BEST):
+        path = directory / "checkpoints" / name
+        if not path.exists():
+            continue
+        try:
+            return Found(path, _whole_epochs(path))
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path} holds objects that could run code when loaded, which no checkpoint of this project does; it "
+                f"is refused. Remove it if it does not belong there. ({str(error).splitlines()[0]})"
+            ) from error
+        except (OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, zipfile.BadZipFile) as error:
+            say(f"{path} is damaged and left aside ({(str(error) or type(error).__name__).splitlines()[0]}).")
+    return None
+
+
+def _whole_epochs(path: Path) -> int:
+    with zipfile.ZipFile(path) as archive:  # checksums, which torch.load does not look at
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"wrong checksum of {bad}")
+    checkpoint = torch.load(path, map_location="meta", weights_only=True)
+    return len(checkpoint["callbacks"]["EpochTable"]["rows"])
+
+
+class StopOnSignal(Callback):
+    """SIGTERM and SIGINT end a run after the current step, with ``last.ckpt`` in the middle of its epoch.
+
+    A signal during an epoch's last step or its evaluation waits for the epoch's own checkpoint. A second one ends the
+    run at once; it then resumes from the last whole epoch.
+
+    Args:
+        directory: the run's folder.
+        say: told when a signal has come.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, directory: Path, say: Say | None = None) -> None:
+        self.path = directory / "checkpoints" / LAST
+        self.say = say
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python hears signals in its main thread only
+        self._before = {number: signal.signal(number, self._hear) for number in self.SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._asked(trainer) and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+            raise Interrupted(self.received or signal.SIGTERM)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._asked(trainer):  # the last epoch's checkpoint is written
+            raise Interrupted(self.received or signal.SIGTERM)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _hear(self, signum: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise Interrupted(signum)
+        self.received = signum
+        if self.say is not None:
+            name = signal.Signals(signum).name
+            self.say(f"{name}: the run ends as soon as its state is saved. Once more ends it at once.")
+
+    def _asked(self, trainer: Trainer) -> bool:
+        asked = self.received is not None
+        if trainer.world_size > 1:  # all processes save, or none
+            return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+        return asked
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            with suppress(ValueError, TypeError):
+                signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,384 @@
+"""GazeModule: the one place where the classification loss and the gaze loss meet.
+
+``L = L_cls + lambda_t * L_CAM`` (thesis, Eq. 11). A callback cannot return a loss, so the module adds the
+two; :class:`gaze.training.callbacks.GradCAM` turns ``gaze_weight`` (lambda_t) from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from gaze.backbones.levels import SplitBackbone
+from gaze.backbones.library import HookedBackbone, build_network, check_method_of, map_size
+from gaze.cam.methods import METHODS, normalize_cam, weighted_map
+from gaze.config.model import ModelConfig
+from gaze.config.train import GazeConfig, OptimizerConfig
+from gaze.consistency.loss import GazeConsistencyLoss
+from gaze.data.datamodule import Batch
+from gaze.metrics.c_score import CScore
+from gaze.metrics.classification import CohenKappa
+from gaze.metrics.consistency import (
+    ClassCounts,
+    ClassGaze,
+    CorrectCount,
+    GazeConsistency,
+    GazeEmptyFraction,
+    GazeEntropy,
+    GazeEtaSquared,
+)
+from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing
+
+CACHE = 4_000_000  # bytes of features that a CPU works on at a time
+
+
+class Gaze(NamedTuple):
+    """Logits (B, K) and normalised maps of the true class (B, H', W')."""
+
+    logits: Tensor
+    cam: Tensor
+
+
+class GazeModule(LightningModule):
+    """A network, trained with or without the gaze consistency loss and measured after every epoch.
+
+    Args:
+        model: name of the network, "level1" .. "level5", or one of ``source``.
+        num_classes: K.
+        in_channels: of the images.
+        image_size: in pixels; fixes the size of the class gaze maps.
+        gaze_lambda: weight lambda of the gaze loss, of either sign; 0 trains plainly and computes no CAM.
+        gaze: settings of the loss, as a ``GazeConfig`` or a plain dict of its fields.
+        optimizer: settings of Adam and ReduceLROnPlateau, likewise.
+        channels_last: keep the backbone and its images in NHWC order. Same mathematics, other rounding.
+        class_names: for pictures and tables; numbers where None.
+        source: "gaze" (the levels), "torchvision" or "timm".
+        weights: pretrained ones of that source, see ``ModelConfig``; None for random ones.
+        layer: of a network that is no level: where to look; None for the last layer with a spatial map.
+
+    Attributes:
+        gaze_weight: lambda_t of Eq. 18, set by the ``GradCAM`` callback each epoch; constant ``gaze_lambda``
+            without it.
+
+    Raises:
+        ConfigError: unknown network or layer, a map under 2x2, or a CAM that the network's head does not allow.
+    """
+
+    def __init__(
+        self,
+        model: str = "level2",
+        num_classes: int = 2,
+        in_channels: int = 1,
+        image_size: int = 224,
+        gaze_lambda: float = 0.0,
+        gaze: GazeConfig | dict[str, Any] | None = None,
+        optimizer: OptimizerConfig | dict[str, Any] | None = None,
+        channels_last: bool = True,
+        class_names: list[str] | None = None,
+        source: str = "gaze",
+        weights: str | None = None,
+        layer: str | None = None,
+    ) -> None:
+        super().__init__()
+        # Plain values: a checkpoint that holds objects does not load with weights_only=True.
+        gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
+        optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**(optimizer or {}))
+        self.save_hyperparameters(
+            {
+                "model": model,
+                "num_classes": num_classes,
+                "in_channels": in_channels,
+                "image_size": image_size,
+                "gaze_lambda": float(gaze_lambda),
+                "gaze": vars(gaze).copy(),
+                "optimizer": {**vars(optimizer), "betas": list(optimizer.betas)},
+                "channels_last": channels_last,
+                "class_names": list(class_names or map(str, range(num_classes))),
+                "source": source,
+                "weights": None,  # a checkpoint has weights of its own: loading it downloads nothing
+                "layer": layer,
+            },
+            logger=False,
+        )
+        self.gaze_config = gaze
+        self.optimizer_config = optimizer
+        self.gaze_weight = float(gaze_lambda)
+        self._logged_epoch = -1
+        network = ModelConfig(model, channels_last, source, weights, layer)
+        check_method_of(gaze.method, network, in_channels)
+        size = map_size(network, image_size, in_channels)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone = build_network(network, num_classes, in_channels, image_size)
+        self.backbone.to(memory_format=self.memory_format)
+        self.gaze_loss = GazeConsistencyLoss(
+            num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=size
+        )
+        # Kept in checkpoints, so that an epoch that was broken off goes on to the same means.
+        means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "loss_cls", "loss_gaze")}
+        self.train_means = torch.nn.ModuleDict(means)
+        for mean in means.values():
+            mean.persistent(True)
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
+        self.mask_metrics = _mask_metrics(num_classes)
+        self._masks_seen = False
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.hparams["class_names"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, C, S, S) in [-1, 1] to logits (B, K)."""
+        if isinstance(self.backbone, HookedBackbone):
+            return _at_least_float32(self.backbone(self._input(image)))
+        features = self._features(image)
+        with self._full_precision(features):
+            return self.backbone.forward_head(_at_least_float32(features))
+
+    # ---- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
+            logits = self(batch.image)
+            with self._full_precision(logits):
+                loss = loss_cls = F.cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
+        else:
+            logits, cam = self._logits_and_cam(batch.image, batch.target, self.gaze_config.second_order)
+            with self._full_precision(logits):
+                loss_cls = F.cross_entropy(logits, batch.target)
+                loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
+                loss = loss_cls + self.gaze_weight * loss_gaze
+                self._log_mean("loss_gaze", loss_gaze, batch)
+        self._log_mean("loss_cls", loss_cls, batch)
+        self._log_mean("loss", loss, batch)
+        return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.world_size > 1:  # each process has means of its own share; the checkpoint gets their sum
+            for key, value in checkpoint["state_dict"].items():
+                if key.startswith("train_means."):
+                    checkpoint["state_dict"][key] = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
+
+    def on_train_start(self) -> None:
+        if self.trainer.global_rank > 0:  # the first process goes on with that sum
+            self._reset_means()
+
+    def _reset_means(self) -> None:
+        for mean in self.train_means.values():
+            mean.reset()  # type: ignore[operator]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Not in on_train_epoch_start: Lightning leaves that out where a run resumes in the middle of an epoch.
+        if batch_idx == 0:
+            self._reset_means()
+        if self._logged_epoch != self.current_epoch:
+            self._logged_epoch = self.current_epoch
+            once: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
+            self.log("train/lambda", self.gaze_weight, prog_bar=True, **once)
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], **once)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        o = self.optimizer_config
+        adam = torch.optim.Adam(
+            self.parameters(), o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay
+        )
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=o.plateau_factor, patience=o.plateau_patience)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
+
+    def on_train_epoch_end(self) -> None:
+        """Step the scheduler. Lightning would step it after the epoch's checkpoint is saved, and a run that resumes
+        from that checkpoint would lose the step.
+        """
+        loss = self.trainer.callback_metrics.get("val/loss")
+        if loss is not None:
+            for config in self.trainer.lr_scheduler_configs:
+                config.scheduler.step(loss)  # type: ignore[arg-type]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Done in :meth:`on_train_epoch_end`."""
+
+    # ---- evaluation
+
+    def gaze(self, image: Tensor, target: Tensor) -> Gaze:
+        """Logits and the maps of the classes ``target``, without a graph of the backbone.
+
+        Works inside and outside ``torch.no_grad`` and ``torch.inference_mode``: at most the head is
+        differentiated, on features that were cloned out of inference mode, and one with a closed form not at all.
+
+        Args:
+            image: (B, C, S, S) in [-1, 1].
+            target: classes (B,) to explain; the true ones for the metric.
+        """
+        if isinstance(self.backbone, HookedBackbone):
+            with torch.inference_mode(False), torch.enable_grad():
+                logits, cam = self._hooked(self.backbone, image, target.clone(), second_order=False, leaf=True)
+            return Gaze(logits.detach(), cam.detach())
+        with torch.no_grad():
+            features = self._features(image)
+            closed = self._closed_form_in_parts(features, target)
+        if closed is not None:
+            return closed
+        with torch.inference_mode(False), torch.enable_grad(), self._full_precision(features):
+            features = _at_least_float32(features).detach().clone().requires_grad_()
+            # A target made in inference mode could not be saved for backward.
+            logits, cam = self._autograd(features, target.clone(), second_order=False)
+        return Gaze(logits.detach(), cam.detach())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
+        self._masks_seen |= batch.mask is not None
+        if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
+            return
+        logits, cam = self.gaze(batch.image, batch.target)
+        losses = F.cross_entropy(logits, batch.target, reduction="none")
+        self.val_loss.update(losses)
+        preds = logits.argmax(1)
+        self.val_metrics.update(cam=cam, preds=preds, target=batch.target, logits=logits)
+        if batch.mask is not None:
+            self.mask_metrics.update(cam=cam, preds=preds, target=batch.target, mask=batch.mask)
+
+    def on_validation_epoch_end(self) -> None:
+        values = {"loss": self.val_loss.compute(), **self.val_metrics.compute()}
+        if self._masks_seen:
+            values |= self.mask_metrics.compute()
+        # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
+        self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
+        shown = ("kappa", "gaze_consistency")
+        for name, value in values.items():
+            key = f"val/{name}"
+            self.log(key, value, prog_bar=name in shown, sync_dist=True)
+        self.val_loss.reset()
+        self.val_metrics.reset()
+        self.mask_metrics.reset()
+        self._masks_seen = False
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    # ---- shared
+
+    def _input(self, image: Tensor) -> Tensor:
+        # self.dtype is float32 unless trainer.precision=64-true; Lightning converts batches before their bytes do.
+        return image.to(self.dtype).contiguous(memory_format=self.memory_format)
+
+    def _features(self, image: Tensor) -> Tensor:
+        assert isinstance(self.backbone, SplitBackbone)
+        return self.backbone.forward_features(self._input(image))
+
+    def _logits_and_cam(self, image: Tensor, target: Tensor, second_order: bool) -> Gaze:
+        """Logits, and maps of the classes ``target`` as functions of the weights."""
+        if isinstance(self.backbone, HookedBackbone):
+            return self._hooked(self.backbone, image, target, second_order, leaf=False)
+        features = self._features(image)
+        with self._full_precision(features):
+            features = _at_least_float32(features)
+            closed = self._closed_form(features, target, second_order)
+            return self._autograd(features, target, second_order) if closed is None else closed
+
+    def _hooked(self, backbone: HookedBackbone, image: Tensor, target: Tensor, second_order: bool, leaf: bool) -> Gaze:
+        """For a network that is not cut in two: one pass through all of it."""
+        features, logits = backbone.features_and_logits(self._input(image), leaf)
+        with self._full_precision(features):
+            return self._autograd(features, target, second_order, logits)
+
+    def _closed_form(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze | None:
+        """Without a backward pass, where the head and the method allow it."""
+        assert isinstance(self.backbone, SplitBackbone)
+        if self.gaze_config.method == "cam":
+            parts = self.backbone.class_weights_and_logits(features, target)
+            if parts is None:
+                return None
+            features, alpha, logits = parts
+        else:
+            found = self.backbone.alpha_and_logits(features, target) if self.gaze_config.method == "grad_cam" else None
+            if found is None:
+                return None
+            alpha, logits = found
+        return Gaze(logits, normalize_cam(weighted_map(features, alpha if second_order else alpha.detach())))
+
+    def _closed_form_in_parts(self, features: Tensor, target: Tensor) -> Gaze | None:
+        """For evaluation. On a CPU by as many images at a time as its cache holds: each value is looked at often."""
+        size = len(features)
+        if features.device.type == "cpu":
+            size = max(1, CACHE // (4 * features[0].numel())) if size else 1
+        parts = []
+        with self._full_precision(features):
+            for part, own in zip(features.split(size), target.split(size), strict=True):
+                found = self._closed_form(_at_least_float32(part), own, second_order=False)
+                if found is None:
+                    return None
+                parts.append(found)
+        return Gaze(torch.cat([part.logits for part in parts]), torch.cat([part.cam for part in parts]))
+
+    def _autograd(self, features: Tensor, target: Tensor, second_order: bool, logits: Tensor | None = None) -> Gaze:
+        """For any head and method; ``logits`` where the head has run already."""
+        if logits is None:
+            logits = self.backbone.forward_head(features)  # type: ignore[operator]
+        score = logits.gather(1, target[:, None]).squeeze(1)
+        method = METHODS[self.gaze_config.method].function
+        return Gaze(logits, normalize_cam(method(features, score, create_graph=second_order)))
+
+    def _full_precision(self, features: Tensor) -> torch.autocast:
+        """Head and CAM run outside autocast: in half precision the double backward fails or loses the map."""
+        return torch.autocast(features.device.type, enabled=False)
+
+    def _log_mean(self, name: str, value: Tensor, batch: Batch) -> None:
+        """Mean over the epoch, weighted by batch size, read once at its end."""
+        mean = self.train_means[name]
+        mean.update(value.detach(), len(batch.target))  # type: ignore[operator]
+        self.log(f"train/{name}", mean, on_step=False, on_epoch=True, batch_size=len(batch.target))  # type: ignore[arg-type]
+
+
+def _evaluation_metrics(
+    num_classes: int, min_samples: int, common_grid: int, distance: str = "squared"
+) -> MetricCollection:
+    """Log names (below ``val/``) and their metrics, in the groups that share states. A distance that has no name of its
+    own among them is measured as well.
+    """
+    sums = {
+        "gaze_consistency": GazeConsistency(num_classes, "squared", min_samples),
+        "gaze_eta_squared": GazeEtaSquared(num_classes),
+        "gaze_empty_fraction": GazeEmptyFraction(num_classes),
+        "gaze_entropy": GazeEntropy(num_classes),
+        "n_correct": CorrectCount(num_classes),
+        "class_gaze": ClassGaze(num_classes),
+        "class_counts": ClassCounts(num_classes),
+    }
+    others = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+        "kappa": CohenKappa(num_classes),
+        "gaze_consistency_l2": GazeConsistency(num_classes, "l2", min_samples),
+        "gaze_consistency_grid": GazeConsistency(num_classes, "squared", min_samples, common_grid),
+    }
+    kept = ["gaze_consistency_l2"]  # maps that have to be kept are kept once
+    if distance not in ("squared", "l2"):
+        metric = others[f"gaze_consistency_{distance}"] = GazeConsistency(num_classes, distance, min_samples)
+        kept += [f"gaze_consistency_{distance}"] if metric.keeps_maps else []
+    if distance == "soft_iou":
+        others["gaze_c_score"] = CScore(num_classes, min_samples)
+    groups = [list(sums), kept, *([name] for name in others if name not in kept)]
+    return MetricCollection({**others, **sums}, compute_groups=groups)
+
+
+def _mask_metrics(num_classes: int) -> MetricCollection:
+    """Log names (below ``val/``) of the metrics that need lesion masks; one group, since they share their states."""
+    metrics: dict[str, Metric | MetricCollection] = {
+        "gaze_mask_energy": GazeMaskEnergy(num_classes),
+        "gaze_mask_lift": GazeMaskLift(num_classes),
+        "gaze_pointing": GazePointing(num_classes),
+    }
+    return MetricCollection(metrics, compute_groups=[list(metrics)])
+
+
+def _at_least_float32(features: Tensor) -> Tensor:
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features

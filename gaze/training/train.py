@@ -1,0 +1,328 @@
+"""From a checked config to a finished run: data, module, Trainer, and the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich import get_console
+from rich.table import Table
+
+from gaze.backbones.library import check_method_of, check_network
+from gaze.config.naming import unwritable
+from gaze.config.train import TrainConfig, config_hash
+from gaze.data.datamodule import GazeDataModule
+from gaze.errors import BusyError, ConfigError, TrainingError
+from gaze.files import write_json
+from gaze.runs.folder import (
+    METRICS,
+    RERUN,
+    finish_rerun,
+    metrics_digest,
+    move_to_previous,
+    own_files,
+    plan_run,
+    read_metrics,
+)
+from gaze.runs.status import busy_message, is_first_process, locked, read_status, tracked
+from gaze.training.allocator import keep_freed_memory
+from gaze.training.callbacks import DISTANCE_COLUMNS, EpochTable, FiniteLoss, GradCAM
+from gaze.training.checkpoints import BEFORE, Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
+from gaze.training.environment import _device_name, environment
+from gaze.training.module import GazeModule
+
+TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
+SUMMARY = {
+    "val/accuracy": "accuracy",
+    "val/kappa": "kappa",
+    "val/gaze_consistency": "gaze consistency",
+    "val/gaze_consistency_l2": "gaze consistency, l2",
+    "val/gaze_consistency_grid": "gaze consistency, common grid",
+    **{name: name.removeprefix("val/").replace("_", " ") for name in DISTANCE_COLUMNS},
+    "val/gaze_eta_squared": "gaze eta squared",
+    "val/gaze_entropy": "gaze entropy",
+    "val/gaze_empty_fraction": "gaze empty fraction",
+    "val/gaze_mask_energy": "gaze energy in mask",
+    "val/gaze_mask_lift": "gaze lift in mask",
+    "val/gaze_pointing": "gaze pointing game",
+    "val/loss": "loss",
+}
+
+
+class EpochTensorBoard(TensorBoardLogger):
+    """TensorBoard with epochs, from 1, on the horizontal axis: scalars and pictures of a run line up, and so do runs
+    with other batch sizes.
+    """
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        epoch = metrics.get("epoch")  # Lightning adds it, from 0
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        super().log_metrics(values, step if epoch is None else int(epoch) + 1)
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar, with epochs from 1 as everywhere else in this project."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+
+def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], None] | None = None) -> dict[str, float]:
+    """Train one run, or go on with it, and write everything it gives into ``directory``.
+
+    Args:
+        config: from :func:`gaze.config.train.check_config`.
+        directory: the run's folder. A finished run with these settings is not trained again; an interrupted one
+            goes on from its last checkpoint (``config.resume``); what has to make room goes to ``previous/``.
+        on_start: called once settings and images are found good and the folder is free, to write more into it.
+
+    Returns:
+        The last epoch's row of ``metrics.csv``.
+
+    Raises:
+        GazeError: bad data before the first step, a folder that is another run's or in use, a loss that became NaN,
+            no memory, a full disk.
+        Interrupted: SIGTERM or SIGINT; the state is saved.
+    """
+    console = get_console()  # the progress bar's own: it makes room for a line; another console's it would erase
+    seed_everything(config.seed, workers=True, verbose=False)
+    _quiet()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    if not is_first_process():
+        return _train_beside(config, directory)
+    if (directory / RERUN).exists():
+        with locked(directory):
+            finish_rerun(directory)  # whose move may have been broken off
+    plan = plan_run(directory, config)
+    if plan.action == "skip":
+        return read_metrics(directory)[-1]
+    found = find_checkpoint(plan.directory, say) if plan.action == "resume" else None
+    table = EpochTable(plan.directory / METRICS, say)
+    # What Lightning or the backbone refuses is refused before images are read and before anything is written.
+    trainer = build_trainer(config, plan.directory, [table], say, found)
+    check_method_of(config.gaze.method, config.model, config.dataset.channels)
+    looked_at = check_network(config.model, config.dataset.image_size, config.dataset.channels)
+    problem = unwritable(directory)
+    if problem is not None:
+        raise ConfigError(f"{problem} Give another hydra.run.dir=PATH.")
+    if looked_at is not None:
+        say(looked_at)
+    with locked(directory):
+        if plan_run(directory, config, held=True) != plan:  # somebody was here in between
+            raise BusyError(busy_message(directory))
+        _train(config, plan.directory, found, trainer, table, say, on_start)
+        finish_rerun(directory)
+    return table.rows[-1] if table.rows else {}
+
+
+def _train(
+    config: TrainConfig,
+    directory: Path,
+    found: Found | None,
+    trainer: Trainer,
+    table: EpochTable,
+    say: Say,
+    on_start: Callable[[], None] | None,
+) -> None:
+    """The process that owns the folder."""
+    data = GazeDataModule(config.dataset, config.augmentation, progress=say, seed=config.seed)
+    if found is None and own_files(directory):
+        _ = data.data  # if the images are no good, what is there stays where it is
+        move_to_previous(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", config.to_dict())
+    facts: dict[str, Any] = {
+        "config_hash": config_hash(config),
+        "device": _device_name(trainer),
+        "resumed_from_epoch": found.epochs if found else 0,
+        "seconds_before": (read_status(directory) or {}).get("seconds", 0.0) if found else 0.0,
+    }
+    with tracked(directory, **facts) as results, memory_explained(config):
+        module = _build_module(config, data)
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+        say("\n".join(data.data.audit.lines()))
+        if found is not None:
+            say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
+        if on_start is not None:
+            on_start()
+        write_json(directory / "audit.json", data.data.audit.to_dict())
+        write_json(directory / "environment.json", environment(config, trainer))
+        _tell_other_processes(directory, found)
+        trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
+        if table.rows:
+            _finish(config, directory, trainer, table)
+            results |= {"epochs": len(table.rows), "metrics": table.rows[-1]}
+            results["metrics_sha256"] = metrics_digest(directory)
+        (directory / "checkpoints" / BEFORE).unlink(missing_ok=True)
+
+
+def _train_beside(config: TrainConfig, directory: Path) -> dict[str, float]:
+    """Any other process of a data-parallel run: it writes nothing and does what the first one told it."""
+    if TOLD[0] in os.environ:
+        directory, checkpoint = Path(os.environ[TOLD[0]]), os.environ[TOLD[1]]
+    else:  # all processes were started at once, by SLURM or torchrun
+        found = find_checkpoint(directory, lambda line: None) if config.resume and not config.rerun else None
+        checkpoint = str(found.path) if found else ""
+    data = GazeDataModule(config.dataset, config.augmentation, seed=config.seed)
+    trainer = build_trainer(config, directory, [EpochTable(directory / METRICS)])
+    trainer.fit(_build_module(config, data), datamodule=data, ckpt_path=checkpoint or None)
+    return {}
+
+
+def _tell_other_processes(directory: Path, found: Found | None) -> None:
+    """Lightning starts them later, with this process's environment."""
+    values = (str(directory.absolute()), str(found.path.absolute()) if found else "")
+    os.environ.update(zip(TOLD, values, strict=True))
+
+
+@contextmanager
+def memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turn an error for want of memory into one that says what to do."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory object")
+        if isinstance(error, RuntimeError) and not any(word in text for word in words):
+            raise
+        first = text.splitlines()[0] if text else type(error).__name__
+        raise TrainingError(
+            f"Out of memory with dataset.batch_size={config.dataset.batch_size}, dataset.image_size="
+            f"{config.dataset.image_size}, model={config.model.label}: {first}\nTake a smaller batch or image, "
+            "trainer.precision=bf16-mixed, or (batches adding up) +trainer.accumulate_grad_batches=2."
+        ) from error
+
+
+def build_trainer(
+    config: TrainConfig,
+    directory: Path,
+    extra: list[Callback],
+    say: Say | None = None,
+    found: Found | None = None,
+) -> Trainer:
+    """Lightning's Trainer with this project's loggers and callbacks.
+
+    Raises:
+        ConfigError: Lightning refuses an argument (its own words).
+    """
+    pictures, checkpoints = config.pictures, directory / "checkpoints"
+    at_epoch_end: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
+    callbacks: list[Callback] = [
+        FiniteLoss(),  # first: nothing is drawn or saved of weights that are NaN
+        GradCAM(
+            directory,
+            config.gaze.start_epoch,
+            config.gaze.end_epoch,
+            pictures.every_n_epochs,
+            pictures.images_per_class,
+        ),
+        *extra,
+        StopOnSignal(directory, say),
+        # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.
+        ModelCheckpoint(checkpoints, "best", monitor="val/kappa", mode="max", **at_epoch_end),
+        ModelCheckpoint(checkpoints, "last", **at_epoch_end),
+    ]
+    terminal = sys.stdout.isatty()
+    if terminal:
+        callbacks.append(EpochBar(theme=RichProgressBarTheme(metrics_format=".4f")))
+    # What TensorBoard has of an epoch that is done again is hidden.
+    logger = EpochTensorBoard(directory, name="", version="", purge_step=found.epochs + 1 if found else None)
+    logger.hparams.update(_hyperparameters(config))
+    try:
+        return Trainer(
+            **config.trainer,
+            logger=logger,
+            callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
+            default_root_dir=directory,
+            enable_progress_bar=terminal,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
+    return GazeModule(
+        model=config.model.name,
+        num_classes=len(data.classes),
+        in_channels=config.dataset.channels,
+        image_size=config.dataset.image_size,
+        gaze_lambda=config.lambda_,
+        gaze=config.gaze,
+        optimizer=config.optimizer,
+        channels_last=config.model.channels_last,
+        class_names=list(data.classes),
+        source=config.model.source,
+        weights=config.model.weights,
+        layer=config.model.layer,
+    )
+
+
+def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: EpochTable) -> None:
+    """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
+    console, last = get_console(), table.rows[-1]
+    best = max(table.rows, key=lambda row: row["val/kappa"])
+    final = {f"final/{key.removeprefix('val/')}": last[key] for key in SUMMARY if key in last}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(_hyperparameters(config), final)
+            logger.save()
+            logger.finalize("success")
+    view = Table(title=f"{config.dataset.name}  {config.model.label}  lambda={config.lambda_:g}  seed={config.seed}")
+    view.add_column("on the evaluation set")
+    view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
+    view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")
+    for key, label in SUMMARY.items():
+        if key in last:
+            view.add_row(label, f"{last[key]:.4f}", f"{best[key]:.4f}")
+    console.print(view)
+    shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
+    where = f"Run folder: {shown}\nLook at it: tensorboard --logdir {shown}"
+    console.print(where, highlight=False, markup=False, soft_wrap=True)
+
+
+def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a study varies, flat."""
+    return {
+        "study": config.study,
+        "dataset": config.dataset.name,
+        "model": config.model.label,
+        "lambda": config.lambda_,
+        "seed": config.seed,
+        "method": config.gaze.method,
+        "distance": config.gaze.distance,
+        "reference": config.gaze.reference,
+        "second_order": config.gaze.second_order,
+        "augmentation": config.augmentation.name,
+        "image_size": config.dataset.image_size,
+        "lr": config.optimizer.lr,
+    }
+
+
+def _quiet() -> None:
+    """Drop Lightning's advertisements and the advice that does not fit data in memory."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\). is deprecated")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard, where TensorFlow is installed

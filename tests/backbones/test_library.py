@@ -1,0 +1,349 @@
+"""gaze.backbones.library: networks of torchvision and timm, their maps against captum's and a graph without hooks."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+
+import captum.attr
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+import gaze.backbones.library
+from gaze.backbones.levels import SplitBackbone
+from gaze.backbones.library import HookedBackbone, build_network, check_network, map_size
+from gaze.cam.layers import find_target
+from gaze.cam.methods import grad_cam, normalize_cam
+from gaze.config.model import ModelConfig
+from gaze.config.train import check_config
+from gaze.data.datamodule import Batch
+from gaze.errors import ConfigError
+from gaze.runs.load import load_runs
+from gaze.studies.opened import Run, check_runs, load_module
+from gaze.training.module import GazeModule
+from gaze.training.train import run_training
+
+K, SIZE = 4, 64
+RESNET = {"model": "resnet18", "source": "torchvision"}
+VIT = {"model": "test_vit", "source": "timm"}  # six blocks of width 64
+SWIN = {"model": "swin_tiny_patch4_window7_224", "source": "timm"}
+
+
+def _module(seed: int = 0, channels: int = 1, **kwargs) -> GazeModule:
+    torch.manual_seed(seed)
+    module = GazeModule(num_classes=K, in_channels=channels, image_size=SIZE, **kwargs)
+    module.log = lambda *args, **kwargs: None
+    module._log_mean = lambda *args: None
+    return module
+
+
+def _images(count: int = 4, channels: int = 1) -> Tensor:
+    return torch.rand(count, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+class ToGrid(nn.Module):
+    """A layer's output as a map, for captum; ``FromGrid`` undoes it."""
+
+    def __init__(self, prefix: int | None, holder: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.prefix, self.holder = prefix, holder
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.prefix is None:
+            return x.permute(0, 3, 1, 2)
+        self.holder["first"] = x[:, : self.prefix]
+        side = int((x.shape[1] - self.prefix) ** 0.5)
+        return x[:, self.prefix :].reshape(len(x), side, side, -1).permute(0, 3, 1, 2)
+
+
+class FromGrid(ToGrid):
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.permute(0, 2, 3, 1)
+        return cells if self.prefix is None else torch.cat([self.holder["first"], cells.flatten(1, 2)], 1)
+
+
+def _captum(module: GazeModule, image: Tensor, target: Tensor) -> Tensor:
+    """Captum's Grad-CAM of the same network, which gets layers that lay tokens out as a map where it has none."""
+    backbone = module.backbone
+    name, layout, prefix, _ = backbone.target
+    layer, own = backbone.network.get_submodule(name), backbone.network
+    if layout != "BCHW":
+        holder: dict[str, Tensor] = {}
+        grid = ToGrid(prefix if layout == "BNC" else None, holder)
+        own.set_submodule(name, nn.Sequential(layer, grid, FromGrid(grid.prefix, holder)))
+        layer = grid
+    cam = captum.attr.LayerGradCam(backbone, layer).attribute(image, target, relu_attributions=True)
+    if layout != "BCHW":
+        own.set_submodule(name, own.get_submodule(name)[0])
+    return cam.detach()[:, 0]
+
+
+@pytest.mark.parametrize("settings", [RESNET, VIT, SWIN], ids=["resnet18", "vit", "swin"])
+def test_maps_are_captums_in_training_and_in_evaluation(settings):
+    module = _module(**settings).eval()
+    image, target = _images(), torch.arange(4) % K
+    expected = _captum(module, image, target)
+    assert expected.flatten(1).amax(1).gt(0).any()
+    features, logits = module.backbone.features_and_logits(image, leaf=False)
+    cam = grad_cam(features, logits.gather(1, target[:, None])[:, 0], create_graph=True)
+    assert cam.requires_grad
+    torch.testing.assert_close(cam.detach(), expected, rtol=1e-3, atol=1e-6 * float(expected.amax()) + 1e-9)
+    found = module.gaze(image, target)
+    torch.testing.assert_close(found.cam, normalize_cam(expected), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.logits, module(image).detach(), rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        again = module.gaze(image.clone(), target.clone())  # made in inference mode
+    torch.testing.assert_close(again.cam, found.cam, rtol=1e-5, atol=1e-5)
+    assert found.cam.shape[1:] == map_size(ModelConfig(settings["model"], True, settings["source"]), SIZE, 1)
+    assert not found.cam.requires_grad and all(p.grad is None for p in module.parameters())
+
+
+class Input(nn.Module):
+    def __init__(self, backbone: HookedBackbone) -> None:
+        super().__init__()
+        self.backbone = [backbone]  # not a child
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.backbone[0].scale + self.backbone[0].shift
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_loss_and_gradients_of_resnet18_are_those_of_the_network_cut_in_two(second_order):
+    """The cut network goes the levels' way, which has hand-written gradients in test_module.py."""
+    module = _module(**RESNET, gaze_lambda=50.0, gaze={"second_order": second_order, "min_samples": 1}).double()
+    image = _images(6).double()
+    net, found = module.backbone.network, []
+    with torch.no_grad():
+        target = module.train().backbone(image).argmax(1)
+    for cut in (False, True):
+        if cut:
+            parts = [Input(module.backbone), net.conv1, net.bn1, net.relu, net.maxpool]
+            features = nn.Sequential(*parts, net.layer1, net.layer2, net.layer3, net.layer4)
+            module.backbone = SplitBackbone(features, nn.Sequential(net.avgpool, nn.Flatten(), net.fc))
+            module.gaze_loss.seen.zero_()
+            module.gaze_loss.class_gaze.zero_()
+        loss = module.training_step(Batch(image, target, torch.arange(6), None), 0)
+        found.append((loss, torch.autograd.grad(loss, list(net.parameters()))))
+    (ours, gradients), (plain, expected) = found
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+    assert ours > 0
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_of_a_vit_are_those_of_its_graph_without_a_hook():
+    module = _module(**VIT).double().eval()
+    image, net, block = _images(3).double(), module.backbone.network, module.backbone.network.blocks[-1]
+    features, logits = module.backbone.features_and_logits(image, leaf=False)
+    ours = grad_cam(features, logits[:, 1], create_graph=True)
+
+    x = net.patch_embed(Input(module.backbone)(image))
+    x = net.norm_pre(net.patch_drop(net._pos_embed(x)))
+    for before in net.blocks[:-1]:
+        x = before(x)
+    normed = block.norm1(x)
+    grid = normed[:, 1:].reshape(3, 4, 4, -1).permute(0, 3, 1, 2).contiguous()
+    tokens = torch.cat([normed[:, :1], grid.permute(0, 2, 3, 1).reshape(3, 16, -1)], 1)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        x = x + block.drop_path1(block.ls1(block.attn(tokens)))
+    x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    scores = net.forward_head(net.norm(x))
+    plain = grad_cam(grid, scores[:, 1], create_graph=True)
+    torch.testing.assert_close(logits, scores, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours, plain, rtol=1e-7, atol=1e-12)
+    parameters = list(net.parameters())
+    for a, b in zip(
+        *(torch.autograd.grad(cam.square().sum() * 1e6, parameters, allow_unused=True) for cam in (ours, plain)),
+        strict=True,
+    ):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("layer", ["patch_embed", "layers.0"])
+def test_a_bright_patch_is_where_it_is_in_a_swins_map(layer):
+    network = gaze.backbones.library._plain("timm", SWIN["model"], K, SIZE).eval()
+    target = find_target(network, SIZE, layer)
+    assert target.layout == "BHWC"
+    backbone, x = HookedBackbone(network, target), torch.zeros(2, 3, SIZE, SIZE)
+    x[1, :, :4, -4:] = torch.randn(3, 4, 4)
+    with torch.no_grad():
+        features = backbone.features_and_logits(x, leaf=True)[0]
+    changed = (features[0] - features[1]).abs().sum(0) > 1e-5
+    assert changed[0, -1]
+    if layer == "patch_embed":
+        assert changed.nonzero().tolist() == [[0, 15]]
+
+
+def test_a_grey_image_is_the_coloured_one_with_three_equal_channels():
+    module, image = _module(**RESNET).eval(), _images()
+    torch.testing.assert_close(module(image), module(image.expand(-1, 3, -1, -1)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [RESNET, VIT], ids=["resnet18", "vit"])
+def test_either_memory_order_gives_the_same_maps(settings):
+    found = [
+        _module(**settings, channels_last=order).eval().gaze(_images(), torch.arange(4)) for order in (True, False)
+    ]
+    torch.testing.assert_close(found[0].logits, found[1].logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0].cam, found[1].cam, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [RESNET, VIT], ids=["resnet18", "vit"])
+def test_half_precision_keeps_head_and_map_in_float32(settings):
+    module = _module(**settings, gaze_lambda=50.0)
+    batch = Batch(_images(), torch.arange(4) % K, torch.arange(4), None)
+    with torch.autocast("cpu", torch.bfloat16):
+        module.training_step(batch, 0).backward()
+        found = module.eval().gaze(batch.image, batch.target)
+    assert found.cam.dtype == found.logits.dtype == torch.float32
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
+# ---- checks before any work
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "words"),
+    [
+        (ModelConfig("resnet17", source="torchvision"), 64, ["model.name=resnet17 is unknown", "resnet18"]),
+        (ModelConfig("test_vitt", source="timm"), 64, ["model.name=test_vitt is unknown", "test_vit"]),
+        (ModelConfig("fcn_resnet50", source="torchvision"), 64, ["unknown"]),  # no classifier
+        (ModelConfig("resnet18", source="torchvision", layer="layr4"), 64,
+         ["model.layer=layr4", "Did you mean layer4", "layer4 (2x2)", "layer3 (4x4)"]),
+        (ModelConfig("resnet18", source="torchvision", layer="fc"), 64, ["model.layer=fc", "no spatial map", "layer4"]),
+        (ModelConfig("resnet18", source="torchvision", layer="layer4.1.relu"), 64, ["runs 2 times"]),
+        (ModelConfig("resnet18", source="torchvision", layer="layer4"), 32, ["1x1 map", "2x2 or more"]),
+        (ModelConfig("vit_b_16", source="torchvision"), 50, ["50x50 images", "cannot be used"]),
+        (ModelConfig("resnet18", source="torchvision", weights="best"), 64, ["weights=best", "IMAGENET1K_V1"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_early(model, size, words):
+    with pytest.raises(ConfigError) as caught:
+        check_network(model, size, 1)
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+
+
+def test_a_missing_timm_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(ConfigError, match=r'pip install -e "\.\[timm\]"'):
+        check_network(ModelConfig("resnet26", source="timm"), 64, 1)
+
+
+def test_a_bad_layer_is_refused_before_images_are_read_and_anything_is_written(composed, tmp_path):
+    config = check_config(
+        composed("model=torchvision", "model.layer=layer9", "dataset=folder", "dataset.root=/nowhere")
+    )
+    with pytest.raises(ConfigError, match=r"model\.layer=layer9"):
+        run_training(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_check_draws_no_random_number_and_names_the_layer():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    line = check_network(ModelConfig("resnet18", source="torchvision"), 64, 1)
+    assert line == "torchvision-resnet18: looked at in layer4, a 2x2 map"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert check_network(ModelConfig("level2"), 64, 1) is None
+
+
+# ---- weights
+
+
+@pytest.fixture
+def pretrained(monkeypatch) -> dict[str, Tensor]:
+    """What a download would give: a resnet18 of a thousand classes."""
+    torch.manual_seed(5)
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda self, *args, **kwargs: state)
+    return state
+
+
+def test_pretrained_weights_are_all_taken_but_the_classifier(pretrained):
+    model = ModelConfig("resnet18", source="torchvision", weights="default")
+    backbone = build_network(model, K, 1, SIZE)
+    own = backbone.network.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in pretrained.items() if not key.startswith("fc."))
+    assert own["fc.weight"].shape == (K, 512)
+    # Images as the weights expect them: [-1, 1] to 0..1, then ImageNet's mean and standard deviation.
+    x, seen = _images(), []
+    backbone.network.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    backbone.eval()(x)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    torch.testing.assert_close(seen[0], ((x + 1) / 2 - mean) / std)
+    assert torch.equal(build_network(model, 1000, 1, SIZE).network.fc.weight, pretrained["fc.weight"])
+
+
+def test_a_checkpoint_of_a_pretrained_network_loads_without_a_download(pretrained, monkeypatch, tmp_path):
+    module = _module(**RESNET, weights="default", layer="layer3").eval()
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, path)
+    monkeypatch.setattr(gaze.backbones.library, "_from_torchvision", None)
+    again = load_module(path).eval()
+    assert again.backbone.target.layer == "layer3"
+    assert torch.equal(again.backbone.scale, module.backbone.scale) and again.backbone.scale.std() > 0
+    a, b = (m.gaze(_images(), torch.arange(4)) for m in (module, again))
+    assert torch.equal(a.cam, b.cam) and torch.equal(a.logits, b.logits)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_clear_error(monkeypatch):
+    def offline(self, *args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
+    with pytest.raises(ConfigError, match=r"model\.weights=default .* cannot be had: .*no route[\s\S]*weights=null"):
+        check_network(ModelConfig("resnet18", source="torchvision", weights="default"), 64, 1)
+
+
+def test_weights_of_another_image_size_are_refused(pretrained, monkeypatch):
+    network = torchvision.models.resnet18(num_classes=K)
+    network.conv1 = nn.Conv2d(3, 64, 5, bias=False)
+    monkeypatch.setattr(gaze.backbones.library, "_plain", lambda *args, **kwargs: network)
+    with pytest.raises(ConfigError, match=r"do not fit 64x64 images \(conv1\.weight\)\. Take dataset\.image_size=224"):
+        gaze.backbones.library._from_torchvision(
+            ModelConfig("resnet18", source="torchvision", weights="default"), K, SIZE
+        )
+
+
+# ---- whole runs
+
+
+@pytest.mark.parametrize("words", [
+    ["model=torchvision", "model.name=resnet18"], ["model=timm", "model.name=test_vit"],
+], ids=["resnet18", "vit"])  # fmt: skip
+def test_a_run_with_the_gaze_loss(composed, tmp_path, words):
+    small = ["dataset.train_images=32", "dataset.test_images=16", "dataset.image_size=64", "dataset.batch_size=8"]
+    gaze_now = ["lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=1", "gaze.min_samples=1"]
+    config = check_config(composed(*words, *small, *gaze_now, "trainer.max_epochs=1", "trainer.accelerator=cpu"))
+    folder = tmp_path / "phantom" / config.model.label
+    row = run_training(config, folder)
+    assert row["train/lambda"] == 50 and row["train/loss_gaze"] > 0
+    assert all(value == value for key, value in row.items() if not key.startswith("val/gaze"))  # none is NaN
+    module = load_module(folder / "checkpoints" / "last.ckpt").eval()
+    assert isinstance(module.backbone, HookedBackbone)
+    side = module.backbone.target.side
+    assert module.gaze_loss.class_gaze.shape[1:] == (side, side)
+    saved = json.loads((folder / "config.json").read_text())
+    assert load_runs(tmp_path).model.unique().tolist() == [f"{words[0].partition('=')[2]}-{config.model.name}"]
+    if side >= 4:
+        check_runs([Run("a", folder, saved)], "last")
+    assert all(not m._forward_hooks for m in module.modules())
+
+
+def test_settings_of_before_there_were_sources_still_load():
+    old = {"name": "level2", "channels_last": True}
+    assert map_size(ModelConfig(**old), 64, 1) == (8, 8)
+
+
+@pytest.mark.parametrize("weight", [0.0, 50.0])
+def test_cross_entropy_alone_gives_the_same_step_at_lambda_zero(weight):
+    module = _module(**RESNET, gaze_lambda=0.0).eval()
+    module.gaze_weight = weight * 1e-12
+    batch = Batch(_images(), torch.arange(4) % K, torch.arange(4), None)
+    expected = F.cross_entropy(module(batch.image), batch.target)
+    torch.testing.assert_close(module.training_step(batch, 0), expected, rtol=1e-5, atol=1e-6)

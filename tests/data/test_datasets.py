@@ -1,0 +1,345 @@
+"""Reading folders: every mode of image, every way in which a folder can be wrong."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED
+from image_sets import refused, shipped
+from PIL import Image
+from torchvision import transforms
+
+from gaze.config.data import DatasetConfig
+from gaze.data.audit import Audit
+from gaze.data.datasets import load_dataset
+from gaze.data.decode import convert_image, decode_image
+from gaze.data.sources.phantom import CLASSES
+
+BRAIN, CHEST = SHARED / "brain_tumor_mri", SHARED / "chest_xray"
+needs_brain = pytest.mark.skipif(not BRAIN.is_dir(), reason=f"no folder {BRAIN} (set GAZE_SHARED_DATA)")
+needs_chest = pytest.mark.skipif(not CHEST.is_dir(), reason=f"no folder {CHEST} (set GAZE_SHARED_DATA)")
+
+
+def noise(seed: int, shape: tuple[int, ...] = (20, 30)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path: Path, seed: int, shape: tuple[int, ...] = (20, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(seed, shape)).save(path)
+    return path
+
+
+def truncate(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes, three training and two test images of each, all different."""
+    root = tmp_path / "toy"
+    for s, (split, count) in enumerate((("train", 3), ("test", 2))):
+        for c, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                save(root / split / name / f"{i}.png", seed=100 * s + 10 * c + i)
+    return root
+
+
+def config(root: Path | None, **changes) -> DatasetConfig:
+    return DatasetConfig(**{"name": "toy", "kind": "folder", "root": root and str(root), "image_size": 16, **changes})
+
+
+# ---- what is read
+
+
+def test_folder_pair(root):
+    data = load_dataset(config(root))
+    assert data.classes == ("cat", "dog")
+    assert data.train.images.shape == (6, 1, 16, 16) and data.train.images.dtype == torch.uint8
+    assert data.train.targets.tolist() == [0, 0, 0, 1, 1, 1] and data.train.targets.dtype == torch.int64
+    assert data.test.paths == ["test/cat/0.png", "test/cat/1.png", "test/dog/0.png", "test/dog/1.png"]
+    assert data.train.masks is None
+    assert data.audit.train_counts == {"cat": 3, "dog": 3} and data.audit.test_counts == {"cat": 2, "dog": 2}
+    assert not data.audit.twins.groups
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3), (9, 7, 3), (16, 16), (1, 40)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_equals_torchvision(tmp_path, suffix, shape, channels):
+    path = save(tmp_path / f"x.{suffix}", 1, shape)
+    pixels, _, size, _ = decode_image(path, channels, 16)
+    steps = [transforms.Grayscale()] if channels == 1 else []
+    oracle = transforms.Compose([*steps, transforms.Resize((16, 16)), transforms.PILToTensor()])
+    with Image.open(path) as image:  # ImageFolder's loader converts to RGB first
+        assert np.array_equal(pixels, oracle(image.convert("RGB")).numpy())
+    assert size == (shape[1], shape[0])
+
+
+def colours() -> Image.Image:
+    return Image.fromarray(noise(3, (4, 5, 3)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_modes_equal_a_conversion_to_rgb(mode, channels):
+    image = colours().convert(mode)
+    expected = image.convert("RGB").convert("L" if channels == 1 else "RGB")
+    converted = convert_image(image, channels)
+    assert converted.mode == ("L" if channels == 1 else "RGB")
+    assert np.array_equal(np.asarray(converted), np.asarray(expected))
+
+
+def test_transparency_is_dropped_not_blended():
+    values = np.dstack([noise(4, (4, 5, 3)), np.zeros((4, 5), np.uint8)])
+    assert np.array_equal(np.asarray(convert_image(Image.fromarray(values), 3)), values[..., :3])
+
+
+def test_palette_with_transparency(tmp_path):
+    grey = noise(5)
+    image = Image.fromarray(grey).convert("P")
+    image.save(tmp_path / "p.png", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Image.open(tmp_path / "p.png") as opened:
+            assert opened.mode == "P"
+            assert np.array_equal(np.asarray(convert_image(opened, 1)), grey)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_scale_to_eight(tmp_path, suffix):
+    values = np.array([[0, 128, 129, 257], [385, 386, 32768, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"x.{suffix}")
+    with Image.open(tmp_path / f"x.{suffix}") as image:
+        assert image.mode.startswith("I")
+        assert np.asarray(convert_image(image, 1)).tolist() == [[0, 0, 1, 1], [1, 2, 128, 255]]
+
+
+def test_mode_i_scales_like_sixteen_bits():
+    image = Image.fromarray(np.array([[0, 257], [514, 65535]], np.int32))
+    assert image.mode == "I"
+    assert np.asarray(convert_image(image, 3))[..., 2].tolist() == [[0, 1], [2, 255]]
+
+
+@pytest.mark.parametrize("values", [np.ones((2, 2), np.float32), np.full((2, 2), 70000, np.int32)])
+def test_pixels_without_known_range_are_refused(values):
+    with pytest.raises(ValueError, match="8 or 16 bits"):
+        convert_image(Image.fromarray(values), 1)
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(6)).save(tmp_path / "x.png", exif=exif)
+    assert decode_image(tmp_path / "x.png", 1, 16)[2] == (30, 20)
+
+
+def test_clutter_links_and_nested_folders(root):
+    (root / "train" / "cat" / ".DS_Store").write_text("x")
+    (root / "train" / "cat" / "._0.png").write_text("x")
+    (root / "train" / "cat" / "Thumbs.db").write_text("x")
+    (root / "train" / "__MACOSX").mkdir()
+    (root / "train" / "cat" / "notes.txt").write_text("x")
+    save(root / "train" / "loose.png", 900)
+    save(root / "elsewhere" / "deep" / "far.PNG", 901)
+    (root / "train" / "cat" / "linked").symlink_to(root / "elsewhere")
+    (root / "elsewhere" / "circle").symlink_to(root / "elsewhere")
+    data = load_dataset(config(root))
+    assert data.train.paths[:4] == [*(f"train/cat/{i}.png" for i in range(3)), "train/cat/linked/deep/far.PNG"]
+    assert data.audit.ignored == ["train/cat/notes.txt", "train/loose.png"]
+
+
+def test_other_folder_names_and_one_level_off(root):
+    (root / "train").rename(root / "Training")
+    (root / "val").mkdir()  # a third split is not used
+    for given in (root, root.parent):
+        data = load_dataset(config(given, train_dir="Training"))
+        assert len(data.train.paths) == 6 and data.train.paths[0] == "Training/cat/0.png"
+        assert data.audit.root == str(root)
+
+
+def test_progress_is_told(root, monkeypatch):
+    monkeypatch.setattr("gaze.data.decode.REPORT_EVERY", 4)
+    lines: list[str] = []
+    load_dataset(config(root, cache="off"), lines.append)
+    assert lines == ["train: 4 of 6 images read", "test: 4 of 4 images read"]
+
+
+def test_phantom():
+    wanted = {"kind": "phantom", "name": "phantom", "image_size": 32, "train_images": 12, "test_images": 8}
+    data = load_dataset(config(None, channels=3, **wanted))
+    assert data.classes == tuple(CLASSES) and data.test.paths[7] == "test/00007"
+    assert data.train.images.shape == (12, 3, 32, 32) and data.train.masks.shape == (12, 1, 32, 32)
+    assert torch.equal(data.test.images[:, :1], load_dataset(config(None, **wanted)).test.images)
+    assert sum(data.audit.train_counts.values()) == 12 and not data.audit.twins.groups
+    assert data.audit.common_sizes == {"32x32": 20}
+
+
+# ---- what is refused
+
+
+def test_root_missing_file_or_empty(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    assert "does not exist. Give the folder that holds train/ and test/" in refused(config(tmp_path / "no"))
+    assert "is not a folder" in refused(config(tmp_path / "file"))
+    assert "is empty" in refused(config(tmp_path / "empty"))
+
+
+def test_split_folder_missing(root):
+    message = refused(config(root, train_dir="Training", test_dir="Testing"))
+    assert "no folder Training/ and Testing/. It holds: test, train." in message and "dataset.train_dir" in message
+    assert "no folder Testing/." in refused(config(root, test_dir="Testing"))
+
+
+def test_two_sets_below_the_root(root):
+    for name in ("a", "b"):
+        save(root / name / "Training" / "x" / "0.png", 1)
+        save(root / name / "Testing" / "x" / "0.png", 2)
+    assert "several data sets: a, b." in refused(config(root, train_dir="Training", test_dir="Testing"))
+
+
+def test_class_folders_differ(root):
+    (root / "test" / "dog").rename(root / "test" / "wolf")
+    assert "only in train/: dog; only in test/: wolf" in refused(config(root))
+
+
+def test_one_class_or_none(root, tmp_path):
+    for split in ("train", "test"):
+        (root / split / "dog").rename(tmp_path / split)
+    assert "two or more class folders; found: cat." in refused(config(root))
+    for split in ("train", "test"):
+        (root / split / "cat").rename(tmp_path / f"{split}-cat")
+    assert "found: none." in refused(config(root))
+
+
+def test_class_without_images(root):
+    for path in (root / "test" / "dog").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    assert "in: test/dog." in refused(config(root))
+
+
+@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_folder_that_may_not_be_read(root):
+    (root / "train" / "cat").chmod(0)
+    try:
+        assert "cannot be listed: Permission denied" in refused(config(root))
+    finally:
+        (root / "train" / "cat").chmod(0o755)
+
+
+def spoil(root: Path) -> list[Path]:
+    """Seven files that cannot be read, in ways that differ."""
+    cat = root / "train" / "cat"
+    bad = [truncate(save(cat / f"cut{i}.{s}", i, (80, 80))) for i, s in enumerate(("png", "jpg", "bmp", "tif"))]
+    for name, content in (("empty.png", b""), ("text.jpg", b"hello")):
+        (cat / name).write_bytes(content)
+        bad.append(cat / name)
+    (cat / "gone.png").symlink_to(root / "nowhere")
+    return [*bad, cat / "gone.png"]
+
+
+def test_unreadable_images_are_named_in_one_error(root):
+    spoil(root)
+    truncate(root / "test" / "dog" / "1.png")
+    message = refused(config(root))
+    assert ": 8\n" in message and "and 3 more" in message
+    assert "train/cat/cut0.png: " in message and "truncated" in message and "on_bad_image=skip" in message
+
+
+def test_unreadable_images_are_skipped(root):
+    bad = spoil(root)
+    data = load_dataset(config(root, on_bad_image="skip"))
+    assert data.train.paths == [f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(3)]
+    assert data.train.images.shape[0] == 6 and data.train.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert sorted(line.split(":")[0] for line in data.audit.unreadable) == sorted(f"train/cat/{p.name}" for p in bad)
+    assert "train/cat/text.jpg: not an image that Pillow can read" in data.audit.unreadable
+    assert "train/cat/gone.png: No such file or directory" in data.audit.unreadable
+
+
+def test_class_that_skipping_empties(root):
+    for path in (root / "test" / "dog").iterdir():
+        truncate(path)
+    assert "test in" in (message := refused(config(root, on_bad_image="skip"))) and "left of: dog." in message
+
+
+# ---- published counts and leaked images
+
+
+PUBLISHED = {"train_counts": {"cat": 3, "dog": 3}, "test_counts": {"cat": 2, "dog": 2}}
+
+
+def test_local_copy_that_is_short_is_a_warning(root):
+    assert load_dataset(config(root, kind="kaggle", **PUBLISHED)).audit.warnings == []
+    (root / "train" / "dog" / "1.png").unlink()
+    audit = load_dataset(config(root, kind="kaggle", **PUBLISHED)).audit
+    assert audit.warnings == ["train/dog holds 2 images, the published set 3"]
+
+
+def test_local_copy_with_other_classes_is_an_error(root):
+    counts = {"cat": 3, "wolf": 3}
+    message = refused(config(root, train_counts=counts, test_counts=counts))
+    assert "holds the classes cat, dog, but cat, wolf are expected" in message
+
+
+def leak(root: Path) -> None:
+    """Test image dog/0 stands in train too: as a copy in another format, twice, once with another label."""
+    with Image.open(root / "test" / "dog" / "0.png") as image:
+        image.convert("RGB").save(root / "train" / "dog" / "copy.bmp")
+        image.save(root / "train" / "cat" / "copy.tif")
+
+
+def test_leaked_images_are_found_and_dropped(root):
+    leak(root)
+    twins = load_dataset(config(root)).audit.twins
+    assert twins.groups == [["test/dog/0.png", "train/cat/copy.tif", "train/dog/copy.bmp"]]
+    assert (twins.test_in_train, twins.train_in_test, twins.class_groups) == (1, 2, 1)
+    data = load_dataset(config(root, drop_leaked=True))
+    assert data.audit.dropped == 2 and not any("copy" in path for path in data.train.paths)
+    assert len(data.train.paths) == len(data.train.images) == len(data.train.targets) == 6
+    assert data.audit.twins == twins and len(data.test.paths) == 4
+
+
+def test_class_that_dropping_empties(root):
+    for i, path in enumerate((root / "train" / "dog").iterdir()):
+        (root / "test" / "dog" / f"same{i}.png").write_bytes(path.read_bytes())
+    assert "drop_leaked=false" in refused(config(root, drop_leaked=True))
+
+
+# ---- what ships
+
+
+@pytest.mark.parametrize("name", ["brain_tumor_mri", "chest_xray", "breast_ultrasound", "folder"])
+def test_shipped_configs_fit_the_schema(name, root):
+    settings = shipped(name, root)
+    assert settings.name == name and (settings.image_size, settings.channels, settings.batch_size) == (224, 1, 32)
+    assert (settings.handle is None) == (settings.kind == "folder")
+
+
+def twin_counts(audit: Audit) -> tuple[int, int, int]:
+    return audit.twins.test_in_train, audit.twins.train_in_test, audit.twins.class_groups
+
+
+@needs_brain
+@pytest.mark.timeout(120)
+def test_brain_tumor_set():
+    data = load_dataset(shipped("brain_tumor_mri", BRAIN))
+    assert data.train.images.shape[1:] == (1, 224, 224)
+    assert data.audit.test_counts == {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300}
+    assert data.audit.warnings == ["Training/notumor holds 1591 images, the published set 1595"]
+    # 216 by pixels and by file bytes alike; Te-no_0349 and Tr-no_0445 are near twins (467 pixels differ by <= 6).
+    assert twin_counts(data.audit) == (216, 263, 0)
+
+
+@needs_chest
+@pytest.mark.timeout(120)
+def test_chest_xray_set():
+    settings = shipped("chest_xray", CHEST)
+    settings.image_size = 32
+    data = load_dataset(settings)
+    assert data.audit.train_counts == {"NORMAL": 1341, "PNEUMONIA": 3875} and not data.audit.warnings
+    assert twin_counts(data.audit) == (0, 0, 0)

@@ -1,0 +1,247 @@
+"""gaze.runs.grid and the sweeper: a grid is checked whole, watched, and summed up; one failing run does not stop it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPO, TINY
+from hydra.errors import HydraException
+from rich.console import Console
+
+from gaze.errors import BusyError, ConfigError
+from gaze.files import write_json
+from gaze.runs.folder import metrics_digest
+from gaze.runs.grid import Job, Outcome, Progress, duration, grid_table, jobs_to_run, outcome, progress, shortened
+
+
+def job(config, folder: Path) -> Job:
+    return Job([], config, folder)
+
+
+def finish(job: Job, seconds: float = 10.0, **status) -> None:
+    """A folder as a complete run leaves it."""
+    job.folder.mkdir(parents=True)
+    (job.folder / "metrics.csv").write_text("epoch,val/kappa\n1,0.5\n")
+    write_json(job.folder / "config.json", job.config.to_dict())
+    digest = metrics_digest(job.folder)
+    metrics = {"val/kappa": 0.5, "val/gaze_consistency": 0.01}
+    values = {"state": "complete", "seconds": seconds, "metrics": metrics, "metrics_sha256": digest}
+    write_json(job.folder / "status.json", {**values, **status})
+
+
+@pytest.fixture
+def jobs(tiny, tmp_path):
+    configs = [tiny(f"model=level{level}", f"seed={seed}") for level in (1, 2) for seed in (0, 1)]
+    return [job(config, tmp_path / f"{config.model.name}-{config.seed}") for config in configs]
+
+
+def test_finished_runs_are_left_out(jobs):
+    finish(jobs[1])
+    assert jobs_to_run(jobs) == [jobs[0], jobs[2], jobs[3]]
+
+
+def test_a_finished_run_whose_table_was_changed_is_run_again(jobs):
+    finish(jobs[1])
+    (jobs[1].folder / "metrics.csv").write_text("epoch,val/kappa\n")
+    assert jobs[1] in jobs_to_run(jobs)
+
+
+def test_all_problems_of_a_grid_are_named_at_once(jobs, tiny):
+    for folder_of in (0, 1):
+        other = job(tiny("optimizer.lr=0.5", "gaze.ema_decay=0.5"), jobs[folder_of].folder)
+        finish(other)
+    twice = [*jobs, jobs[3]]
+    with pytest.raises(ConfigError) as error:
+        jobs_to_run(twice)
+    text = str(error.value)
+    assert text.count("holds a run with other settings") == 2
+    assert "optimizer.lr: 0.5 there, 0.001 now" in text and "gaze.ema_decay: 0.5 there, 0.9 now" in text
+    assert f"2 runs of this grid have the folder {jobs[3].folder}" in text
+
+
+def test_what_another_process_works_on_comes_last_and_is_no_failure(jobs):
+    jobs[0].folder.mkdir()
+    write_json(jobs[0].folder / "status.json", {"state": "running", "host": "another", "pid": 7})
+    assert jobs_to_run(jobs) == [*jobs[1:], jobs[0]]
+    found = outcome(jobs[0], BusyError("in use"))
+    assert (found.state, found.error) == ("running", "trained by process 7 on another")
+
+
+def test_many_problems_are_shortened():
+    text = shortened([f"problem {i}" for i in range(20)] + ["problem 0"])
+    assert text.splitlines()[0] == "problem 0" and text.splitlines()[-1] == "... and 8 more"
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "error"),
+    [
+        ({"state": "failed", "error": "TrainingError: NaN\nmore"}, "failed", "TrainingError: NaN"),
+        ({"state": "interrupted"}, "interrupted", "ended by a signal"),
+        ({"state": "running"}, "interrupted", "killed"),
+    ],
+)
+def test_outcome_is_what_the_folder_says(jobs, status, state, error):
+    jobs[0].folder.mkdir()
+    write_json(jobs[0].folder / "status.json", status)
+    found = outcome(jobs[0])
+    assert (found.state, found.error) == (state, error)
+
+
+def test_outcome_of_a_run_without_status_is_what_the_launcher_saw(jobs):
+    assert outcome(jobs[0]).state == "left"
+    found = outcome(jobs[0], ValueError("no such worker"))
+    assert (found.state, found.error) == ("failed", "ValueError: no such worker")
+
+
+def test_table_names_every_run_and_fits_eighty_columns(jobs):
+    outcomes = [
+        Outcome("complete", 0.51234, 0.0123, 12.3, ""),
+        Outcome("failed", None, None, 3.0, "TrainingError: the loss is NaN at step 3"),
+        Outcome("interrupted", None, None, None, "killed"),
+        Outcome("complete", -0.1, 0.5, 4000.0, ""),
+    ]
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(grid_table(jobs, outcomes))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    words = re.sub(r"[\s│]+", " ", text)
+    for part in (
+        "level1",
+        "level2",
+        "seed=1",
+        "0.5123",
+        "0.0123",
+        "failed",
+        "interrupted",
+        "killed",
+        "-0.1000",
+        "4000",
+    ):
+        assert part in words
+
+
+def test_progress_counts_and_estimates_by_model(jobs):
+    assert progress(jobs, set()) == Progress(0, 0, 0, 4, None)
+    finish(jobs[0], seconds=10)
+    finish(jobs[2], seconds=100)
+    now = progress(jobs, set())
+    assert now[:4] == (2, 0, 0, 2)
+    assert now.seconds_left == pytest.approx(110)
+    assert progress(jobs, set(), at_once=2).seconds_left == pytest.approx(55)
+    both = {jobs[0].folder, jobs[2].folder}  # 110 s of training in 220 s: starting processes took as long
+    assert progress(jobs, both, elapsed=220).seconds_left == pytest.approx(220)
+    assert progress(jobs, both, elapsed=50).seconds_left == pytest.approx(110)
+    assert now.line() == "grid: 2 done, 0 running, 0 failed, 2 left; about 2 min to go"
+    assert progress(jobs, {jobs[1].folder})[:4] == (2, 0, 1, 1)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (840, "14 min"), (11520, "3.2 h")])
+def test_durations_are_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+# ---- combinations
+
+
+@pytest.fixture
+def combinations(composed):
+    """``combinations(params, *arguments)``: overrides of every run, as the sweeper makes them."""
+    from types import SimpleNamespace
+
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from hydra_plugins.hydra_gaze_sweeper import GridSweeper
+
+    def make(params, *arguments, **settings):
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            sweeper = GridSweeper(params, **settings)
+            sweeper.hydra_context = SimpleNamespace(config_loader=GlobalHydra.instance().config_loader())
+            return sweeper._combinations(list(arguments))
+
+    return make
+
+
+def test_combinations_are_the_product_and_the_command_line_replaces(combinations):
+    assert combinations(None, "seed=0,1", "lambda=0,50") == [
+        ["seed=0", "lambda=0"], ["seed=0", "lambda=50"], ["seed=1", "lambda=0"], ["seed=1", "lambda=50"],
+    ]  # fmt: skip
+    params = {"seed": "range(3)", "lambda": 0}
+    assert combinations(params) == [["seed=0", "lambda=0"], ["seed=1", "lambda=0"], ["seed=2", "lambda=0"]]
+    assert combinations(params, "seed=7") == [["seed=7", "lambda=0"]]
+    assert combinations(params, limit={"seed": 1}) == [["seed=0", "lambda=0"]]
+    assert combinations(None, "augmentation.crop_scale=[0.9,1.0]") == [["augmentation.crop_scale=[0.9,1.0]"]]
+
+
+def test_several_grids_follow_each_other_and_the_command_line_selects(combinations):
+    params = [{"augmentation": "none", "seed": "range(3)"}, {"augmentation": "blur", "seed": "range(100,102)"}]
+    none = [["augmentation=none", f"seed={n}"] for n in range(3)]
+    blur = [["augmentation=blur", f"seed={n}"] for n in (100, 101)]
+    assert combinations(params) == none + blur
+    assert combinations(params, "augmentation=blur,hflip") == blur
+    assert combinations(params, "seed=2,101") == [none[2], blur[1]]
+    assert combinations(params, "lambda=0", limit={"seed": 1}) == [[*none[0], "lambda=0"], [*blur[0], "lambda=0"]]
+    with pytest.raises(HydraException, match="augmentation=hflip"):
+        combinations(params, "augmentation=hflip")
+
+
+def test_the_seeds_of_a_shipped_grid_are_limited_by_the_documented_setting(composed, combinations):
+    sweeper = composed("experiment=augmentation", "hydra.sweeper.limit.seed=2", hydra=True).hydra.sweeper
+    assert len(combinations(sweeper.params, limit=sweeper.limit)) == 15 * 2
+    unlimited = composed("experiment=augmentation", hydra=True).hydra.sweeper
+    assert len(combinations(unlimited.params, limit=unlimited.limit)) == 64
+
+
+# ---- by the command
+
+
+def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    line = [sys.executable, "train.py", "-m", *TINY, *words, f"hydra.sweep.dir={folder}"]
+    return subprocess.run(line, cwd=REPO, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """Two runs by one command: one learns, one has a rate that makes its loss NaN."""
+    folder = tmp_path_factory.mktemp("grid") / "study"
+    return folder, command("trainer.max_epochs=1", "lambda=-100", "optimizer.lr=1e30,1e-3", folder=folder)
+
+
+def test_one_failing_run_does_not_stop_the_grid(grid):
+    folder, done = grid
+    assert done.returncode == 1, done.stderr
+    names = {path.parent.relative_to(folder): json.loads(path.read_text()) for path in folder.rglob("status.json")}
+    assert {str(name.parent) for name in names} == {"phantom/level1/lambda=-100"}
+    assert all(name.name.startswith("seed=0,") for name in names)
+    assert sorted(status["state"] for status in names.values()) == ["complete", "failed"]
+    assert "1 of 2 runs are not complete" in done.stdout
+    assert "NaN" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert "grid: 1 done, 0 running, 1 failed, 0 left" in done.stdout
+
+
+def test_what_is_finished_costs_no_training_and_no_lightning(grid):
+    folder, _ = grid
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.csv")}
+    code = (
+        "import sys, runpy; sys.argv = ['train.py', '-m', *sys.argv[1:]]\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "finally: print('HEAVY', [name for name in ('torch', 'lightning', 'pandas') if name in sys.modules])"
+    )
+    words = (*TINY, "trainer.max_epochs=1", "lambda=-100.0", "optimizer.lr=0.001", f"hydra.sweep.dir={folder}")
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs are finished already." in done.stdout and "HEAVY []" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.csv")} == before
+
+
+def test_a_bad_setting_anywhere_in_a_grid_ends_it_before_the_first_run(tmp_path):
+    done = command("seed=0,-1", "gaze.distance=squared,manhattan", folder=tmp_path / "grid")
+    assert done.returncode == 1
+    assert done.stderr.count("error:") == 1
+    assert "seed=-1 must be" in done.stderr and "gaze.distance=manhattan is unknown" in done.stderr
+    assert not (tmp_path / "grid").exists()

@@ -1,0 +1,288 @@
+"""gaze.runs.load and gaze.runs.tidy: run folders and CSV files to one DataFrame, and what is left out."""
+
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_runs
+
+from gaze.errors import DataError
+from gaze.files import write_json
+from gaze.runs.load import load_runs, mixed_settings, read_runs
+from gaze.runs.status import STATUS_FILE
+from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, write_tidy_csv
+from gaze.training.callbacks import EPOCH_COLUMNS
+
+COLUMNS = {"lambda_t": "train/lambda", "train_loss": "train/loss"}
+
+
+def write_run(
+    root: Path,
+    model: str = "level2",
+    seed: int = 0,
+    epochs: int = 3,
+    rows: int | None = None,
+    name: str | None = None,
+    started: str = "2026-01-01T00:00:00+0000",
+    **settings,
+) -> Path:
+    """A run folder as train.py leaves it, with made-up figures."""
+    folder = root / (name or f"study/phantom/{model}/lambda=0/seed={seed}")
+    folder.mkdir(parents=True)
+    table = pd.DataFrame(index=range(epochs if rows is None else rows), columns=list(EPOCH_COLUMNS), dtype=float)
+    table["epoch"] = np.arange(1, len(table) + 1)
+    for column in ("accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"):
+        table[f"val/{column}"] = 0.1 * table["epoch"] + 0.01 * seed
+    table.to_csv(folder / "metrics.csv", index=False)
+    config = {
+        "study": "study",
+        "seed": seed,
+        "lambda": 0.0,
+        "dataset": {"name": "phantom", "image_size": 48},
+        "model": {"name": model},
+        "optimizer": {"lr": 1e-4},
+        "trainer": {"max_epochs": epochs, "max_steps": -1},
+    }
+    write_json(folder / "config.json", {**config, **settings})
+    write_json(folder / "environment.json", {"started": started})
+    return folder
+
+
+def listing(path, **options):
+    return read_runs(path, **options).listing.set_index("run")
+
+
+# ---- folders
+
+
+def test_a_row_per_run_and_epoch_with_the_columns_of_the_architecture(tmp_path):
+    for seed in (1, 0):
+        write_run(tmp_path, seed=seed)
+    runs = load_runs(tmp_path)
+    assert list(runs.columns[:12]) == TIDY_COLUMNS
+    assert runs[["seed", "epoch"]].to_numpy().tolist() == [[s, e] for s in (0, 1) for e in (1, 2, 3)]
+    assert set(runs["dataset"]) == {"phantom"}
+    np.testing.assert_allclose(runs["kappa"], 0.1 * runs["epoch"] + 0.01 * runs["seed"])
+    np.testing.assert_allclose(runs["gaze_consistency_rms"] ** 2, runs["gaze_consistency"])
+    assert [runs[c].dtype.kind for c in ("lambda", "seed", "epoch", "kappa")] == ["f", "i", "i", "f"]
+
+
+def test_a_real_run_is_read_as_it_was_written(tiny_run):
+    runs = load_runs(tiny_run.folder)
+    last = runs.iloc[-1]
+    assert (last["study"], last["dataset"], last["model"], last["lambda"]) == ("default", "phantom", "level1", 50.0)
+    for column in (*TIDY_COLUMNS[6:], "gaze_consistency_grid", "gaze_mask_energy", "gaze_mask_lift", "gaze_pointing"):
+        assert last[column] == pytest.approx(tiny_run.row[f"val/{column}"], nan_ok=True), column
+    assert last["lambda_t"] == tiny_run.row["train/lambda"]
+    assert last["train_loss"] == tiny_run.row["train/loss"]
+
+
+def test_a_run_is_known_by_its_settings_not_by_its_folder(tmp_path):
+    write_run(tmp_path, model="level4", name="renamed/by hand")
+    assert set(load_runs(tmp_path)["model"]) == {"level4"}
+    assert list(listing(tmp_path).index) == ["renamed/by hand"]
+
+
+def test_earlier_runs_in_previous_are_not_found_again(tmp_path):
+    folder = write_run(tmp_path)
+    shutil.copytree(folder, folder / "previous" / "1")
+    assert list(listing(tmp_path).index) == ["study/phantom/level2/lambda=0/seed=0"]
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "reason"),
+    [
+        (None, "unfinished", "2 of 3 epochs"),
+        ({"state": "running"}, "unfinished", "interrupted: 2 of 3 epochs"),
+        ({"state": "interrupted"}, "unfinished", "interrupted: 2 of 3 epochs"),
+        ({"state": "failed", "error": "ValueError: x\nmore"}, "failed", "ValueError: x (2 of 3 epochs)"),
+        ({"state": "complete"}, "unfinished", "2 of 3 epochs"),  # metrics.csv was cut
+    ],
+)
+def test_runs_that_are_not_whole_are_listed_and_left_out(tmp_path, status, state, reason):
+    write_run(tmp_path, seed=1)
+    folder = write_run(tmp_path, seed=0, rows=2)
+    if status:
+        write_json(folder / STATUS_FILE, status)
+    runs = read_runs(tmp_path)
+    row = runs.listing.iloc[0]
+    assert (row["state"], row["reason"], row["used"], row["epochs"]) == (state, reason, False, 2)
+    assert set(runs.epochs["seed"]) == {1}
+    with pytest.warns(UserWarning, match=f"1 {state}"):
+        assert len(load_runs(tmp_path)) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_runs(tmp_path, include=[state])) == 5
+
+
+def test_a_run_that_was_asked_to_end_early_is_complete(tmp_path):
+    folder = write_run(tmp_path, rows=2, trainer={"max_epochs": 3, "max_steps": 100})
+    write_json(folder / STATUS_FILE, {"state": "complete"})
+    assert listing(tmp_path)["state"].tolist() == ["complete"]
+
+
+def test_of_duplicates_the_one_started_last_stands(tmp_path):
+    write_run(tmp_path, name="a", started="2026-01-02T00:00:00+0000", optimizer={"lr": 1e-3})
+    write_run(tmp_path, name="b", started="2026-01-03T00:00:00+0000")
+    write_run(tmp_path, name="c", started="2026-01-01T00:00:00+0000")
+    write_run(tmp_path, name="d", rows=1)  # unfinished: no rival
+    found = listing(tmp_path)
+    assert found["state"].to_dict() == {"a": "duplicate", "b": "complete", "c": "duplicate", "d": "unfinished"}
+    assert found["reason"]["a"] == "same keys as b, other settings: optimizer.lr"
+    assert found["reason"]["c"] == "same keys as b, same settings"
+    assert set(read_runs(tmp_path, ["duplicate"]).epochs["run"]) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "Expecting property name"),
+        (lambda f: (f / "config.json").write_text("{}"), "config.json has no 'study'"),
+        (lambda f: (f / "config.json").write_text("[1]"), "list indices"),
+        (lambda f: (f / "metrics.csv").write_text("epoch,val/kappa\n1,0.5\n"), "metrics.csv: no column accuracy"),
+        (lambda f: (f / "metrics.csv").write_bytes(b"\xff\xfe\x00"), ""),
+    ],
+)
+def test_a_damaged_folder_is_listed_and_stops_nothing(tmp_path, damage, reason):
+    write_run(tmp_path, seed=1)
+    damage(write_run(tmp_path, seed=0))
+    found = listing(tmp_path)
+    assert sorted(found["state"]) == ["complete", "unreadable"]
+    (row,) = [row for row in found.itertuples() if row.state == "unreadable"]
+    assert reason in row.reason and row.reason
+
+
+@pytest.mark.parametrize("content", [None, "", ",".join(EPOCH_COLUMNS) + "\n"])
+def test_a_run_without_a_whole_epoch_is_unfinished(tmp_path, content):
+    write_run(tmp_path, seed=1)
+    path = write_run(tmp_path, seed=0) / "metrics.csv"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    assert listing(tmp_path, include=["unfinished"])["used"].tolist() == [False, True]
+    assert listing(tmp_path)["reason"].tolist() == ["0 of 3 epochs", ""]
+
+
+def test_one_study_of_several(tmp_path):
+    write_run(tmp_path, name="a", study="a")
+    write_run(tmp_path, name="b", study="b")
+    assert set(read_runs(tmp_path).epochs["study"]) == {"a", "b"}
+    assert set(read_runs(tmp_path, study="b").epochs["study"]) == {"b"}
+    with pytest.raises(DataError, match=r"study=c: no run of it in .* Studies there: a, b"):
+        read_runs(tmp_path, study="c")
+
+
+def test_nothing_there_and_nothing_usable_are_two_messages(tmp_path):
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        read_runs(tmp_path / "none")
+    with pytest.raises(DataError, match=r"no run in this folder.*python train\.py"):
+        read_runs(tmp_path)
+    for seed in range(7):
+        write_run(tmp_path, rows=1, seed=seed)
+    with pytest.raises(
+        DataError, match=r"none of the 7 runs can be used.*\n(.*1 of 3 epochs\n){5}and 2 more\n.*include="
+    ):
+        read_runs(tmp_path)
+    with pytest.raises(DataError, match="include=half is unknown: unfinished, failed, duplicate"):
+        read_runs(tmp_path, ["half"])
+
+
+def test_settings_that_differ_though_they_are_no_key_are_found(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, optimizer={"lr": 1e-3})
+    write_run(tmp_path, name="other", study="other", optimizer={"lr": 5.0})
+    assert mixed_settings(read_runs(tmp_path).configs) == {"study, phantom: optimizer.lr": [1e-4, 1e-3]}
+
+
+# ---- CSV
+
+
+def test_csv_gives_back_what_was_written_bit_for_bit(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / "runs", seed=seed)
+    first = load_runs(tmp_path / "runs")
+    write_tidy_csv(first, tmp_path / "epochs.csv")
+    pd.testing.assert_frame_equal(load_runs(tmp_path / "epochs.csv"), first, check_exact=True)
+
+
+def test_csv_of_ones_own_with_the_twelve_columns_will_do(tmp_path):
+    table = made_up_runs(lambdas=(0, 50))[TIDY_COLUMNS].sample(frac=1, random_state=0)
+    table.to_csv(tmp_path / "own.csv", index=False)
+    runs = load_runs(tmp_path / "own.csv")
+    expected = made_up_runs(lambdas=(0, 50))[TIDY_COLUMNS].sort_values([*RUN_KEYS, "epoch"], ignore_index=True)
+    pd.testing.assert_frame_equal(runs[TIDY_COLUMNS], expected, check_exact=True)
+    assert runs["gaze_consistency_grid"].isna().all()
+
+
+@pytest.mark.parametrize("column", TIDY_COLUMNS)
+def test_csv_without_a_needed_column_is_refused_by_its_name(tmp_path, column):
+    made_up_runs().drop(columns=column).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(DataError, match=rf"x\.csv: no column {column}\. Needed: study, dataset"):
+        load_runs(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("accuracy", 55.2, r"line 7: accuracy=55\.2 is outside 0 \.\. 1 \(a share, not per cent\)"),
+        ("kappa", -1.5, r"line 7: kappa=-1\.5 is outside -1 \.\. 1"),
+        ("gaze_consistency", -0.1, r"line 7: gaze_consistency=-0\.1 is outside"),
+        ("gaze_eta_squared", 1.5, r"line 7: gaze_eta_squared=1\.5 is outside"),
+        ("epoch", 0, r"line 7: epoch=0\.0 is outside 1 \.\. inf"),
+        ("epoch", 1.5, r"line 7: epoch=1\.5 is not a whole number"),
+        ("epoch", "", "line 7: epoch is empty"),
+        ("seed", "", "line 7: seed is empty"),
+        ("lambda", "", "line 7: lambda is empty"),
+        ("model", "", "line 7: model is empty"),
+        ("kappa", "good", "line 7: kappa=good is not a number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_its_line(tmp_path, column, value, message):
+    table = made_up_runs().drop(columns="run").astype(object)
+    table.loc[5, column] = value
+    table.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(DataError, match=message):
+        load_runs(tmp_path / "x.csv")
+
+
+def test_measures_may_be_empty(tmp_path):
+    table = made_up_runs()
+    table.loc[3, ["gaze_consistency", "kappa"]] = np.nan
+    table.to_csv(tmp_path / "x.csv", index=False)
+    runs = load_runs(tmp_path / "x.csv")
+    assert len(runs) == len(table)
+    assert runs[["gaze_consistency", "gaze_consistency_rms", "kappa"]].isna().sum().tolist() == [1, 1, 1]
+
+
+def test_rows_that_come_twice_are_a_second_run(tmp_path):
+    table = made_up_runs(models=("level2",), seeds=(0,))[TIDY_COLUMNS]
+    pd.concat([table, table]).to_csv(tmp_path / "x.csv", index=False)
+    assert listing(tmp_path / "x.csv")["state"].tolist() == ["complete", "duplicate"]
+    with pytest.warns(UserWarning, match="1 duplicate"):
+        assert len(load_runs(tmp_path / "x.csv")) == len(table)
+    named = pd.concat([table, table]).assign(run="one")
+    named.to_csv(tmp_path / "y.csv", index=False)
+    with pytest.raises(DataError, match=r"line 8: epoch=1 occurs twice in one run \(6 rows in all\)"):
+        load_runs(tmp_path / "y.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n\x00\xff", b'a,b\n"1,2\n3'])
+def test_what_is_no_csv_is_refused(tmp_path, content):
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        load_runs(path)
+    path.write_text(",".join(TIDY_COLUMNS) + "\n")
+    with pytest.raises(DataError, match="a header without rows"):
+        load_runs(path)
+
+
+def test_config_json_of_a_run_is_what_mixed_settings_needs(tiny_run):
+    config = json.loads((tiny_run.folder / "config.json").read_text())
+    assert mixed_settings({"a": config, "b": {**config, "seed": 7, "lambda": 1.0}}) == {}

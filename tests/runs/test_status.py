@@ -1,0 +1,168 @@
+"""gaze.runs.status: what became of a run, and files that are written whole or not at all."""
+
+import json
+import multiprocessing
+import os
+import socket
+import time
+
+import filelock
+import pytest
+
+import gaze.runs.status as status_module
+from gaze.errors import BusyError
+from gaze.files import atomic_path, write_json
+from gaze.runs.status import SILENCE, STATUS_FILE, Interrupted, is_busy, locked, read_status, run_state, tracked
+
+
+def test_a_run_that_ends_is_complete_and_was_running_before(tmp_path):
+    with tracked(tmp_path):
+        assert read_status(tmp_path)["state"] == "running"
+    status = read_status(tmp_path)
+    assert status["state"] == "complete"
+    assert 0 <= status["seconds"] < 60
+    assert status["started"] <= status["finished"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(1), "interrupted"),
+        (Interrupted(15), "interrupted"),
+        (RuntimeError("no memory"), "failed"),
+    ],
+)
+def test_a_run_that_breaks_off_says_how_and_the_error_goes_on(tmp_path, error, state):
+    with pytest.raises(type(error)), tracked(tmp_path):
+        raise error
+    status = read_status(tmp_path)
+    assert status["state"] == state
+    assert status.get("error") == ("RuntimeError: no memory" if state == "failed" else None)
+
+
+def test_a_process_that_does_not_own_the_folder_writes_nothing(tmp_path):
+    with tracked(tmp_path, owner=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"state": "asleep"}'])
+def test_a_file_that_says_nothing_is_no_status(tmp_path, text):
+    if text is not None:
+        (tmp_path / STATUS_FILE).write_text(text)
+    assert read_status(tmp_path) is None
+
+
+def test_atomic_path_replaces_the_file_at_the_end(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text("old")
+    with atomic_path(path) as part:
+        part.write_text(json.dumps("new"))
+        assert path.read_text() == "old"
+    assert json.loads(path.read_text()) == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_path_leaves_the_old_file_whole_when_the_writer_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write_half():
+        with atomic_path(path) as part:
+            part.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- who is at work
+
+
+def hold(folder, held, release):
+    with locked(folder), tracked(folder):
+        held.set()
+        release.wait(60)
+
+
+@pytest.fixture
+def other_process(tmp_path):
+    """A process that works in tmp_path, and the event that lets it end."""
+    context = multiprocessing.get_context("forkserver")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, held, release))
+    process.start()
+    assert held.wait(60)
+    yield process, release
+    if process.is_alive():  # a process that was killed while it waited would be waited for
+        release.set()
+    process.join(60)
+
+
+def test_a_folder_in_use_is_refused_with_the_name_of_the_process(tmp_path, other_process):
+    process, release = other_process
+    assert is_busy(tmp_path) and run_state(tmp_path) == "running"
+    with pytest.raises(BusyError, match=f"process {process.pid} on {socket.gethostname()}"), locked(tmp_path):
+        pass
+    release.set()
+    process.join(60)
+    assert not is_busy(tmp_path) and run_state(tmp_path) == "complete"
+    with locked(tmp_path):
+        assert is_busy(tmp_path)
+
+
+def test_a_killed_run_is_interrupted_and_its_folder_free(tmp_path, other_process):
+    process, _ = other_process
+    process.kill()
+    process.join(60)
+    assert read_status(tmp_path)["state"] == "running"
+    assert run_state(tmp_path) == "interrupted"
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("age", "alive"), [(0, True), (SILENCE + 5, False)])
+def test_a_run_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path, age, alive):
+    write_json(tmp_path / STATUS_FILE, {"state": "running", "host": "another-machine", "pid": 1})
+    then = time.time() - age
+    os.utime(tmp_path / STATUS_FILE, (then, then))
+    assert is_busy(tmp_path) == alive
+    assert run_state(tmp_path) == ("running" if alive else "interrupted")
+
+
+def test_a_file_system_without_locks_can_be_used(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    (tmp_path / status_module.LOCK_FILE).touch()
+    with locked(tmp_path), tracked(tmp_path):
+        assert not is_busy(tmp_path)
+    assert run_state(tmp_path) == "complete"
+
+
+def test_signs_of_life_are_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(status_module, "BEAT", 0.05)
+    with locked(tmp_path), tracked(tmp_path):
+        os.utime(tmp_path / STATUS_FILE, (0, 0))
+        end = time.monotonic() + 10
+        while (tmp_path / STATUS_FILE).stat().st_mtime == 0:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_status_holds_facts_results_and_earlier_seconds(tmp_path):
+    with tracked(tmp_path, device="cpu", seconds_before=100.0) as results:
+        assert read_status(tmp_path)["device"] == "cpu" and read_status(tmp_path)["pid"] == os.getpid()
+        results["metrics"] = {"val/kappa": 0.5}
+    status = read_status(tmp_path)
+    assert status["metrics"] == {"val/kappa": 0.5} and 100 <= status["seconds"] < 110
+
+
+def test_a_failure_keeps_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError), tracked(tmp_path):
+        1 / 0  # noqa: B018
+    assert "test_status.py" in read_status(tmp_path)["traceback"]

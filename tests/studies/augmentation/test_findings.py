@@ -1,0 +1,124 @@
+"""Sentences of the augmentation study: they claim no more than the tables do."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_compared, made_up_profile, made_up_questions
+
+from gaze.studies.augmentation import findings
+
+
+def arms(**verdicts: tuple[str, float]) -> pd.DataFrame:
+    rows = [("none", None, np.nan, np.nan, np.nan, 0.4, np.nan)]
+    rows += [(arm, verdict, 0.125, p, 0.6, 0.45, 0.05) for arm, (verdict, p) in verdicts.items()]
+    return pd.DataFrame(rows, columns=["arm", "verdict", "effect", "p_holm", "between", "within", "noise"])
+
+
+def test_headline_counts():
+    text = findings.headline(made_up_compared())
+    assert text.startswith(
+        "10 runs looked at the same 24 images of 2 classes, in maps of 6x6 cells: 2 arms against the "
+    )
+    assert "(runs: none 4, blur 3, mixup 3)" in text
+    assert "1 arm against" in findings.headline(made_up_compared({"none": 2, "blur": 1}))
+
+
+def test_noise_sentence_sorts_by_verdict():
+    text = findings.noise_finding(
+        arms(blur=("moved", 0.0004), hflip=("not shown", 0.4), mixup=("underpowered", np.nan), noise=("moved", 0.03))
+    )
+    assert "Yes for blur (0.125, p < 0.001), noise (0.125, p 0.030);" in text
+    assert "not shown, which does not mean that it stayed, for hflip (0.125, p 0.400);" in text
+    assert "underpowered, too few seeds to tell, for mixup." in text
+    few = findings.noise_finding(arms(mixup=("underpowered", np.nan)))
+    assert "p after Holm" not in few and "Yes" not in few and "not shown" not in few
+
+
+def test_a_change_of_scatter_alone_is_named_as_a_possible_reason():
+    table = arms(blur=("moved", 0.01), hflip=("moved", 0.01), noise=("not shown", 0.3))
+    assert "scatter" not in findings.noise_finding(table)
+    table.loc[1, "between"] = 0.49  # the arm's own 0.45, and less than 0.05 of noise
+    assert findings.noise_finding(table).endswith("a change of scatter alone could explain it: blur.")
+    table.loc[0, "within"], table.loc[3, "between"] = 0.56, 0.4  # the baseline's own scatter; not shown is not named
+    assert findings.noise_finding(table).endswith("could explain it: blur, hflip.")
+
+
+@pytest.mark.parametrize(
+    ("question", "good", "bad"),
+    [
+        (1, "more of the gaze on the target", "less of the gaze on the target"),
+        (2, "it varies less", "it varies more"),
+        (3, "images whose gaze moved more gained more", "images whose gaze moved more gained less"),
+    ],
+)
+def test_question_sentences(question, good, bad):
+    questions = made_up_questions(made_up_compared({"none": 2, **{f"arm_{k}": 1 for k in range(4)}}))
+    text = findings.question_finding(questions, question)
+    assert f"pass, {good}: arm_0;" in text
+    assert f"fail, {bad}: arm_1;" in text
+    assert "inconclusive, which is not the same as no change: arm_2;" in text
+    assert "inconclusive for want of seeds (underpowered): arm_3." in text
+    assert ("An association" in text) == (question == 3)
+    only = findings.question_finding(questions[questions["arm"] == "arm_2"], question)
+    assert "pass" not in only and "fail" not in only and "underpowered" not in only
+
+
+def test_question_sentence_says_why_it_was_not_evaluated():
+    questions = made_up_questions(made_up_compared(masks=False))
+    text = findings.question_finding(questions, 1)
+    assert text == "Does the gaze fall on what matters? not evaluated (this set has no masks): blur, mixup."
+    with pytest.raises(ValueError, match="no row of question 1"):
+        findings.question_finding(questions[questions["question"] > 1], 1)
+
+
+def test_one_underpowered_measure_makes_an_open_answer_underpowered():
+    questions = made_up_questions(made_up_compared({"none": 2, "a": 1, "b": 1, "c": 1}))
+    questions.loc[(questions["measure"] == "dispersion"), "underpowered"] = True
+    text = findings.question_finding(questions, 2)
+    assert "(underpowered): c." in text and "pass, it varies less: a;" in text
+
+
+def test_accuracy_sentence_holds_means_against_the_baselines_runs():
+    rows = [("none", 0.8), ("none", 0.9), ("up", 0.95), ("up", 0.91), ("in", 0.9), ("down", 0.7)]
+    text = findings.accuracy_finding(pd.DataFrame(rows, columns=["arm", "accuracy"]), "none")
+    assert text == (
+        "Accuracy on these images: none 0.850 (0.800 to 0.900 over 2 runs); mean above every run of the baseline: up "
+        "(0.930); mean within that range: in (0.900); mean below every run of the baseline: down (0.700). Not a test."
+    )
+
+
+def test_where_sentence_names_marked_changes_of_place_and_shape_only():
+    c = made_up_compared()
+    profile = made_up_profile(c, ["pearson", "centroid_y", "gini", "accuracy"]).assign(marked=False)
+    profile.loc[profile["metric"].isin(["pearson", "accuracy"]), "marked"] = True
+    assert "none of 4 changes tested stands out, which does not rule one out" in findings.where_finding(profile)
+    profile.loc[(profile["arm"] == "blur") & (profile["metric"] == "centroid_y"), ["marked", "effect"]] = [True, -1.0]
+    profile.loc[(profile["arm"] == "mixup"), "marked"] = True
+    profile.loc[(profile["arm"] == "mixup") & (profile["metric"] == "gini"), ["z", "effect"]] = [9.0, 2.0]
+    text = findings.where_finding(profile)
+    assert "blur: centre, downwards lower; mixup: concentration higher, centre, downwards higher." in text
+    assert "exploratory" in text and "accuracy" not in text and "Underpowered" not in text
+
+
+def test_where_sentence_says_what_was_not_tested():
+    profile = made_up_profile(made_up_compared(), ["gini", "entropy"]).assign(marked=False)
+    profile.loc[profile["arm"] == "blur", ["underpowered", "p"]] = [True, np.nan]
+    assert findings.where_finding(profile).endswith("Underpowered, too few seeds to tell, at least in part: blur.")
+    nothing = findings.where_finding(profile.assign(underpowered=True, p=np.nan))
+    assert nothing.endswith("Nothing could be tested: too few seeds, or no values.")
+
+
+def test_no_sentence_claims_that_there_is_no_effect():
+    said = [*findings.HOW_TO_READ_STUDY, findings.noise_finding(arms(a=("not shown", 0.9)))]
+    assert all("no effect" not in text.lower() for text in said)
+    how = " ".join(findings.HOW_TO_READ_STUDY)
+    for word in (
+        "CAM",
+        "Distance.",
+        "runs are the samples",
+        "Inconclusive",
+        "Not evaluated",
+        "Mixup and cutmix",
+        "association",
+    ):
+        assert word in how, word

@@ -1,0 +1,142 @@
+"""gaze.studies.consistency.findings and gaze.studies.consistency.tables: sentences and cells that claim no more than
+the numbers do.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up_runs
+
+from gaze.report.words import estimate, number, p_value
+from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
+from gaze.studies.consistency import findings
+from gaze.studies.consistency.tables import pearson_item, performance_item
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.12345, 3, "0.123"), (-0.0004, 3, "0.000"), (-0.0006, 3, "-0.001"), (math.nan, 2, None), (55, 1, "55.0")],
+)
+def test_numbers(value, digits, text):
+    assert number(value, digits) == text
+
+
+def test_estimates_say_what_stands_behind_them():
+    assert estimate(0.5, 0.4, 0.6, 3) == "0.500 [0.400, 0.600]"
+    assert estimate(0.5, math.nan, math.nan, 1) == "0.500 (1 run)"
+    assert estimate(0.5, math.nan, math.nan, 2) == "0.500"
+    assert estimate(math.nan, 0.4, 0.6, 3) is None
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0312, "0.031"), (0.0009, "< 0.001"), (1.0, "1.000"), (math.nan, None)])
+def test_p_values(p, text):
+    assert p_value(p) == text
+
+
+def frame_of(r: list[list[float]]) -> pd.DataFrame:
+    """Runs of one model a row whose squared consistency has exactly the given r with kappa."""
+    parts = []
+    for model, row in enumerate(r, 1):
+        runs = made_up_runs(models=(f"level{model}",), seeds=range(len(row)), epochs=8)
+        for seed, value in enumerate(row):
+            own = runs["seed"] == seed
+            x = np.linspace(-1, 1, 8)
+            y = x**2 - np.mean(x**2)  # orthogonal to x
+            runs.loc[own, "kappa"] = 0.5 + 0.3 * x
+            mixed = value * x / np.linalg.norm(x) + math.sqrt(1 - value**2) * y / np.linalg.norm(y)
+            runs.loc[own, "gaze_consistency"] = 0.05 + 0.01 * mixed
+        parts.append(runs)
+    return pd.concat(parts)
+
+
+def test_pearson_sentence_sorts_models_by_what_their_seeds_say():
+    table = pearson_table(frame_of([[0.7, 0.75, 0.72], [-0.6, -0.65, -0.62], [0.5, -0.5, 0.1], [0.7, 0.7]]))
+    text = findings.pearson_finding(table, "here")
+    assert "more consistent as kappa grows: level2 (-0.62)" in text
+    assert "less consistent as kappa grows: level1 (0.72)" in text
+    assert "undecided, as the interval over seeds holds 0 or seeds are under 3: level3 (0.03), level4 (0.70)" in text
+    assert "no r" not in text
+
+
+def test_pearson_sentence_names_models_without_an_r():
+    runs = frame_of([[0.7, 0.75, 0.72]]).assign(kappa=0.0)
+    assert "no r: level1" in findings.pearson_finding(pearson_table(runs), "here")
+    assert findings.pearson_finding(pearson_table(runs[runs["lambda"] == 9]), "here") is None
+
+
+def lambdas(change: list[float]) -> pd.DataFrame:
+    runs = made_up_runs(models=("level2",), lambdas=(0, 50), seeds=range(len(change)), noise=0)
+    for seed, value in enumerate(change):
+        own = (runs["lambda"] == 50) & (runs["seed"] == seed)
+        plain = (runs["lambda"] == 0) & (runs["seed"] == seed)
+        runs.loc[own, "accuracy"] = runs.loc[plain, "accuracy"].to_numpy() + value
+    return lambda_table(runs)
+
+
+def test_lambda_sentence_needs_three_seeds_and_a_small_p():
+    assert "differs from lambda = 0 for level2 at 50 (+0.051, p" in findings.lambda_finding(
+        lambdas([0.05, 0.051, 0.052]), "x"
+    )
+    assert "no clear difference in accuracy." in findings.lambda_finding(lambdas([0.05, -0.04, 0.01]), "x")
+    two = findings.lambda_finding(lambdas([0.05, 0.0501]), "x")
+    assert "no clear difference in accuracy (fewer than 3 seeds are never called clear)" in two
+    assert "One seed cannot tell" in findings.lambda_finding(lambdas([0.05]), "x")
+    assert findings.lambda_finding(lambda_table(made_up_runs()), "x") is None
+
+
+def test_shift_sentence_repeats_the_readings():
+    runs = made_up_runs(models=("level2",), lambdas=(-100, 0, 50), noise=1e-4)
+    table, by_lambda = gaze_shift_table(runs), lambda_table(runs)
+    text = findings.shift_finding(table, by_lambda, "x")
+    assert "more alike, and more its class's: level2 at 50 (accuracy -0.01)" in text
+    assert (
+        "less alike, less its class's: level2 at -100 (accuracy -0.01" in text
+        or "level2 at -100 (accuracy -0.02" in text
+    )
+    assert findings.shift_finding(table[:0], by_lambda, "x") is None
+
+
+@pytest.mark.parametrize(
+    ("grid", "l2", "words"),
+    [
+        (0.15, 0.002, "it lies among the others (0.100 .. 0.200): map size set it apart"),
+        (0.05, 0.002, "it still lies outside the others (0.100 .. 0.200), though map size is gone"),
+        (0.05, 0.007, "It lies among the others even in the l2 form"),
+    ],
+)
+def test_scale_sentence_says_what_the_data_say(grid, l2, words):
+    runs = made_up_runs()
+    for model, on_grid, form in (("level1", grid, l2), ("level2", 0.1, 0.006), ("level3", 0.2, 0.008)):
+        runs.loc[runs["model"] == model, ["gaze_consistency_grid_rms", "gaze_consistency_l2"]] = [on_grid, form]
+    assert words in findings.scale_finding(scale_table(runs), "x")
+
+
+def test_scale_sentence_without_the_grid_or_without_others():
+    runs = made_up_runs()
+    old = scale_table(runs.assign(gaze_consistency_grid_rms=np.nan))
+    assert "no reading on the common grid" in findings.scale_finding(old, "x")
+    assert findings.scale_finding(scale_table(runs[runs["model"] == "level1"]), "x") is None
+
+
+def test_cells_of_table_2():
+    runs = frame_of([[0.7, 0.75, 0.72]]).assign(dataset="brain_tumor_mri")
+    table = pearson_table(runs)
+    item = pearson_item(table, "x", "here", "brain_tumor_mri")
+    assert item.frame is table
+    by_measure = item.shown.set_index("measure")
+    assert by_measure.loc["squared", "r, mean over seeds"] == "0.723"
+    assert by_measure.loc["l2 (published form)", "published r"] == "0.735"
+    assert by_measure.loc["squared", "published r"] is None or pd.isna(by_measure.loc["squared", "published r"])
+    assert by_measure.loc["squared", "p"] == "0.250"
+    assert "3 seeds: 0.25" in " ".join(item.notes)
+
+
+def test_intervals_of_accuracy_end_at_its_bounds():
+    table = lambda_table(made_up_runs(models=("level2",), lambdas=(0, 50), seeds=(0, 1), noise=0.5, epochs=1))
+    wide = table.query("metric == 'accuracy' and summary == 'last'")
+    assert wide["ci_low"].min() < 0 or wide["ci_high"].max() > 1  # the CSV has them as they are
+    for cell in performance_item(table, "accuracy", "x", "here", "phantom").shown["last epoch"]:
+        low, high = cell.split("[")[1].rstrip("]").split(", ")
+        assert float(low) >= 0 and float(high) <= 1

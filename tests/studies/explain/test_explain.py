@@ -1,0 +1,216 @@
+"""explain=RUN images=PATH: every kind of file, the right class, the right map, the worst first."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+from run_folders import SMALL, write_run
+
+from gaze.config.analysis import AnalyzeConfig, CompareConfig
+from gaze.config.train import check_config
+from gaze.data.datamodule import GazeDataModule
+from gaze.errors import DataError
+from gaze.metrics.consistency import ClassGaze
+from gaze.studies.explain.explain import class_of, explain, find_images, ranked, typical_gaze, typical_of
+from gaze.studies.opened import Looked, open_run
+from gaze.studies.run import run_analysis
+
+CPU = CompareConfig(device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures of the page are made and not rendered, which takes most of the time; test_checking.py renders."""
+    import gaze.report.write
+
+    buffer = io.BytesIO()
+    Figure(figsize=(1, 1)).savefig(buffer, format="png")
+    picture = buffer.getvalue()
+    monkeypatch.setattr(
+        gaze.report.write,
+        "_picture",
+        lambda i, n: gaze.report.write._Picture("figure", n, i.name, i.caption, picture, b"%PDF"),
+    )
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=100)
+
+
+@pytest.fixture(scope="module")
+def config(composed):
+    return check_config(composed(*SMALL))
+
+
+@pytest.fixture(scope="module")
+def data(config):
+    return GazeDataModule(config.dataset)
+
+
+@pytest.fixture(scope="module")
+def one(config, data, tmp_path_factory):
+    folder = write_run(tmp_path_factory.mktemp("explained") / "run", config, list(data.classes))
+    return open_run(folder, CPU)
+
+
+@pytest.fixture
+def folder(data, tmp_path):
+    """Two class folders, a flat file, and what a folder of one's own may hold."""
+    for i, place in enumerate((0, 1, 4, 5)):
+        path = tmp_path / "in" / "deep" / data.classes[data.data.test.targets[place]] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.data.test.images[place, 0].numpy()).save(path)
+    picture = np.random.default_rng(0).integers(0, 255, (40, 70, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "in" / "colour.jpg")
+    Image.fromarray(picture[..., 0].astype(np.uint16) * 257).save(tmp_path / "in" / "deep16.png")
+    Image.fromarray(np.zeros((3000, 4000), np.uint8)).save(tmp_path / "in" / "huge.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return tmp_path / "in"
+
+
+def run(one, out, images=None):
+    console = quiet()
+    run_analysis(
+        AnalyzeConfig(explain=str(one.run.folder), images=None if images is None else str(images), compare=CPU),
+        out,
+        console,
+    )
+    return pd.read_csv(out / "manifest.csv"), json.loads((out / "manifest.json").read_text()), console.file.getvalue()
+
+
+def test_a_folder_of_all_kinds(one, data, folder, tmp_path):
+    table, facts, said = run(one, tmp_path / "out", folder)
+    assert len(table) == 7 and len(list((tmp_path / "out" / "overlays").iterdir())) == 7
+    assert facts["unreadable"] == ["broken.png: not an image that Pillow can read"]
+    assert "broken.png" in said and "1 of 8 files cannot be read" in said
+    rows = table.set_index("path")
+    known = rows[rows["because"] == "true class"]
+    assert len(known) == 4 and all(path.split("/")[1] == row["true"] for path, row in known.iterrows())
+    flat = rows.loc[["colour.jpg", "deep16.png", "huge.png"]]
+    assert (flat["because"] == "predicted class").all() and (flat["explained"] == flat["predicted"]).all()
+    assert flat["true"].isna().all() and flat["correct"].isna().all()
+    assert rows.loc["colour.jpg", "changed"] == "resized to 32x32, RGB to L"
+    assert rows.loc["deep16.png", "changed"].startswith("resized to 32x32, I;16 to L")
+    assert (rows.loc["huge.png", "width"], rows.loc["huge.png", "height"]) == (4000, 3000)
+    assert known["changed"].isna().all()
+    for name, row in rows.iterrows():  # the map is the module's own
+        pixels = torch.from_numpy(np.asarray(find_images(one, str(folder / name), quiet()).pixels))
+        label = torch.tensor([one.classes.index(row["explained"])])
+        cam = one.module.gaze(pixels.float() / 127.5 - 1, label).cam[0]
+        kept = np.load(tmp_path / "out" / row["map"])
+        assert kept.dtype == np.float32 and kept.shape == tuple(cam.shape)
+        np.testing.assert_allclose(kept, cam, atol=1e-5)
+        with Image.open(tmp_path / "out" / row["overlay"]) as overlay:
+            assert overlay.size[0] > 500
+    assert facts["rows"][0]["path"] == table["path"][0] and facts["rows"][0]["rank"] == 1
+
+
+def test_evaluation_images_worst_first_against_a_plain_computation(one, data, tmp_path):
+    table, _, said = run(one, tmp_path / "out")
+    batch = data.evaluation_batch(list(range(24)))
+    found = one.module.gaze(batch.image, batch.target)
+    cams, right = found.cam.numpy(), (found.logits.argmax(1) == batch.target).numpy()
+    expected = {}
+    for i in range(24):
+        same = right & (batch.target == batch.target[i]).numpy()
+        if same.any():
+            expected[data.data.test.paths[i]] = np.square(cams[i] - cams[same].mean(0)).mean()
+    rows = table[table["deviation"].notna()]
+    assert dict(zip(rows["path"], rows["deviation"], strict=True)) == pytest.approx(expected, abs=1e-6)
+    assert (rows["deviation"].diff().dropna() <= 0).all() and rows["rank"].tolist() == list(range(1, len(rows) + 1))
+    assert len(table) == 24 and table["true"].notna().all()
+    top = rows[rows["correct"]].groupby("explained")["percentile"].max()
+    assert (top == 100).all()  # the farthest correct image of a class is the class's farthest
+    assert "24 images from evaluation images of the run" in said.replace("\n", " ")
+
+
+def test_one_file_and_its_folder_say_the_class(one, data, folder, tmp_path):
+    file = next((folder / "deep").rglob("*.png"))
+    table, _, _ = run(one, tmp_path / "a", file)
+    assert table[["path", "true"]].to_numpy().tolist() == [[file.name, file.parent.name]]
+    assert class_of(file, file.parent, one.classes) == one.classes.index(file.parent.name)
+    assert class_of(folder / "deep" / "x.png", folder, one.classes) == -1
+
+
+def test_an_earlier_call_is_replaced_and_other_files_stay(one, folder, tmp_path):
+    run(one, tmp_path / "out", folder)
+    (tmp_path / "out" / "maps" / "mine.npy").write_bytes(b"")
+    run(one, tmp_path / "out", folder / "colour.jpg")
+    assert sorted(p.name for p in (tmp_path / "out" / "maps").iterdir()) == ["001-colour.npy", "mine.npy"]
+
+
+def test_zero_maps_are_flagged_and_have_no_rank(one, folder, tmp_path):
+    blind = tmp_path / "blind"
+    shutil.copytree(one.run.folder, blind)
+    checkpoint = torch.load(blind / "checkpoints" / "last.ckpt", weights_only=True)
+    key = next(key for key in checkpoint["state_dict"] if key.endswith("head.3.weight"))
+    checkpoint["state_dict"][key].zero_()
+    torch.save(checkpoint, blind / "checkpoints" / "last.ckpt")
+    table, _, said = run(open_run(blind, CPU), tmp_path / "out", folder)
+    assert table["empty_map"].all() and table["rank"].isna().all() and table["deviation"].isna().all()
+    assert "7 have an all-zero map: no gaze" in said
+    assert "map is zero" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_ranks_put_the_largest_first_and_nothing_last():
+    table = ranked(pd.DataFrame({"path": list("abcd"), "deviation": [0.1, np.nan, 0.4, 0.2]}))
+    assert table["path"].tolist() == ["c", "d", "a", "b"]
+    assert table["rank"].tolist()[:3] == [1, 2, 3] and pd.isna(table["rank"][3])
+
+
+def test_class_means_are_those_of_the_metric():
+    random = np.random.default_rng(0)
+    cams, target = random.random((30, 5, 5), np.float32), random.integers(0, 3, 30)
+    cams[3] = 0
+    looked = Looked(cams, random.random((30, 3), np.float32))
+    metric = ClassGaze(3)
+    preds = torch.from_numpy(looked.probabilities)
+    metric.update(cam=torch.from_numpy(cams), preds=preds, target=torch.from_numpy(target))
+    found = typical_of(looked, target, 3)
+    np.testing.assert_allclose(found.gaze, metric.compute(), atol=1e-6)
+    assert found.counts.sum() == (looked.probabilities.argmax(1) == target).sum()
+
+
+def test_without_evaluation_images_the_runs_own_means_serve(one, data, folder, tmp_path, monkeypatch):
+    import gaze.studies.explain.explain
+
+    typical = typical_gaze(one, quiet())
+
+    def gone(*rest):
+        raise DataError("dataset.root=x does not exist.")
+
+    monkeypatch.setattr(gaze.studies.explain.explain, "evaluation_images", gone)
+    with pytest.raises(DataError, match="does not exist"):
+        typical_gaze(one, quiet())
+    path = one.run.folder / "maps.npz"
+    classes = np.asarray(one.classes)
+    np.savez(path, class_gaze=typical.gaze, counts=typical.counts, classes=classes, epoch=1)
+    try:
+        kept = typical_gaze(one, quiet())
+    finally:
+        path.unlink()
+    np.testing.assert_array_equal(kept.gaze, typical.gaze)
+    assert "not at hand" in kept.note
+    table, _ = explain(one, find_images(one, str(folder), quiet()), kept, quiet())
+    assert table["deviation"].notna().any() and table["percentile"].isna().all()
+
+
+def test_bad_paths_are_refused_before_anything_is_written(one, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.txt").write_text("")
+    for images, message in (
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "empty", "holds no image"),
+        (folder / "broken.png", "none of 1 files can be read"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run(one, tmp_path / "out", images)
+    assert not (tmp_path / "out").exists()

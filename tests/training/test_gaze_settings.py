@@ -1,0 +1,194 @@
+"""gaze.method and gaze.distance in GazeModule and in a run: every one trains, is measured, logged and read back."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_modules import (
+    SIZE,
+    K,
+    alone,
+    gradients_of,
+    mostly_right,
+    noise_batch,
+    tiny_module,
+    tiny_trainer,
+)
+
+from gaze.backbones.levels import LEVELS, check_method
+from gaze.cam.methods import METHODS, normalize_cam
+from gaze.config.data import DatasetConfig
+from gaze.config.train import check_config
+from gaze.consistency.distances import DISTANCES
+from gaze.data.datamodule import GazeDataModule
+from gaze.data.datasets import load_dataset
+from gaze.errors import ConfigError
+from gaze.metrics.consistency import GazeConsistency
+from gaze.runs.load import load_runs
+from gaze.training.callbacks import DISTANCE_COLUMNS, EPOCH_COLUMNS
+from gaze.training.module import GazeModule
+from gaze.training.train import SUMMARY, run_training
+
+PHANTOM = DatasetConfig(image_size=SIZE, batch_size=8, train_images=16, test_images=12)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches"),
+    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
+]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_dataset(PHANTOM)
+
+
+# ---- methods
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_step_is_the_method_by_hand(method, second_order):
+    """Loss and gradients of a step with lambda = 50, of level 2, whose head begins with a ReLU."""
+    settings = {"method": method, "second_order": second_order, "reference": "batch"}
+    module = alone(tiny_module("level2", dropout=False, gaze_lambda=50.0, gaze=settings)).train()
+    batch = mostly_right(module, noise_batch())
+    twin = copy.deepcopy(module)
+    actual = gradients_of(module, module.training_step(batch, 0))
+
+    features = twin.backbone.forward_features(batch.image)
+    if method == "cam":
+        seen, weight = features.relu(), twin.backbone.head[-1].weight
+        weight = weight if second_order else weight.detach()
+        cam = normalize_cam(torch.einsum("bmhw,bm->bhw", seen, weight[batch.target]).relu())
+        logits = twin.backbone.forward_head(features)
+    else:
+        logits = twin.backbone.forward_head(features)
+        score = logits.gather(1, batch.target[:, None]).squeeze(1)
+        cam = normalize_cam(METHODS[method].function(features, score, create_graph=second_order))
+    gaze = twin.gaze_loss(cam, logits.argmax(1), batch.target)
+    expected = gradients_of(twin, F.cross_entropy(logits, batch.target) + 50 * gaze)
+    assert gaze > 1e-3
+    a, b = (torch.cat([g.flatten() for g in gradients.values()]) for gradients in (actual, expected))
+    assert (a - b).norm() < 1e-3 * b.norm()
+
+
+@pytest.mark.parametrize("name", ["level1", "level2", "level4"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_gaze_is_the_methods_map_in_every_grad_mode(method, name):
+    if (method, name) == ("cam", "level1"):
+        return  # refused, see below
+    module, batch = tiny_module(name, gaze={"method": method}).eval(), noise_batch(4)
+    plain = module.gaze(batch.image, batch.target)
+    with torch.inference_mode():
+        other = module.gaze(batch.image, batch.target)
+    torch.testing.assert_close(other.cam, plain.cam)
+    torch.testing.assert_close(other.logits, module(batch.image))
+    assert plain.cam.amax((1, 2)).max() > 0.99 and not plain.cam.requires_grad
+    grad_cams = tiny_module(name, gaze={"method": "grad_cam"}).eval().gaze(batch.image, batch.target).cam
+    # Behind a bare average pool three methods are one; a ReLU or a max pool in between tells them apart.
+    same = method == "grad_cam" or (name == "level4" and method in ("cam", "hires_cam"))
+    assert ((plain.cam - grad_cams).abs().max() < 1e-4) == same
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("name", ["level3"])
+def test_cams_closed_form_is_autograds(name, second_order):
+    """Where the average pool reads the hooked tensor itself, with one dropout draw for both."""
+    results = []
+    for closed in (True, False):
+        module = tiny_module(name, gaze={"method": "cam"}).double().train()
+        if not closed:
+            module.backbone.class_weights_and_logits = lambda *_: None
+        batch = noise_batch(5)
+        torch.manual_seed(3)
+        logits, cam = module._logits_and_cam(batch.image.double(), batch.target, second_order)
+        head = module.backbone.head[-1].weight
+        (gradient,) = torch.autograd.grad(cam.square().sum() + 0 * head.sum(), head)
+        results.append((logits, cam, gradient))
+        assert (gradient.abs().max() > 0) == second_order
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_cam_is_refused_for_networks_that_are_looked_at_through_a_layer():
+    with pytest.raises(ConfigError, match=r"gaze.method=cam .* torchvision-resnet18 .* Take gaze.method=grad_cam"):
+        GazeModule("resnet18", K, 1, 64, source="torchvision", gaze={"method": "cam"})
+
+
+def test_cam_is_refused_where_the_head_does_not_allow_it():
+    for name in LEVELS:
+        if name != "level1":
+            check_method("cam", name)
+    with pytest.raises(ConfigError, match=r"gaze.method=cam .* model=level1 has another. Take gaze.method=grad_cam"):
+        GazeModule("level1", K, 1, SIZE, gaze={"method": "cam"})
+    with pytest.raises(ConfigError, match=r"gaze.method=hirescam is unknown: .* Did you mean hires_cam"):
+        GazeModule("level2", K, 1, SIZE, gaze={"method": "hirescam"})
+
+
+def test_cam_is_refused_before_images_are_read(composed, tmp_path, monkeypatch):
+    monkeypatch.setattr("gaze.training.train.GazeDataModule", lambda *_, **__: pytest.fail("images were read"))
+    config = check_config(composed("model=level1", "gaze.method=cam"))
+    with pytest.raises(ConfigError, match=r"gaze.method=cam"):
+        run_training(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- distances
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_every_distance_trains_and_is_measured(tmp_path, images, distance):
+    torch.manual_seed(0)
+    settings = {"distance": distance, "start_epoch": 0, "end_epoch": 0}
+    module = GazeModule("level2", 4, image_size=SIZE, gaze_lambda=50, gaze=settings, optimizer={"lr": 1e-3})
+    trainer = tiny_trainer(tmp_path, num_sanity_val_steps=0)
+    trainer.fit(module, datamodule=GazeDataModule(PHANTOM, data=images))
+    logged = trainer.callback_metrics
+    assert all(p.isfinite().all() for p in module.parameters())
+    extra = {f"val/gaze_consistency_{distance}"} if distance not in ("squared", "l2") else set()
+    extra |= {"val/gaze_c_score"} if distance == "soft_iou" else set()
+    assert {key for key in logged if key in DISTANCE_COLUMNS} == extra
+    assert logged["val/gaze_consistency"] != logged["val/gaze_consistency_l2"]
+
+    (again,) = trainer.validate(module, datamodule=GazeDataModule(PHANTOM, data=images), verbose=False)
+    whole = GazeConsistency(4, distance)
+    data = GazeDataModule(PHANTOM, data=images)
+    batch = data.evaluation_batch(list(range(12)))
+    logits, cam = module.eval().gaze(batch.image, batch.target)
+    whole.update(cam, logits.argmax(1), batch.target)
+    key = "val/gaze_consistency" + ("" if distance == "squared" else f"_{distance}")
+    assert again[key] == pytest.approx(whole.compute().item(), rel=1e-4, abs=1e-7, nan_ok=True)
+
+
+def test_maps_that_have_to_be_kept_are_kept_once():
+    module = GazeModule("level1", K, image_size=SIZE, gaze={"distance": "js"}).eval()
+    batch = noise_batch(6)
+    for _ in range(2):
+        module.validation_step(batch, 0)
+    metrics = dict(module.val_metrics.items(copy_state=False))
+    l2, js = (metrics[f"gaze_consistency_{name}"] for name in ("l2", "js"))
+    assert [a.data_ptr() for a in l2.maps] == [b.data_ptr() for b in js.maps] and len(l2.maps) == 2
+
+
+# ---- a run
+
+
+def test_a_run_with_another_distance_and_method_leaves_columns_that_the_analysis_reads(composed, tmp_path):
+    small = ["dataset.train_images=16", "dataset.test_images=12", "dataset.image_size=32", "trainer.max_epochs=2"]
+    overrides = [
+        "gaze.distance=soft_iou",
+        "gaze.method=layer_cam",
+        "lambda=50",
+        "trainer.accelerator=cpu",
+        *small,
+        "pictures.every_n_epochs=0",
+    ]
+    last = run_training(check_config(composed(*overrides)), tmp_path / "a" / "run")
+    header = (tmp_path / "a" / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header == [*EPOCH_COLUMNS, "val/gaze_consistency_soft_iou", "val/gaze_c_score"]
+    assert {"val/gaze_consistency_soft_iou", "val/gaze_c_score"} <= set(last)
+    assert set(DISTANCE_COLUMNS) <= set(SUMMARY)
+    runs = load_runs(tmp_path / "a")
+    assert len(runs) == 2 and {"gaze_consistency", "gaze_consistency_soft_iou", "gaze_c_score"} <= set(runs)
+    assert runs["gaze_c_score"].dropna().between(0, 1).all()

@@ -1,0 +1,593 @@
+"""gaze.training.module: where the losses meet. Against hand-written gradients, plain training and a two-pass metric."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import cohen_kappa_score
+from tiny_modules import (
+    SIZE,
+    K,
+    alone,
+    flat,
+    gradients_of,
+    loader_of,
+    mostly_right,
+    noise_batch,
+    tiny_module,
+    tiny_trainer,
+)
+from torch import Tensor, nn
+
+import gaze.training.module
+from gaze.backbones.levels import LEVELS, build_backbone
+from gaze.config.data import DatasetConfig
+from gaze.config.train import GazeConfig, OptimizerConfig
+from gaze.data.datamodule import Batch, GazeDataModule
+from gaze.data.datasets import ImageData, load_dataset
+from gaze.errors import ConfigError
+from gaze.training.module import GazeModule
+
+LOG_KEYS = {
+    "train/loss", "train/loss_cls", "train/loss_gaze", "train/lambda", "lr",
+    "val/loss", "val/accuracy", "val/kappa", "val/gaze_consistency", "val/gaze_consistency_l2",
+    "val/gaze_eta_squared", "val/gaze_empty_fraction", "val/gaze_entropy", "val/n_correct",
+    "val/gaze_consistency_grid", "val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing",
+}  # fmt: skip
+MASK_KEYS = {"val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing"}
+CONFIG = DatasetConfig(image_size=SIZE, batch_size=8, train_images=24, test_images=20)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches"),
+    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
+]
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageData:
+    return load_dataset(CONFIG)
+
+
+@pytest.fixture
+def data(images) -> GazeDataModule:
+    return GazeDataModule(CONFIG, data=images)
+
+
+# ---- the gaze
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_gaze_is_the_same_in_every_grad_mode(name, train):
+    module, batch = tiny_module(name, dropout=False).train(train), noise_batch(4)
+
+    twins = [copy.deepcopy(module) for _ in range(4)]  # train mode moves BatchNorm's running statistics
+    plain = twins[0].gaze(batch.image, batch.target)
+    with torch.no_grad():
+        others = [twins[1].gaze(batch.image, batch.target)]
+    with torch.inference_mode():
+        others.append(twins[2].gaze(batch.image, batch.target))
+        others.append(twins[3].gaze(batch.image.clone(), batch.target.clone()))  # made in inference mode
+    for other in others:
+        assert torch.equal(plain.logits, other.logits) and torch.equal(plain.cam, other.cam)
+    assert plain.cam.shape == (4, *module.gaze_loss.class_gaze.shape[1:])
+    assert not plain.cam.requires_grad and not plain.logits.requires_grad
+    assert plain.cam.amin() == 0 and plain.cam.amax() > 0.99 and module.training == train
+
+
+def test_the_gaze_of_level2_is_its_closed_form():
+    """Global average pooling of a ReLU: d y / d A_k is w_k / Z where A is positive, so alpha is known."""
+    module, batch = tiny_module(dropout=False).eval(), noise_batch(6)
+    logits, cam = module.gaze(batch.image, batch.target)
+    expected_logits, expected = _level2_by_hand(module, batch)
+    torch.testing.assert_close(logits, expected_logits)
+    torch.testing.assert_close(cam, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gaze_depends_on_the_class_asked_for():
+    module, batch = tiny_module().eval(), noise_batch(4)
+    a, b = (module.gaze(batch.image, torch.full((4,), c)).cam for c in (0, 1))
+    assert (a - b).abs().amax() > 1e-2
+
+
+def test_forward_gives_the_logits_of_the_gaze():
+    module, batch = tiny_module().eval(), noise_batch(4)
+    torch.testing.assert_close(module(batch.image), module.gaze(batch.image, batch.target).logits)
+
+
+# ---- the loss
+
+
+def _level2_by_hand(module: GazeModule, batch: Batch, second_order: bool = True) -> tuple[Tensor, Tensor]:
+    """Logits and normalised maps of the true class, with no autograd.grad."""
+    a = module.backbone.features(batch.image)
+    linear = module.backbone.head[-1]
+    cells = a.shape[2] * a.shape[3]
+    logits = linear(a.relu().mean((2, 3)))
+    maps = []
+    for i, c in enumerate(batch.target.tolist()):
+        alpha = linear.weight[c] * (a[i] > 0).to(a.dtype).sum((1, 2)) / cells**2
+        alpha = alpha if second_order else alpha.detach()
+        cam = sum(alpha[k] * a[i, k] for k in range(len(alpha))).clamp(min=0)
+        maps.append((cam - cam.min()) / (cam.max() - cam.min() + 1e-8))
+    return logits, torch.stack(maps)
+
+
+def _loss_by_hand(module, batch, weight, reference, second_order=True) -> tuple[Tensor, Tensor]:
+    """L_cls + lambda L_CAM, class by class (Eq. 11-17), first step of the EMA."""
+    logits, cam = _level2_by_hand(module, batch, second_order)
+    total, number = 0.0, 0
+    for c in range(K):
+        own = cam[(logits.argmax(1) == c) & (batch.target == c)]
+        if len(own) < 2:
+            continue
+        mean = own.mean(0)
+        mean = mean.detach() if reference == "ema" else mean
+        total = total + sum((m - mean).square().mean() for m in own)
+        number += len(own)
+    assert number >= 4  # the test would be empty otherwise
+    return -logits.log_softmax(1)[range(len(cam)), batch.target].mean() + weight * total / number, total / number
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("reference", ["ema", "batch"])
+@pytest.mark.parametrize("weight", [50.0, -3.0])
+def test_the_loss_and_its_gradient_are_those_by_hand(weight, reference, second_order):
+    config = GazeConfig(reference=reference, second_order=second_order)
+    module = alone(tiny_module(dropout=False, gaze_lambda=weight, gaze=config)).double().train()
+    batch = noise_batch()
+    batch = mostly_right(module, batch._replace(image=batch.image.double()))
+    twin = copy.deepcopy(module)
+
+    loss = module.training_step(batch, 0)
+    expected, expected_gaze = _loss_by_hand(twin, batch, weight, reference, second_order)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-7)  # the class gaze is kept in float64 here too
+    torch.testing.assert_close(module.logged["train/loss_gaze"], expected_gaze.detach(), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(module.logged["train/loss"], loss.detach())
+    ours, theirs = gradients_of(module, loss), gradients_of(twin, expected)
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_first_and_second_order_differ():
+    flat = {}
+    for second_order in (True, False):
+        config = GazeConfig(second_order=second_order, reference="batch")
+        module = alone(tiny_module(dropout=False, gaze_lambda=50.0, gaze=config)).train()
+        batch = mostly_right(module, noise_batch())
+        flat[second_order] = flat(gradients_of(module, module.training_step(batch, 0)))
+    assert F.cosine_similarity(flat[True], flat[False], dim=0) < 0.999
+
+
+@pytest.mark.parametrize("name", ["level1", "level2"])
+def test_lambda_pulls_gazes_together_or_pushes_them_apart(name):
+    def last_over_first(weight: float) -> float:
+        module = alone(tiny_module(name, dropout=False, gaze_lambda=weight, gaze=GazeConfig(reference="batch"))).train()
+        batch = mostly_right(module, noise_batch(16))
+        optimizer = torch.optim.SGD(module.parameters(), 1e-3 if name == "level2" else 1e-2)
+        values = []
+        for step in range(8):
+            loss = module.training_step(batch, step)
+            values.append(module.logged["train/loss_gaze"].item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert min(values) > 0
+        return values[-1] / values[0]
+
+    assert last_over_first(50.0) < 0.97
+    assert last_over_first(-50.0) > 1.03
+
+
+def test_without_a_correct_image_the_step_is_plain():
+    module = alone(tiny_module(dropout=False, gaze_lambda=50.0)).train()
+    batch = mostly_right(module, noise_batch())
+    with torch.no_grad():
+        wrong = (copy.deepcopy(module).backbone(batch.image).argmax(1) + 1) % K
+    batch = batch._replace(target=wrong)
+    plain = copy.deepcopy(module)
+    plain.gaze_weight = 0.0
+    a, b = gradients_of(module, module.training_step(batch, 0)), gradients_of(plain, plain.training_step(batch, 0))
+    torch.testing.assert_close(a, b)
+    assert module.logged["train/loss_gaze"] == 0 and not module.gaze_loss.seen.any()
+
+
+# ---- lambda 0 costs nothing
+
+
+def test_lambda_0_computes_no_cam(monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("grad_cam was called")
+
+    monkeypatch.setattr(gaze.training.module, "weighted_map", forbidden)
+    module = alone(tiny_module(gaze_lambda=0.0)).train()
+    module.training_step(noise_batch(), 0).backward()
+    assert "train/loss_gaze" not in module.logged
+    assert torch.equal(module.logged["train/loss"], module.logged["train/loss_cls"])
+    module.gaze_weight = 1.0
+    with pytest.raises(AssertionError, match="grad_cam was called"):
+        module.training_step(noise_batch(), 0)
+
+
+def test_lambda_0_records_the_graph_of_plain_training():
+    def nodes(loss: Tensor) -> list[str]:
+        found, stack = [], [loss.grad_fn]
+        while stack:
+            node = stack.pop()
+            if node is not None:
+                found.append(node.name())
+                stack += [parent for parent, _ in node.next_functions]
+        return sorted(found)
+
+    module, batch = alone(tiny_module(gaze_lambda=0.0)).train(), noise_batch()
+    plain = F.cross_entropy(module.backbone(batch.image), batch.target)
+    assert nodes(module.training_step(batch, 0)) == nodes(plain)
+
+
+@pytest.mark.parametrize("name", ["level1", "level2"])
+def test_lambda_0_steps_are_those_of_a_bare_loop(name):
+    batches = [noise_batch(seed=seed) for seed in range(3)]
+    torch.manual_seed(0)
+    module = alone(GazeModule(name, K, 1, SIZE, optimizer={"lr": 1e-3})).train()
+    torch.manual_seed(0)
+    net = build_backbone(name, K).to(memory_format=torch.channels_last).train()  # as the module does
+
+    torch.manual_seed(1)
+    optimizer = module.configure_optimizers()["optimizer"]
+    for i, batch in enumerate(batches):
+        optimizer.zero_grad()
+        module.training_step(batch, i).backward()
+        optimizer.step()
+    torch.manual_seed(1)  # the same dropout
+    bare = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for batch in batches:
+        bare.zero_grad()
+        F.cross_entropy(net(batch.image.contiguous(memory_format=torch.channels_last)), batch.target).backward()
+        bare.step()
+
+    trained = module.backbone.state_dict()
+    assert all(torch.equal(trained[key], value) for key, value in net.state_dict().items())
+
+
+def test_a_trainer_with_lambda_0_is_a_bare_loop(tmp_path):
+    batches = [noise_batch(seed=seed) for seed in range(3)]
+    torch.manual_seed(0)
+    module = GazeModule("level1", K, 1, SIZE)  # no dropout: the trainer may draw what it likes
+    net = copy.deepcopy(module.backbone)
+    tiny_trainer(tmp_path).fit(module, loader_of(batches), loader_of(batches[:1]))
+    bare = torch.optim.Adam(net.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8)
+    for batch in batches:
+        bare.zero_grad()
+        F.cross_entropy(net(batch.image), batch.target).backward()
+        bare.step()
+    trained = module.backbone.state_dict()
+    assert all(torch.equal(trained[key], value) for key, value in net.state_dict().items())
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize(("name", "dtype"), [
+    ("level1", torch.bfloat16), ("level2", torch.bfloat16), ("level4", torch.bfloat16),
+    ("level1", torch.float16), ("level2", torch.float16),  # slow on a CPU
+])  # fmt: skip
+def test_half_precision_keeps_the_map_and_the_gradient(name, dtype, monkeypatch):
+    seen = []
+    original = gaze.training.module.weighted_map
+    monkeypatch.setattr(
+        gaze.training.module, "weighted_map", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
+    )
+    config = GazeConfig(reference="batch")
+    full = alone(tiny_module(name, dropout=False, gaze_lambda=5.0, gaze=config)).train()
+    batch = mostly_right(full, noise_batch(8))
+    half = alone(copy.deepcopy(full))
+    scale = 1024.0 if dtype == torch.float16 else 1.0  # as GradScaler does
+
+    expected = full.training_step(batch, 0)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = half.training_step(batch, 0)
+    assert [cam.dtype for cam in seen] == [torch.float32] * 2
+    assert (seen[1].amax((1, 2)) > 0).sum() == (seen[0].amax((1, 2)) > 0).sum() > 4
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    assert loss.item() == pytest.approx(expected.item(), rel=0.05)
+    assert half.logged["train/loss_gaze"].item() == pytest.approx(full.logged["train/loss_gaze"].item(), rel=0.2)
+    ours, theirs = flat(gradients_of(half, loss * scale)) / scale, flat(gradients_of(full, expected))
+    assert ours.isfinite().all()
+    assert F.cosine_similarity(ours, theirs, dim=0) > 0.95
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_evaluation_has_float32_maps(dtype):
+    module, batch = tiny_module().eval(), noise_batch(4)
+    expected = module.gaze(batch.image, batch.target)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
+        logits, cam = module.gaze(batch.image, batch.target)
+    assert logits.dtype == cam.dtype == torch.float32
+    torch.testing.assert_close(cam, expected.cam, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_fit_at_another_precision(tmp_path, data, precision):
+    module = tiny_module("level1", gaze_lambda=5.0)
+    trainer = tiny_trainer(tmp_path, precision=precision)
+    trainer.fit(module, data)
+    assert set(trainer.callback_metrics) == LOG_KEYS
+    assert all(p.isfinite().all() for p in module.parameters())
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    assert {p.dtype for p in module.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("name", ["level1", "level2"])
+def test_channels_last_is_the_same_mathematics(name):
+    losses, gradients = [], []
+    for channels_last in (False, True):
+        module = alone(tiny_module(name, dropout=False, gaze_lambda=5.0, channels_last=channels_last)).train()
+        batch = mostly_right(module, noise_batch())
+        losses.append(module.training_step(batch, 0))
+        gradients.append(gradients_of(module, losses[-1]))
+    weights = next(m for m in list(module.modules())[::-1] if isinstance(m, nn.Conv2d)).weight
+    assert weights.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
+    assert F.cosine_similarity(flat(gradients[0]), flat(gradients[1]), dim=0) > 0.999
+
+
+# ---- in a trainer
+
+
+@pytest.mark.parametrize("name", ["level1", "level2"])
+@pytest.mark.parametrize("inference_mode", [True, False])
+def test_fit_validate_and_test(tmp_path, data, name, inference_mode):
+    module, graphs = tiny_module(name, gaze_lambda=5.0), []
+    module.backbone.features.register_forward_hook(
+        lambda _, __, out: graphs.append((module.training, out.requires_grad, out.grad_fn is not None))
+    )
+    trainer = tiny_trainer(tmp_path, inference_mode=inference_mode)
+    trainer.fit(module, data)
+    fitted = dict(trainer.callback_metrics)
+    assert set(fitted) == LOG_KEYS
+    (validated,) = trainer.validate(module, data, verbose=False)
+    (tested,) = trainer.test(module, data, verbose=False)
+    assert set(validated) == set(tested) == {k for k in LOG_KEYS if k.startswith("val/")}
+    for key, value in validated.items():
+        assert value == pytest.approx(fitted[key].item(), nan_ok=True) == tested[key]
+    # A graph of the backbone in every training step, in no evaluation step.
+    assert set(graphs) == {(True, True, True), (False, False, False)}
+    assert sum(training for training, *_ in graphs) == 3
+
+
+def test_what_is_logged_in_training(tmp_path, data):
+    module = tiny_module("level1", gaze_lambda=0.25, optimizer=OptimizerConfig(lr=0.02))
+    trainer = tiny_trainer(tmp_path)
+    trainer.fit(module, data)
+    logged = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    assert logged["lr"] == pytest.approx(0.02) and logged["train/lambda"] == 0.25
+    assert logged["train/loss"] == pytest.approx(logged["train/loss_cls"] + 0.25 * logged["train/loss_gaze"], rel=1e-5)
+    assert logged["train/loss_gaze"] >= 0
+
+
+@pytest.mark.parametrize("name", ["level1", "level2"])
+def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, name):
+    module = tiny_module(name).eval()
+    data = GazeDataModule(CONFIG, data=images)
+    everything = data.evaluation_batch(list(range(20)))
+    right = mostly_right(module, everything).target  # 18 of 20 correct, in several classes
+    data = GazeDataModule(CONFIG, data=ImageData(
+        images.classes, images.train, images.test._replace(targets=right), images.audit
+    ))  # fmt: skip
+    (logged,) = tiny_trainer(tmp_path).validate(module, data, verbose=False)
+
+    logits, cam = (t.double().numpy() for t in module.gaze(everything.image, right))
+    target, preds = right.numpy(), logits.argmax(1)
+    correct = preds == target
+    classes = [c for c in range(K) if (correct & (target == c)).sum() >= 2]
+    assert len(classes) >= 2 and 0 < correct.sum() < 20
+    squared, l2, total, number = 0.0, 0.0, 0.0, 0
+    for c in classes:
+        own = cam[correct & (target == c)]
+        distance = ((own - own.mean(0)) ** 2).sum((1, 2))
+        squared, l2, number = squared + distance.sum(), l2 + np.sqrt(distance).sum(), number + len(own)
+    within = sum(((cam[m] - cam[m].mean(0)) ** 2).sum() for c in range(K) if (m := correct & (target == c)).any())
+    total = ((cam[correct] - cam[correct].mean(0)) ** 2).sum()
+    cells = cam[0].size
+    empty = cam[correct].max((1, 2)) <= 0
+    p = cam[correct][~empty].reshape(-1, cells)
+    p = p / p.sum(1, keepdims=True)
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(cells)
+    fine = F.interpolate(torch.from_numpy(cam)[:, None], scale_factor=7)  # each cell 7x7: tiles have whole cells
+    pooled = F.avg_pool2d(fine, cam.shape[1])[:, 0].numpy()
+    on_grid = sum(
+        ((own - own.mean(0)) ** 2).mean((1, 2)).sum() for own in (pooled[correct & (target == c)] for c in classes)
+    )
+    mask = everything.mask[:, 0].double().numpy()
+    seen = [i for i in range(20) if correct[i] and mask[i].any() and cam[i].any()]
+    assert 4 < len(seen) < correct.sum()  # one class has no lesion
+    step = SIZE // cam.shape[1]
+    blocks = mask.reshape(20, cam.shape[1], step, cam.shape[2], step).mean((2, 4))
+    energy = np.array([(cam[i] / cam[i].sum() * blocks[i]).sum() for i in seen])
+    peaks = [np.unravel_index(cam[i].argmax(), cam[i].shape) for i in seen]
+    hits = [mask[i, int((y + 0.5) * step), int((x + 0.5) * step)] for i, (y, x) in zip(seen, peaks, strict=True)]
+    shifted = logits - logits.max(1, keepdims=True)
+    logp = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    expected = {
+        "val/loss": -logp[np.arange(20), target].mean(),
+        "val/accuracy": correct.mean(),
+        "val/kappa": cohen_kappa_score(target, preds),
+        "val/gaze_consistency": squared / number / cells,
+        "val/gaze_consistency_l2": l2 / number / cells,
+        "val/gaze_consistency_grid": on_grid / number,
+        "val/gaze_eta_squared": 1 - within / total,
+        "val/gaze_empty_fraction": empty.mean(),
+        "val/gaze_entropy": entropy.mean(),
+        "val/n_correct": correct.sum(),
+        "val/gaze_mask_energy": energy.mean(),
+        "val/gaze_mask_lift": (energy / mask[seen].mean((1, 2))).mean(),
+        "val/gaze_pointing": np.mean(hits),
+    }
+    assert logged == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert module.class_counts.tolist() == [(correct & (target == c)).sum() for c in range(K)]
+    c = classes[0]
+    np.testing.assert_allclose(module.class_gaze[c], cam[correct & (target == c)].mean(0), atol=1e-4)
+
+
+def test_a_set_without_masks_logs_what_it_did_before(tmp_path, images):
+    plain = ImageData(images.classes, images.train._replace(masks=None), images.test._replace(masks=None), images.audit)
+    module, trainer = tiny_module("level1"), tiny_trainer(tmp_path)
+    (masked,) = trainer.validate(module, GazeDataModule(CONFIG, data=images), verbose=False)
+    (logged,) = trainer.validate(module, GazeDataModule(CONFIG, data=plain), verbose=False)  # after one with masks
+    assert set(masked) - set(logged) == MASK_KEYS
+    assert logged == pytest.approx({name: masked[name] for name in logged}, nan_ok=True)
+
+
+def test_metrics_start_afresh_in_each_evaluation(tmp_path, data):
+    module, trainer = tiny_module("level1"), tiny_trainer(tmp_path)
+    first, second = (trainer.validate(module, data, verbose=False)[0] for _ in range(2))
+    assert first == pytest.approx(second, nan_ok=True)
+
+
+def test_evaluation_leaves_weights_and_class_gaze_alone(tmp_path, data):
+    module = tiny_module("level2", gaze_lambda=5.0)
+    before = copy.deepcopy(module.state_dict())
+    tiny_trainer(tmp_path).validate(module, data, verbose=False)
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    assert all(p.grad is None for p in module.parameters())
+
+
+# ---- optimiser and hyper-parameters
+
+
+def test_the_optimiser_is_the_published_one():
+    module = tiny_module("level1")
+    setup = module.configure_optimizers()
+    adam, plateau = setup["optimizer"], setup["lr_scheduler"]["scheduler"]
+    group = adam.param_groups[0]
+    assert type(adam) is torch.optim.Adam
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (1e-4, (0.9, 0.999), 1e-8, 0)
+    assert (plateau.factor, plateau.patience, plateau.mode) == (0.1, 5, "min")
+    assert setup["lr_scheduler"]["monitor"] == "val/loss"
+    assert sum(p.numel() for p in group["params"]) == 160 + 4640 + 33 * K
+
+
+def test_the_rate_falls_when_the_loss_stands_still():
+    module = tiny_module("level1", optimizer=OptimizerConfig(plateau_patience=1, plateau_factor=0.5))
+    setup = module.configure_optimizers()
+    for _ in range(3):
+        setup["optimizer"].step()
+        setup["lr_scheduler"]["scheduler"].step(1.0)
+    assert setup["optimizer"].param_groups[0]["lr"] == pytest.approx(5e-5)
+
+
+def test_a_checkpoint_loads_as_plain_weights(tmp_path, data):
+    gaze_config = GazeConfig(distance="l2", ema_decay=0.5, min_samples=1)
+    module = tiny_module("level1", gaze_lambda=-2.0, gaze=gaze_config, optimizer={"lr": 3e-4}, class_names=list("abcd"))
+    trainer = tiny_trainer(tmp_path, max_epochs=2)
+    trainer.fit(module, data)
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+
+    saved = torch.load(path, weights_only=True)
+    assert saved["hyper_parameters"]["gaze"] == vars(gaze_config)
+    assert saved["hyper_parameters"]["gaze_lambda"] == -2.0
+    again = GazeModule.load_from_checkpoint(path, weights_only=True, map_location="cpu")
+    assert again.state_dict().keys() == module.state_dict().keys()
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in module.state_dict().items())
+    assert again.gaze_loss.seen.any() and again.gaze_loss.class_gaze.shape == (K, 16, 16)
+    assert torch.equal(again.gaze_loss.class_gaze, module.gaze_loss.class_gaze)
+    assert again.hparams == module.hparams and again.class_names == list("abcd")
+    assert (again.gaze_weight, again.optimizer_config.lr, again.gaze_loss.distance) == (-2.0, 3e-4, "l2")
+
+
+def test_a_fit_goes_on_from_its_checkpoint(tmp_path, data):
+    """Two epochs at once, or one, a checkpoint and one more: the same weights."""
+    batches = [noise_batch(seed=seed) for seed in range(2)]
+    fit = {"train_dataloaders": loader_of(batches), "val_dataloaders": loader_of(batches[:1])}
+    whole, part = tiny_module("level1", gaze_lambda=5.0), tiny_module("level1", gaze_lambda=5.0)
+    tiny_trainer(tmp_path, max_epochs=2).fit(whole, **fit)
+    trainer = tiny_trainer(tmp_path)
+    trainer.fit(part, **fit)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = tiny_module("level1", seed=9, gaze_lambda=5.0)
+    tiny_trainer(tmp_path, max_epochs=2).fit(resumed, **fit, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert all(torch.equal(resumed.state_dict()[k], v) for k, v in whole.state_dict().items())
+
+
+def test_settings_may_be_dicts_or_typed():
+    typed = GazeModule("level1", 3, 1, SIZE, gaze=GazeConfig(ema_decay=0.5), optimizer=OptimizerConfig(lr=0.1))
+    plain = GazeModule("level1", 3, 1, SIZE, gaze={"ema_decay": 0.5}, optimizer={"lr": 0.1})
+    assert typed.hparams == plain.hparams and plain.gaze_loss.ema_decay == 0.5
+    assert plain.class_names == ["0", "1", "2"]
+
+
+def test_a_map_below_2x2_is_refused_before_any_work():
+    with pytest.raises(ConfigError, match="2x2"):
+        GazeModule("level2", 3, 1, 8)
+
+
+# ---- the closed form of alpha against the plain way
+
+
+def _two_ways(name: str, dtype: torch.dtype, second_order: bool, size: int, train: bool):
+    """Logits, maps and parameter gradients of a loss on both, by the closed form and by autograd; equal draws."""
+    torch.manual_seed(3)
+    module = tiny_module(name, gaze=GazeConfig(second_order=second_order)).to(dtype).train(train)
+    image, target = torch.rand(6, 1, size, size, dtype=dtype) * 2 - 1, torch.arange(6) % K
+    weight = torch.rand(6, 1, 1, dtype=dtype)
+    found = []
+    for way in (module._closed_form, module._autograd):
+        torch.manual_seed(11)  # dropout and batch statistics
+        module.zero_grad()
+        logits, cam = way(module._features(image), target, second_order)
+        (F.cross_entropy(logits, target) + (weight * cam.square()).sum()).backward()
+        found.append((logits.detach(), cam.detach(), {n: p.grad.clone() for n, p in module.named_parameters()}))
+    return found
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("size", [32, 38])  # 38: maps with a last row that no pooling window covers
+@pytest.mark.parametrize("name", LEVELS)
+def test_closed_form_is_autograds(name, size, second_order, train):
+    (logits, cam, gradients), expected = _two_ways(name, torch.float64, second_order, size, train)
+    torch.testing.assert_close(logits, expected[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cam, expected[1], rtol=1e-9, atol=1e-9)
+    assert cam.amax() > 0
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, expected[2][key], rtol=1e-7, atol=1e-9, msg=lambda m, key=key: f"{key}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_alpha_is_differentiated_only_where_asked(name):
+    first = _two_ways(name, torch.float64, True, 32, False)[0][2]
+    second = _two_ways(name, torch.float64, False, 32, False)[0][2]
+    weight = next(key for key in reversed(first) if key.endswith("weight"))  # of the last layer
+    assert not torch.allclose(first[weight], second[weight])
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_closed_form_in_float32_and_either_memory_order(name, channels_last):
+    torch.manual_seed(0)
+    module = tiny_module(name, channels_last=channels_last).eval()
+    image, target = torch.rand(6, 1, 32, 32) * 2 - 1, torch.arange(6) % K
+    fast = module.gaze(image, target)
+    features = module._features(image).detach().requires_grad_()
+    plain = module._autograd(features, target, False)
+    torch.testing.assert_close(fast.logits, plain.logits.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast.cam, plain.cam.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_without_a_closed_form_goes_the_plain_way():
+    module = tiny_module("level2").eval()
+    image, target = torch.rand(6, 1, 32, 32) * 2 - 1, torch.arange(6) % K
+    expected = module.gaze(image, target)
+    module.backbone.head = nn.Sequential(*module.backbone.head)
+    assert module.backbone.alpha_and_logits(module._features(image), target) is None
+    with torch.inference_mode():
+        actual = module.gaze(image, target)
+    torch.testing.assert_close(actual.cam, expected.cam, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual.logits, expected.logits)

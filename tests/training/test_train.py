@@ -1,0 +1,412 @@
+"""A run from its config to its folder: in this process, and by ``python train.py``."""
+
+import csv
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, TINY
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gaze.config.train import check_config, config_hash
+from gaze.data import datasets
+from gaze.data.sources.phantom import CLASSES
+from gaze.errors import ConfigError, TrainingError
+from gaze.files import atomic_path
+from gaze.runs.status import read_status
+from gaze.training.callbacks import DISTANCE_COLUMNS, EPOCH_COLUMNS
+from gaze.training.module import GazeModule
+from gaze.training.train import SUMMARY, run_training
+
+ADVERTS = ("Traceback", "Warning", "deprecated", "litlogger", "Tip:", "GPU available", "num_workers", "LOCAL_RANK")
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def load(path: Path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A folder data set of 8x8 grey noise: two classes, four training and two test images of each."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "toy" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "toy"
+
+
+# ---- the run folder
+
+
+def test_run_folder_holds_what_the_manual_promises(tiny_run):
+    names = {path.name for path in tiny_run.folder.iterdir() if not path.name.startswith("events.out")}
+    assert names == {
+        *("config.json", "metrics.csv", "maps.npz", "environment.json", "audit.json"),
+        *("pictures", "checkpoints", "hparams.yaml", "status.json", ".lock"),
+    }
+    assert {path.name for path in (tiny_run.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_metrics_file_has_one_row_per_epoch_counted_from_one(tiny_run):
+    rows = rows_of(tiny_run.folder)
+    assert tuple(rows[0]) == EPOCH_COLUMNS
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "2"), ("2", "4")]
+
+
+def test_last_row_equals_what_the_run_returned(tiny_run):
+    last = rows_of(tiny_run.folder)[-1]
+    assert {key: float(value) for key, value in last.items()} == pytest.approx(tiny_run.row, rel=1e-12)
+
+
+def test_values_of_a_row_agree_with_each_other(tiny_run):
+    for row in rows_of(tiny_run.folder):
+        value = {key: float(text) for key, text in row.items()}
+        assert value["val/n_correct"] == pytest.approx(16 * value["val/accuracy"])
+        total = value["train/loss_cls"] + value["train/lambda"] * value["train/loss_gaze"]
+        assert value["train/loss"] == pytest.approx(total, rel=1e-5)
+        assert (value["train/lambda"], value["lr"]) == (50.0, pytest.approx(1e-3))
+
+
+def test_the_final_table_shows_logged_columns_those_of_the_masks_among_them(tiny_run):
+    assert set(SUMMARY) <= {*EPOCH_COLUMNS, *DISTANCE_COLUMNS}
+    masks = {"val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing"}
+    assert masks <= set(SUMMARY) and masks <= set(tiny_run.row)
+    assert 0 <= tiny_run.row["val/gaze_mask_energy"] <= 1 and tiny_run.row["val/gaze_mask_lift"] > 0
+
+
+def test_audit_is_stored_with_the_run(tiny_run):
+    audit = json.loads((tiny_run.folder / "audit.json").read_text())
+    assert set(CLASSES) <= set(re.findall(r"\w+", json.dumps(audit)))
+
+
+def test_environment_tells_versions_device_command_and_config(tiny_run):
+    stored = json.loads((tiny_run.folder / "environment.json").read_text())
+    assert stored["packages"]["torch"] == version("torch")
+    assert stored["device"].startswith("cpu")
+    assert stored["config_hash"] == config_hash(tiny_run.config)
+    assert stored["command"] == " ".join(sys.argv)
+    assert "commit" in stored
+
+
+def test_config_is_stored_with_the_run(tiny_run):
+    assert json.loads((tiny_run.folder / "config.json").read_text()) == tiny_run.config.to_dict()
+
+
+def test_maps_behind_the_pictures_are_kept(tiny_run):
+    with np.load(tiny_run.folder / "maps.npz") as maps:
+        shapes = {key: maps[key].shape for key in maps.files}
+        assert shapes == {
+            "class_gaze": (4, 16, 16),
+            "counts": (4,),
+            "cams": (8, 16, 16),
+            "indices": (8,),
+            "classes": (4,),
+            "epoch": (),
+        }
+        assert maps["classes"].tolist() == list(CLASSES)
+        assert maps["counts"].sum() == tiny_run.row["val/n_correct"]
+        assert maps["epoch"] == 2
+        assert 0 <= maps["cams"].min() <= maps["cams"].max() <= 1
+
+
+@pytest.mark.parametrize("name", ["class_gaze", "overlays"])
+def test_pictures_can_be_opened_and_are_not_blank(tiny_run, name):
+    with Image.open(tiny_run.folder / "pictures" / f"{name}.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) > 200
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_checkpoints_load_as_plain_weights(tiny_run, name):
+    path = tiny_run.folder / "checkpoints" / f"{name}.ckpt"
+    saved = load(path)
+    module = GazeModule.load_from_checkpoint(path, weights_only=True)
+    assert module.class_names == list(CLASSES)
+    assert all(torch.equal(value, saved["state_dict"][key]) for key, value in module.state_dict().items())
+    assert any("gaze_loss" in key for key in saved["state_dict"])
+
+
+def test_last_checkpoint_is_that_of_the_last_epoch(tiny_run):
+    assert load(tiny_run.folder / "checkpoints" / "last.ckpt")["global_step"] == 4
+
+
+# ---- TensorBoard
+
+
+@pytest.fixture(scope="module")
+def board(tiny_run) -> EventAccumulator:
+    return EventAccumulator(str(tiny_run.folder)).Reload()
+
+
+@pytest.mark.parametrize("tag", EPOCH_COLUMNS[2:])
+def test_tensorboard_has_the_scalars_of_the_metrics_file(board, tiny_run, tag):
+    assert [event.step for event in board.Scalars(tag)] == [1, 2]  # epochs, as the pictures
+    values = [event.value for event in board.Scalars(tag)]
+    assert values == pytest.approx([float(row[tag]) for row in rows_of(tiny_run.folder)], rel=1e-5)
+
+
+@pytest.mark.parametrize("tag", ["class_gaze", "overlays"])
+def test_tensorboard_has_the_pictures_of_both_epochs(board, tag):
+    events = board.Images(tag)
+    assert [event.step for event in events] == [1, 2]
+    assert all(event.encoded_image_string.startswith(b"\x89PNG") for event in events)
+
+
+def test_tensorboard_has_hyperparameters_with_final_metrics(board, tiny_run):
+    plugin = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    for name in (b"lambda", b"model", b"seed", b"second_order"):
+        assert name in plugin
+    final = board.Scalars("final/gaze_consistency")[-1].value
+    assert final == pytest.approx(tiny_run.row["val/gaze_consistency"], rel=1e-5)
+
+
+# ---- determinism and what an earlier run left
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tiny, tmp_path):
+    overrides = ["trainer.max_epochs=1", "lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=0"]
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run_training(tiny(f"seed={seed}", *overrides), tmp_path / folder)
+    a, b, c = ((tmp_path / folder / "metrics.csv").read_bytes() for folder in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_rerun_keeps_what_was_there(tiny, tmp_path):
+    for seed in (0, 1, 2):
+        run_training(tiny(f"seed={seed}", "trainer.max_epochs=1", "rerun=true"), tmp_path)
+    folders = [tmp_path / "previous" / "1", tmp_path / "previous" / "2", tmp_path]
+    stored = [json.loads((folder / "config.json").read_text())["seed"] for folder in folders]
+    assert stored == [0, 1, 2]
+    for folder in folders:
+        assert len(rows_of(folder)) == 1
+        assert load(folder / "checkpoints" / "last.ckpt")["global_step"] == 2
+        assert list(folder.glob("events.out.tfevents.*")) != []
+
+
+def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(tiny, tiny_run, monkeypatch):
+    monkeypatch.setattr("gaze.training.train.build_trainer", None)  # would be called
+    assert run_training(tiny_run.config, tiny_run.folder) == pytest.approx(tiny_run.row, rel=1e-8)
+    words = ("lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=1", "pictures.every_n_epochs=1")
+    with pytest.raises(ConfigError) as error:
+        run_training(tiny(*words, "optimizer.lr=0.5", "seed=3"), tiny_run.folder)
+    assert "optimizer.lr: 0.001 there, 0.5 now\n  seed: 0 there, 3 now" in str(error.value)
+
+
+def test_resume_false_starts_over(tiny, tmp_path):
+    config = tiny()
+    row = run_training(config, tmp_path)
+    (tmp_path / "status.json").unlink()  # as if it had been killed
+    (tmp_path / "metrics.csv").write_text("epoch\n1\n")
+    again = run_training(tiny("resume=false"), tmp_path)
+    assert again == pytest.approx(row, rel=0, abs=0, nan_ok=True)  # no image with a lesion is right yet
+    assert (tmp_path / "previous" / "1" / "metrics.csv").read_text() == "epoch\n1\n"
+
+
+# ---- bad input
+
+
+def test_map_under_2x2_is_refused_before_images_are_read_or_anything_is_written(composed, toy, tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr("gaze.data.datamodule.load_dataset", lambda *args: reads.append(args))
+    config = check_config(composed("dataset=folder", f"dataset.root={toy}", "dataset.image_size=8", "model=level2"))
+    with pytest.raises(ConfigError, match=r"level2 on 8x8 .* 1x1 map.*Raise dataset\.image_size"):
+        run_training(config, tmp_path / "run")
+    assert reads == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_images_leave_an_earlier_run_in_its_place(composed, toy, tmp_path):
+    overrides = ["dataset=folder", f"dataset.root={toy}", "dataset.image_size=8", "model=level1"]
+    config = check_config(composed(*overrides, "trainer.max_epochs=1", "trainer.accelerator=cpu"))
+    run_training(config, tmp_path / "run")
+    (tmp_path / "run" / "status.json").unlink()  # as if it had been killed
+    (toy / "test" / "dog" / "0.png").write_bytes(b"no image")
+    with pytest.raises(datasets.DataError, match=r"dog.0\.png"):
+        run_training(config, tmp_path / "run")
+    assert len(rows_of(tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "previous").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so that asking for one is no mistake")
+def test_trainer_settings_that_lightning_refuses_write_nothing(tiny, tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer: .*gpu"):
+        run_training(tiny("trainer.accelerator=gpu"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def break_the_loss(monkeypatch, step):
+    """The loss of step ``step`` (from 1) is NaN."""
+    plain = GazeModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        loss = plain(self, batch, batch_idx)
+        return loss * float("nan") if self.trainer.global_step + 1 == step else loss
+
+    monkeypatch.setattr(GazeModule, "training_step", training_step)
+
+
+def test_nan_loss_stops_with_the_step_and_keeps_the_last_epoch(tiny, tmp_path, monkeypatch):
+    break_the_loss(monkeypatch, step=4)
+    with pytest.raises(TrainingError, match=r"step 4 \(epoch 2\).*last\.ckpt"):
+        run_training(tiny(), tmp_path)
+    assert [row["epoch"] for row in rows_of(tmp_path)] == ["1"]
+    status = read_status(tmp_path)
+    assert status["state"] == "failed"
+    assert "NaN or infinite at step 4" in status["error"]
+    last = load(tmp_path / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == 2
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+def test_a_finished_run_says_so(tiny_run):
+    status = read_status(tiny_run.folder)
+    assert status["state"] == "complete"
+    assert status["seconds"] > 0
+
+
+def test_ctrl_c_leaves_an_interrupted_run(tiny, tmp_path, monkeypatch):
+    def training_step(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GazeModule, "training_step", training_step)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_training(tiny(), tmp_path)
+    assert read_status(tmp_path)["state"] == "interrupted"
+
+
+def test_weights_broken_by_an_epochs_last_step_are_not_saved(tiny, tmp_path):
+    with pytest.raises(TrainingError, match="NaN or infinite at step 1"):
+        run_training(tiny("dataset.batch_size=16", "optimizer.lr=1e30", "pictures.every_n_epochs=1"), tmp_path)
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_failed_write_of_the_table_leaves_the_earlier_table(tiny, tmp_path, monkeypatch):
+    """What a full disk does to metrics.csv: it stays as it was after the epoch before."""
+
+    def full_disk(self, *args, **kwargs):
+        raise OSError("No space left on device")
+
+    with atomic_path(tmp_path / "metrics.csv") as part:
+        part.write_text("earlier")
+    monkeypatch.setattr(csv.DictWriter, "writerows", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        run_training(tiny("trainer.max_epochs=1"), tmp_path)
+    assert (tmp_path / "previous" / "1" / "metrics.csv").read_text() == "earlier"
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+# ---- the command line
+
+
+def train(*arguments: str, cwd: Path = REPO) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command = [sys.executable, str(REPO / "train.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.slow
+def test_command_prints_audit_epochs_and_table_and_nothing_else(tmp_path):
+    done = train(*TINY, "pictures.every_n_epochs=1", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    order = ["Data set phantom", "pixel-identical images", "epoch 1/2", "epoch 2/2", "last epoch (2)", "Run folder:"]
+    places = [done.stdout.find(words) for words in order]
+    assert -1 not in places, done.stdout
+    assert places == sorted(places)
+    assert [word for word in ADVERTS if word in done.stdout] == []
+    assert "\x1b" not in done.stdout
+    assert {path.name for path in (tmp_path / "run" / ".hydra").iterdir()} == {
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    }
+
+
+@pytest.mark.slow
+def test_bad_settings_end_the_command_with_one_error_and_change_nothing(tmp_path):
+    kept = tmp_path / "run" / ".hydra" / "config.yaml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of a finished run")
+    bad = ["lambda=abc", "dataset.batch_size=0", "+dataset.batchsize=4"]
+    done = train(*bad, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    assert all(setting.lstrip("+") in done.stderr for setting in bad), done.stderr
+    assert done.stdout == ""
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [kept]
+    assert kept.read_text() == "of a finished run"
+
+
+def test_help_answers_at_once_with_the_groups():
+    done = train("--help")
+    assert done.returncode == 0
+    assert all(words in done.stdout for words in ("level5", "brain_tumor_mri", "lambda"))
+
+
+def in_a_terminal(command: list[str], seconds: float) -> tuple[int, str]:
+    """Exit code and everything shown by a command that believes it has a terminal 200 columns wide."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, cwd=REPO, env=environment, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    shown, end = b"", time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            if select.select([master], [], [], 1.0)[0]:
+                try:
+                    shown += os.read(master, 65536)
+                except OSError:  # EIO: the other end is closed
+                    break
+        code = process.wait(timeout=max(1.0, end - time.monotonic()))
+    finally:
+        process.kill()
+        os.close(master)
+    return code, shown.decode(errors="replace")
+
+
+@pytest.mark.slow
+def test_terminal_shows_a_bar_with_kappa_and_gaze_and_keeps_the_epoch_lines(tmp_path):
+    command = [sys.executable, "train.py", *TINY, "trainer.max_epochs=3", f"hydra.run.dir={tmp_path / 'run'}"]
+    code, shown = in_a_terminal(command, seconds=200)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert code == 0, plain
+    assert re.search(r"Epoch 3/3 .*━", plain)
+    assert re.search(r"val/kappa: *-?\d", plain)
+    assert re.search(r"val/gaze_consistency: *\d", plain)
+    assert re.search(r"train/lambda: *\d", plain)
+    # Each epoch line has a line of its own; behind a bar it would be erased with the bar.
+    assert re.findall(r"(?:^|[\r\n]) *(epoch \d/3)  loss [^\r\n]* s *[\r\n]", plain) == [
+        f"epoch {n}/3" for n in (1, 2, 3)
+    ]
+
+
+def test_bf16_with_channels_last_follows_float32(tiny, tmp_path):
+    words = ("model=level2", "dataset.train_images=64", "trainer.max_epochs=3", "lambda=50", "gaze.end_epoch=3")
+    plain = run_training(tiny(*words, "model.channels_last=false"), tmp_path / "plain")
+    fast = run_training(tiny(*words, "trainer.precision=bf16-mixed"), tmp_path / "fast")
+    losses = [[float(row["train/loss_cls"]) for row in rows_of(tmp_path / name)] for name in ("plain", "fast")]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[0][2] < losses[0][0]
+    assert plain["train/loss_gaze"] > 0 and fast["train/loss_gaze"] > 0  # of few images: too small to compare
