@@ -118,5 +118,6 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def present(values: ArrayLike) -> Floats:
+    """The values (n,) float64 without the NaN among them."""
     array = np.asarray(values, dtype=np.float64).ravel()
     return array[~np.isnan(array)]
