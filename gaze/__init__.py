@@ -8,12 +8,6 @@ What a training loop of one's own needs can be imported from here, the rest from
 
 import lazy_loader
 
-# Loaded at first use: the settings and the analysis do without PyTorch, so the package may not import it.
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "cam": ["grad_cam", "normalize_cam"],
-        "consistency": ["GazeConsistencyLoss", "curriculum", "gaze_deviation"],
-        "metrics": ["CohenKappa", "GazeConsistency"],
-    },
-)
+# Loaded at first use, as __init__.pyi has them: settings and analysis do without PyTorch, so the package may not
+# import it.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

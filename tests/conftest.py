@@ -32,9 +32,11 @@ TINY = (
     "pictures.every_n_epochs=0",
 )
 LONGEST = (  # files, so that none of them is begun last
-    "test_launchers", "test_study", "test_faults", "test_training", "test_plots", "test_checking", "test_screening",
-    "test_library", "test_distributed", "test_grid", "test_default_run", "test_config", "test_profile_plots",
-    "test_adapters", "test_analysis", "test_datasets", "test_module", "test_cache",
+    "end_to_end/test_launchers", "augmentation/test_study", "end_to_end/test_faults", "training/test_train",
+    "consistency/test_plots", "check/test_checks", "runs/test_screening", "end_to_end/test_library",
+    "end_to_end/test_distributed", "runs/test_grid", "end_to_end/test_default_run", "config/test_train",
+    "augmentation/test_plots", "backbones/test_library", "consistency/test_analysis", "data/test_datasets",
+    "training/test_module", "data/test_cache",
 )  # fmt: skip
 Compose = Callable[..., DictConfig]
 TinyConfig = Callable[..., TrainConfig]
@@ -50,7 +52,7 @@ class Run(NamedTuple):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    items.sort(key=lambda item: places.get(f"{item.path.parent.name}/{item.path.stem}", len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

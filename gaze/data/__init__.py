@@ -3,4 +3,4 @@
 import lazy_loader
 
 # Lightning, which the module needs, is loaded at first use.
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"datamodule": ["GazeDataModule"]})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,4 +3,4 @@
 import lazy_loader
 
 # pandas, which reading tables needs, is loaded at first use.
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"load": ["Runs", "load_runs", "read_runs"]})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

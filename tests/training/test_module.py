@@ -154,13 +154,13 @@ def test_the_loss_and_its_gradient_are_those_by_hand(weight, reference, second_o
 
 
 def test_first_and_second_order_differ():
-    flat = {}
+    gradients = {}
     for second_order in (True, False):
         config = GazeConfig(second_order=second_order, reference="batch")
         module = alone(tiny_module(dropout=False, gaze_lambda=50.0, gaze=config)).train()
         batch = mostly_right(module, noise_batch())
-        flat[second_order] = flat(gradients_of(module, module.training_step(batch, 0)))
-    assert F.cosine_similarity(flat[True], flat[False], dim=0) < 0.999
+        gradients[second_order] = flat(gradients_of(module, module.training_step(batch, 0)))
+    assert F.cosine_similarity(gradients[True], gradients[False], dim=0) < 0.999
 
 
 @pytest.mark.parametrize("name", ["level1", "level2"])

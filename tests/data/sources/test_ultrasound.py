@@ -148,7 +148,7 @@ def test_published_counts_are_those_before_the_split(root):
 
 def test_a_download_takes_the_way_of_the_other_sets(root, monkeypatch):
     asked: list[str] = []
-    monkeypatch.setattr("gaze.data.sources.kaggle.download", lambda handle, say: asked.append(handle) or root)
+    monkeypatch.setattr("gaze.data.datasets.download", lambda handle, say: asked.append(handle) or root)
     settings = {"handle": "a/b/versions/1", "counts": COUNTS}
     assert len(load_dataset(config(None, **settings)).test.paths) == 8
     assert asked == ["a/b/versions/1"]

@@ -1,0 +1,13 @@
+from .cam import grad_cam, normalize_cam
+from .consistency import GazeConsistencyLoss, curriculum, gaze_deviation
+from .metrics import CohenKappa, GazeConsistency
+
+__all__ = [
+    "CohenKappa",
+    "GazeConsistency",
+    "GazeConsistencyLoss",
+    "curriculum",
+    "gaze_deviation",
+    "grad_cam",
+    "normalize_cam",
+]

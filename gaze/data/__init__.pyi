@@ -1,0 +1,3 @@
+from .datamodule import GazeDataModule
+
+__all__ = ["GazeDataModule"]
