@@ -1,11 +1,14 @@
 """The use in another project: names from the package itself, the examples, the notebook, half precision."""
 
+import ast
 import pickle
 import re
 import runpy
 import subprocess
 import sys
 import warnings
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
