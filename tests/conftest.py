@@ -1,11 +1,9 @@
 """What several test files share: the shipped configs, composed as train.py composes them, and one tiny run."""
 
-import importlib.util
 import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -65,19 +63,9 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 
 
 @pytest.fixture(scope="session")
-def train() -> ModuleType:
-    """train.py, which is a script and not on the import path."""
-    spec = importlib.util.spec_from_file_location("train_script", REPO / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def composed(train: ModuleType) -> Compose:
+def composed() -> Compose:
     """``composed("model=level1", ...)``: what Hydra hands to train.py for a command line."""
+    import gaze.config.naming  # noqa: F401 - makes its names known to OmegaConf
 
     def compose_overrides(*overrides: str, hydra: bool = False) -> DictConfig:
         with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):

@@ -1,0 +1,127 @@
+"""The two commands: ``gaze-train`` (or ``python train.py``) and ``gaze-analyze`` (or ``python analyze.py``).
+
+Settings are in ``conf/``, which an installed gaze carries along; any of them can be given as ``name=value``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import hydra
+from hydra._internal import utils as hydra_utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from gaze.config.naming import quoted, register
+
+HOUSE = Path(__file__).resolve().parent
+CONF = str(next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_dir()))  # in a wheel, in a checkout
+PATHS = ("source", "check", "explain", "images")  # of analyze.py; run folders have "=" and "," in their names
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
+def train_job(cfg: DictConfig) -> float | None:
+    """One run, or one of a grid; Cohen's kappa at its end."""
+    register()  # again where Ray or SLURM started this process
+    from gaze.config.train import check_config, check_trainer  # after Hydra: --help answers at once
+    from gaze.errors import GazeError
+    from gaze.runs.folder import finished_run
+    from gaze.runs.status import Interrupted, is_first_process
+
+    try:
+        try:
+            config = check_config(cfg, trainer=False)
+        except GazeError:
+            config = check_config(cfg)  # names what is wrong with the Trainer's arguments too
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        done = finished_run(folder, config)
+        if done is not None:
+            print(f"{folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
+            return done["val/kappa"]
+        check_trainer(config)
+        from gaze.training.train import run_training
+
+        return run_training(config, folder, lambda: save_settings(cfg, folder / ".hydra")).get("val/kappa")
+    except GazeError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the grid goes on and has it in its table
+        sys.exit(1)
+    except Interrupted as error:
+        # As a shell would have it. The other processes of a data-parallel run end quietly: Lightning kills the first
+        # one where another ends with an error.
+        sys.exit(128 + error.signum if is_first_process() else 0)
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="analyze")
+def analyze_job(cfg: DictConfig) -> None:
+    """Runs to tables, figures and a report."""
+    from rich.console import Console
+
+    from gaze.config.train import check_analysis  # after Hydra: --help answers at once
+    from gaze.errors import GazeError
+
+    try:
+        config = check_analysis(cfg)
+        from gaze.studies.run import run_analysis
+
+        run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
+    except GazeError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def train() -> None:
+    """``gaze-train``: train one run, or with ``-m`` a grid."""
+    mend_help()
+    train_job()
+
+
+def analyze() -> None:
+    """``gaze-analyze``: sum up runs, check one, or explain images with it."""
+    mend_help()
+    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
+    analyze_job()
+
+
+def save_settings(cfg: DictConfig, folder: Path) -> None:
+    """Hydra's own three files. Hydra itself would write them before the settings are checked, over those of a
+    finished run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    hydra_cfg = HydraConfig.get()
+    OmegaConf.save(cfg, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": hydra_cfg}), folder / "hydra.yaml")
+    OmegaConf.save(hydra_cfg.overrides.task, folder / "overrides.yaml")
+
+
+# ---- Python 3.14
+
+
+class LateHelpParser(argparse.ArgumentParser):
+    """A parser that takes a help that is no string, as argparse itself does before Python 3.14."""
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """argparse's own; a help that is no string is put in behind the check, and is not rendered for it."""
+        text = settings.get("help")
+        if text is None or isinstance(text, str):
+            return super().add_argument(*names, **settings)
+        action = super().add_argument(*names, **settings | {"help": None})
+        action.help = text
+        return action
+
+
+def mend_help() -> None:
+    """Let Hydra make its parser on Python 3.14, whose argparse refuses the help of ``--shell-completion``
+    (Hydra's issue 3121). Only Hydra's own view of argparse is changed, and only where its parser cannot be made:
+    nothing happens on older Pythons, or once Hydra is mended.
+    """
+    try:
+        hydra_utils.get_args_parser()
+    except ValueError:
+        vars(hydra_utils)["argparse"] = SimpleNamespace(ArgumentParser=LateHelpParser)
