@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from PIL import Image
 
+from gaze.cam.pool import pool_to_grid
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import Pixels, Record, first_few
 from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image
@@ -101,19 +102,9 @@ def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[i
     if len(sizes) > 1:
         raise ValueError(f"masks of one image differ in size: {', '.join(f'{w}x{h}' for w, h in sizes)}")
     union = np.logical_or.reduce(layers)
-    rows, columns = (_overlaps(size, image_size) for size in union.shape)
-    share = rows @ union.astype(np.float64) @ columns.T  # (S, S)
-    return (share >= COVERED).astype(np.uint8)[None], sizes[0], bool(union.any())
-
-
-def _overlaps(size: int, target: int) -> NDArray[np.float64]:
-    """Share (target, size) of each target pixel that each of ``size`` pixels along one side takes; rows sum to 1.
-
-    Pillow's box filter takes whole pixels only, by their centres, and would move edges by up to half of one.
-    """
-    new, old = np.arange(target)[:, None] / target, np.arange(size) / size
-    shared = np.minimum(new + 1 / target, old + 1 / size) - np.maximum(new, old)
-    return shared.clip(min=0) * target
+    # Pillow's box filter takes whole pixels only, by their centres, and would move edges by up to half of one.
+    share = pool_to_grid(torch.from_numpy(union[None]).double(), image_size)  # (1, S, S)
+    return (share >= COVERED).numpy().astype(np.uint8), sizes[0], bool(union.any())
 
 
 def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None]) -> Half:

@@ -11,20 +11,21 @@ and ``valid`` tells it, so that n_valid and dead_rate can be counted. Flat: a ra
 from __future__ import annotations
 
 import math
+import os
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.special import entr
 
 from gaze.cam.methods import normalize_cam
+from gaze.cam.pool import pool_to_grid
 from gaze.errors import DataError
 
 EMD_NATIVE, EMD_TILES = 8, 7  # earth mover's distance: a side of up to 8 cells as it is, a longer one in 7 tiles
 MIN_GRID, FLAT = 4, 1e-6
 TIE = 1e-12  # what a cell^2 of lag takes off a cross-correlation, so that rounding does not choose between equals
-SUPPLY, GAIN = 1e-12, 1e-10  # earth mover's distance: amount that keeps pivots from going round; rounding of a cost
-CHUNK = {"cpu": 128, "cuda": 8192}  # pairs at a time: fits a CPU's cache; about 1 GB on a GPU
 
 
 @torch.no_grad()
@@ -157,7 +158,7 @@ def map_shape(cam: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         "centroid_x": centroid[:, 1],
     }
     if mask is not None:
-        pooled = _area_pool(mask[usable].to(p.device, p.dtype), *p.shape[1:])
+        pooled = pool_to_grid(mask[usable].to(p.device, p.dtype), (p.shape[1], p.shape[2]))
         energy, area = (p * pooled).sum((1, 2)).clamp(max=1), pooled.mean((1, 2))
         lift = torch.where(area > 0, energy / area, math.nan)
         columns |= {"mask_energy": energy, "mask_area": area, "mask_lift": lift}
@@ -197,7 +198,7 @@ def _prepared(maps: Tensor, region: int) -> PreparedMaps:
         top,
         entr(p).sum((1, 2)),
         _centroid(p),
-        _area_pool(s, region, region),
+        pool_to_grid(s, region),
         _spectrum(s),
     )
 
@@ -245,63 +246,22 @@ def _cross_correlation(s: Tensor, t: Tensor, size: torch.Size) -> tuple[Tensor, 
 
 
 def _earth_mover(p: Tensor, q: Tensor) -> Tensor:
-    """Least cost (B,) of moving p onto q, exact up to 1e-9: network simplex on p - q, all pairs side by side."""
+    """Least cost (B,) of moving p onto q by POT's network simplex. What both have in a cell stays there, which is
+    optimal for a cost that is a distance."""
+    for name in ("JAX", "TENSORFLOW"):  # POT would import them where they are installed
+        os.environ.setdefault(f"POT_BACKEND_DISABLE_{name}", "1")
+    from ot.lp import emd2  # takes seconds
+
     height, width = (n if n <= EMD_NATIVE else EMD_TILES for n in p.shape[1:])
-    net = _area_pool(p - q, height, width) * (p.shape[1] * p.shape[2] / (height * width))
+    net = pool_to_grid(p - q, (height, width)) * (p.shape[1] * p.shape[2] / (height * width))
     centres = torch.cartesian_prod(*_positions(net))
-    cost = (centres[:, None] - centres).norm(dim=2) / math.sqrt(2)
-    chunks = net.flatten(1).split(CHUNK.get(p.device.type, 128))
-    return torch.cat([(_potentials(chunk, cost) * chunk).sum(1) for chunk in chunks]).clamp(0, 1)
-
-
-def _potentials(supply: Tensor, cost: Tensor) -> Tensor:
-    """Optimal prices y (B, n): ``y_i - y_j <= cost_ij``, and ``sum y supply`` is the least cost of the flow.
-
-    A basis is a tree of n - 1 arcs, at first all by the most central cell; its inverse (B, arcs, cells) holds only
-    -1, 0 and 1. A tiny extra supply keeps each flow above 0, so that no pivot stands still (Cunningham 1976).
-    """
-    cells, root = supply.shape[1], int(cost.sum(1).argmin())
-    flow = supply + SUPPLY
-    flow[:, root] = 0
-    sign = flow.sign()
-    inverse, flow, y = sign.float().diag_embed(), flow.abs(), sign * cost[root]
-    best, pair = torch.zeros_like(supply), torch.arange(len(supply), device=supply.device)
-    for _ in range(100 * cells):  # about cells * 1.3 are needed
-        gain, i = (y - (cost + y[:, None]).amin(2)).max(1)  # cell from which a new arc saves most
-        busy = gain > GAIN
-        if busy.sum() <= 0.8 * len(busy):  # hand the finished pairs over, go on with the others
-            best[pair[~busy]] = y[~busy]
-            pair, inverse, flow, y = pair[busy], inverse[busy], flow[busy], y[busy]
-            if len(pair) == 0:
-                return best
-            continue
-        _pivot(inverse, flow, y, i, (cost[i] + y).argmin(1), gain * busy, busy)
-    raise RuntimeError("The earth mover's distance found no optimum: please report the maps as a bug.")
-
-
-def _pivot(inverse: Tensor, flow: Tensor, y: Tensor, i: Tensor, j: Tensor, gain: Tensor, busy: Tensor) -> None:
-    """Let the arcs i -> j (B,) enter the trees, in place, where ``busy``: one step of the simplex method."""
-    row = torch.arange(len(flow), device=flow.device)
-    change = (inverse[row, :, i] - inverse[row, :, j]) * busy[:, None]  # what one unit on i -> j takes off each arc
-    amount, out = torch.where(change > 0, flow, math.inf).min(1)  # the arc that runs dry first leaves
-    amount.masked_fill_(~busy, 0)
-    flow.addcmul_(change.double(), amount[:, None], value=-1)
-    flow[row, out] += amount
-    leaving = inverse[row, out]
-    change[row, out] = 0  # its row of the inverse becomes that of i -> j
-    y.addcmul_(gain[:, None], leaving.double(), value=-1)
-    inverse.addcmul_(change[:, :, None], leaving[:, None], value=-1)
-
-
-def _area_pool(maps: Tensor, height: int, width: int) -> Tensor:
-    """Means (B, height, width) over equal tiles of any size; a cell counts in each tile by the area it has there."""
-    return _shares(maps.shape[1], height, maps) @ maps @ _shares(maps.shape[2], width, maps).T
-
-
-def _shares(size: int, tiles: int, like: Tensor) -> Tensor:
-    """Share (tiles, size) that each cell of a side has in each of its tiles; rows sum to 1."""
-    tile, cell = torch.arange(tiles).to(like)[:, None] * size, torch.arange(size).to(like) * tiles  # starts
-    return (torch.minimum(tile + size, cell + tiles) - torch.maximum(tile, cell)).clamp(min=0) / size
+    cost = ((centres[:, None] - centres).norm(dim=2) / math.sqrt(2)).cpu().numpy()
+    found = np.zeros(len(net))
+    for k, row in enumerate(net.flatten(1).cpu().numpy()):
+        out, into = row > 0, row < 0
+        if out.any() and into.any():  # else the two are equal, but for rounding
+            found[k] = emd2(row[out], -row[into], cost[np.ix_(out, into)], center_dual=False, check_marginals=False)
+    return torch.from_numpy(found).to(p.device).clamp(0, 1)
 
 
 def _positions(maps: Tensor) -> tuple[Tensor, Tensor]:

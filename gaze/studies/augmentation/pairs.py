@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gaze.metrics.compare import PreparedMaps, compare_logits, compare_prepared, map_shape, prepare_maps
 from gaze.studies.augmentation.compared import MASK_COLUMNS, PAIR_COLUMNS, SHAPE_COLUMNS
 
-IMAGES = 128  # at a time: fits a CPU's cache, and fills the network simplex
+IMAGES = 128  # at a time: fits a CPU's cache
 MEMORY = 500_000_000  # bytes of prepared maps at a time
 PER_CELL = 130  # bytes of a prepared map for each of its cells
 
