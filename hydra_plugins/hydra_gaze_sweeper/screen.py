@@ -102,9 +102,8 @@ class ScreenSweeper(GridSweeper):
         """
         from gaze.config.naming import unwritable
         from gaze.errors import ConfigError
-        from gaze.runs.screening import Candidates, check_optuna, rung_epochs, screening_key
+        from gaze.runs.screening import Candidates, rung_epochs, screening_key
 
-        check_optuna()
         given = self._values(arguments)
         names = self._arms(given)
         say("Checks the runs of the screening and of the study.")
