@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
-from gaze.config.train import AugmentationConfig, TrainConfig, check_config
+from gaze.config.train import TrainConfig, check_config
 from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.data.datasets import ImageData, Split, load_dataset
 from gaze.training.callbacks import EpochTable
@@ -247,7 +248,7 @@ def _input_row(section: Section, root: Path, settings: Settings) -> None:
         "brain_tumor_mri", "folder", settings.image_size, 1, settings.batch_size, str(root),
         train_dir="Training", test_dir="Testing",
     )  # fmt: skip
-    thesis = AugmentationConfig("thesis", 0.5, [0.9, 1.0], [3 / 4, 4 / 3])
+    thesis = AugmentationConfig(name="thesis", hflip=0.5, crop_scale=[0.9, 1.0], crop_ratio=[3 / 4, 4 / 3])
     data = GazeDataModule(config, thesis)
     loading = Sample()
     with Stopwatch(loading, settings.device):

@@ -7,7 +7,7 @@ class GazeError(Exception):
     """What the user can mend: one message that says what, where and what to do. Shown without a traceback."""
 
 
-class ConfigError(GazeError):
+class ConfigError(GazeError, ValueError):
     """A setting that cannot be used."""
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from gaze.config.train import METHODS, not_one_of
+from gaze.choices import METHODS, unknown
 from gaze.errors import ConfigError
 
 
@@ -214,7 +214,7 @@ def build_backbone(name: str, num_classes: int, in_channels: int = 1) -> SplitBa
         ConfigError: unknown name, or fewer than two classes.
     """
     if name not in LEVELS:
-        raise ConfigError(f"model={name} is unknown: {', '.join(LEVELS)}.")
+        raise ConfigError(unknown("model", name, LEVELS))
     if num_classes < 2:
         raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
     return LEVELS[name](num_classes, in_channels)
@@ -246,9 +246,7 @@ def check_method(method: str, name: str, in_channels: int = 1) -> None:
     Raises:
         ConfigError: with what to take instead.
     """
-    if method not in METHODS:
-        raise ConfigError(not_one_of("gaze.method", method, METHODS))
-    if method != "cam":
+    if METHODS[method].name != "cam":
         return
     with torch.device("meta"):
         head = build_backbone(name, 2, in_channels).head

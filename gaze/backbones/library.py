@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from gaze.backbones.levels import SplitBackbone, build_backbone, check_method, hooked_map_size
 from gaze.cam.hook import captured
-from gaze.cam.layers import Target, did_you_mean, find_target
+from gaze.cam.layers import Target, find_target
+from gaze.choices import did_you_mean
 from gaze.config.model import ModelConfig
 from gaze.errors import ConfigError
 

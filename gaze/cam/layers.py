@@ -7,15 +7,14 @@ pass, so no list of architectures is kept here. Images are square, so maps are.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gaze.choices import did_you_mean
 from gaze.errors import ConfigError
 
 # They resize or pass on what a layer before them found; found by themselves they are never, by name they can be asked.
@@ -118,12 +117,6 @@ def _shown(targets: dict[str, Target]) -> str:
     flat = [target for target in fit if target.layer.count(".") <= 1]
     words = [f"{target.layer} ({target.side}x{target.side})" for target in (flat or fit)[-SHOWN:]]
     return f"Layers with a map, the last ones: {', '.join(words) or 'none'}."
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"Did you mean layer4 or layer3? "``; nothing where no name is near."""
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def _trace(network: nn.Module, image_size: int) -> list[_Call]:

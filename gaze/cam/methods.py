@@ -3,15 +3,13 @@
 Maps are (B, H, W) in the hooked tensor's own grid. All functions stay on the device, work on any
 floating type and can be differentiated twice.
 
-Every method takes the features A, the score y^c and ``create_graph``, and gives an un-normalised map >= 0; ``METHODS``
-has them by their names in the settings. What differs is the weight of A^k, made of g = dy^c/dA. With
-``create_graph=False`` all of that weight is held constant, and gradients reach the map through A alone.
+Every method takes the features A, the score y^c and ``create_graph``, and gives an un-normalised map >= 0;
+``gaze.choices.METHODS`` has them by their names in the settings. What differs is the weight of A^k, made of
+g = dy^c/dA. With ``create_graph=False`` all of that weight is held constant, and gradients reach the map through A
+alone.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,22 +136,3 @@ def normalize_cam(cam: Tensor, eps: float = 1e-8) -> Tensor:
     low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)  # (B, 1, 1)
     scaled = (cam - low) / (high - low + eps)
     return torch.where(high > low, scaled, 0) if half else scaled
-
-
-class Method(NamedTuple):
-    """A CAM by its name in print and its function ``(features, score, *, create_graph) -> (B, H, W)``."""
-
-    title: str
-    function: Callable[..., Tensor]
-
-
-# gaze.config.train.METHODS has the same names. All are differentiable through both A and g (create_graph=True), as
-# often as
-# the head is: a method that is not would have to be kept out of the loss.
-METHODS = {
-    "grad_cam": Method("Grad-CAM", grad_cam),
-    "hires_cam": Method("HiResCAM", hires_cam),
-    "grad_cam_pp": Method("Grad-CAM++", grad_cam_pp),
-    "layer_cam": Method("LayerCAM", layer_cam),
-    "cam": Method("CAM", class_activation_map),
-}

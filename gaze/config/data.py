@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-DATASET_KINDS = ("phantom", "kaggle", "folder", "ultrasound")
+from gaze.choices import SOURCES, Source, unknown
 
 
 @dataclass
@@ -13,7 +13,7 @@ class DatasetConfig:
     """Group ``dataset``: where images come from and how they are read (see ``gaze.data.datasets``)."""
 
     name: str = "phantom"
-    kind: str = "phantom"  # phantom | kaggle | folder | ultrasound
+    kind: str = "phantom"  # of gaze.choices.SOURCES
     image_size: int = 224  # images become (channels, image_size, image_size)
     channels: int = 1  # 1 grey, 3 RGB
     batch_size: int = 32
@@ -42,9 +42,23 @@ class DatasetConfig:
 
 def dataset_problems(d: DatasetConfig) -> list[str]:
     """What is out of its range or does not go together, a line each."""
+    source = SOURCES.get(d.kind, Source(d.kind, "", "", ""))
+    alone = {setting for other in SOURCES.values() for setting in other.takes}  # those that some kinds have
     rules = [
         (is_folder_name(d.name), f"dataset.name={d.name} names a folder: give one name without a slash."),
-        (d.kind in DATASET_KINDS, f"dataset.kind={d.kind} is unknown: {', '.join(DATASET_KINDS)}."),
+        (d.kind in SOURCES, unknown("dataset.kind", d.kind, SOURCES)),
+        (
+            not source.needs or any(getattr(d, setting) for setting in source.needs),
+            f"dataset={d.name} needs {' or '.join(f'dataset.{setting}' for setting in source.needs)}: {source.title}.",
+        ),
+        *(
+            (
+                getattr(d, setting) is None or setting in source.takes or d.kind not in SOURCES,
+                f"dataset.{setting}={getattr(d, setting)} is for dataset.kind="
+                f"{' or '.join(name for name, other in SOURCES.items() if setting in other.takes)}. Leave it out.",
+            )
+            for setting in sorted(alone)
+        ),
         (d.batch_size >= 1, f"dataset.batch_size={d.batch_size} must be 1 or more."),
         (d.image_size >= 2, f"dataset.image_size={d.image_size} must be 2 or more pixels."),
         (d.channels in (1, 3), f"dataset.channels={d.channels} must be 1 (grey) or 3 (RGB)."),
@@ -55,28 +69,12 @@ def dataset_problems(d: DatasetConfig) -> list[str]:
         ),
         (d.train_images >= 1, f"dataset.train_images={d.train_images} must be 1 or more."),
         (d.test_images >= 1, f"dataset.test_images={d.test_images} must be 1 or more."),
-        (
-            d.kind != "folder" or d.root is not None,
-            "dataset=folder needs dataset.root=PATH: a folder that holds train/CLASS/*.png and test/CLASS/*.png.",
-        ),
-        (
-            d.kind not in ("kaggle", "ultrasound") or bool(d.handle or d.root),
-            "dataset.handle or dataset.root is needed.",
-        ),
-        (
-            d.mask_dir is None or (d.kind in ("kaggle", "folder") and bool(d.mask_dir.strip())),
-            f"dataset.mask_dir={d.mask_dir} must be a folder of masks, and belongs to class folders of images: "
-            "take dataset=folder, or leave it out.",
-        ),
+        (d.mask_dir is None or bool(d.mask_dir.strip()), "dataset.mask_dir= must be a folder of masks, or null."),
         (
             d.on_missing_mask in ("error", "empty"),
             f"dataset.on_missing_mask={d.on_missing_mask} must be error or empty.",
         ),
         (0 < d.test_fraction < 1, f"dataset.test_fraction={d.test_fraction} must be between 0 and 1."),
-        (
-            d.classes is None or d.kind == "ultrasound",
-            f"dataset.classes={d.classes} belongs to dataset=breast_ultrasound; others take every class folder.",
-        ),
         (
             d.classes is None or len(set(d.classes)) == len(d.classes) >= 2,
             f"dataset.classes={d.classes} must name two or more classes, each once.",

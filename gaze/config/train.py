@@ -8,7 +8,6 @@ Hydra side and ``TrainConfig.lambda_`` on this one.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import inspect
 import json
@@ -18,14 +17,15 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
+from gaze.choices import DISTANCES, METHODS, SOURCES, did_you_mean, unknown
 from gaze.config.analysis import AnalyzeConfig, analysis_problems
+from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig, dataset_problems, is_folder_name
 from gaze.config.model import ModelConfig, model_problems
 from gaze.errors import ConfigError
 
-METHODS = ("grad_cam", "hires_cam", "grad_cam_pp", "layer_cam", "cam")
-DISTANCES = ("squared", "l2", "l1", "pearson", "js", "ssim", "soft_iou")
 REFERENCES = ("ema", "batch")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 WORDS: dict[Any, str] = {
@@ -43,32 +43,11 @@ WORDS: dict[Any, str] = {
 
 
 @dataclass
-class AugmentationConfig:
-    """Group ``augmentation``: what happens to a training image. All off means none."""
-
-    name: str = "none"
-    hflip: float = 0.0  # probability of a horizontal flip
-    crop_scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # area of the crop, share of the image
-    crop_ratio: list[float] = field(default_factory=lambda: [1.0, 1.0])  # width / height of the crop
-    rotation: float = 0.0  # degrees to either side
-    translation: float = 0.0  # share of the side, in each direction
-    elastic: float = 0.0  # strength of the field of displacements, share of the side
-    brightness: float = 0.0  # factor 1 - x .. 1 + x
-    contrast: float = 0.0  # likewise
-    gamma: list[float] = field(default_factory=lambda: [1.0, 1.0])  # power, log-uniform between the two
-    blur: list[float] = field(default_factory=lambda: [0.0, 0.0])  # SD of the Gaussian, share of the side
-    noise: float = 0.0  # SD, of a range of 1
-    erasing: float = 0.0  # probability that a rectangle of 2 to 20 % of the area is erased
-    mixup: float = 0.0  # alpha of the Beta distribution; changes the label
-    cutmix: float = 0.0  # likewise
-
-
-@dataclass
 class GazeConfig:
     """Group ``gaze``: the regulariser (thesis, Eq. 11-18)."""
 
-    method: str = "grad_cam"  # which CAM: METHODS
-    distance: str = "squared"  # squared (Eq. 9) | l2 (published runs) | others of DISTANCES
+    method: str = "grad_cam"  # of gaze.choices.METHODS
+    distance: str = "squared"  # of gaze.choices.DISTANCES
     reference: str = "ema"  # ema (Eq. 17) | batch
     ema_decay: float = 0.9
     min_samples: int = 2  # correct images that a class needs in a batch
@@ -107,7 +86,7 @@ class TrainConfig:
     lambda_: float = 0.0
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    augmentation: Any = field(default_factory=AugmentationConfig)
     gaze: GazeConfig = field(default_factory=GazeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
@@ -120,7 +99,7 @@ class TrainConfig:
 
         ``resume`` and ``rerun`` are about one start, not about the run, and are left out.
         """
-        values = asdict(self)
+        values = {**asdict(self), "augmentation": self.augmentation.model_dump()}
         del values["resume"], values["rerun"]
         values["lambda"] = values.pop("lambda_")
         return values
@@ -156,13 +135,17 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
     """
     values = _plain(cfg)
-    weight = values.pop("lambda", 0.0)
-    schema = OmegaConf.structured(TrainConfig)
+    weight, augmentation = values.pop("lambda", 0.0), values.pop("augmentation", {})
+    schema = OmegaConf.structured(TrainConfig, flags={"allow_objects": True})
     problems = [*_lambda_problems(weight), *_fill(schema, values)]
     schema.lambda_ = 0.0 if problems else weight
     config = OmegaConf.to_object(schema)
     assert isinstance(config, TrainConfig)
-    problems += [*_range_problems(config), *_augmentation_problems(config)]
+    try:
+        config.augmentation = AugmentationConfig(**augmentation)
+    except ValidationError as error:
+        problems += [str(e["ctx"]["error"]) if "ctx" in e else f"augmentation.name: {e['msg']}" for e in error.errors()]
+    problems += [*_range_problems(config), *_mixing_problems(config)]
     problems += [*dataset_problems(config.dataset), *model_problems(config.model)]
     if trainer:
         problems += _trainer_problems(config.trainer)
@@ -206,7 +189,7 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     dataset, trainer = dict(values["dataset"]), dict(values["trainer"])
     dataset.pop("cache", None)
     trainer.pop("accelerator", None)
-    if dataset["kind"] != "folder":
+    if SOURCES[dataset["kind"]].needs != ("root",):
         dataset.pop("root", None)
     return {**values, "dataset": dataset, "trainer": trainer}
 
@@ -237,16 +220,8 @@ def _fill(schema: DictConfig, values: dict[Any, Any], path: str = "") -> list[st
     return problems
 
 
-def not_one_of(setting: str, value: str, known: tuple[str, ...]) -> str:
-    """Message for a word that is none of those a setting takes, with the nearest of them."""
-    near = difflib.get_close_matches(value, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{setting}={value} is unknown: {', '.join(known[:-1])} or {known[-1]}.{hint}"
-
-
 def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
+    return did_you_mean(name, known).rstrip() or f"Known: {', '.join(sorted(known))}."
 
 
 def _range_problems(c: TrainConfig) -> list[str]:
@@ -257,8 +232,8 @@ def _range_problems(c: TrainConfig) -> list[str]:
             is_folder_name(c.study),
             f"study={c.study} names a folder: give one name without a slash.",
         ),
-        (g.method in METHODS, not_one_of("gaze.method", g.method, METHODS)),
-        (g.distance in DISTANCES, not_one_of("gaze.distance", g.distance, DISTANCES)),
+        (g.method in METHODS, unknown("gaze.method", g.method, METHODS)),
+        (g.distance in DISTANCES, unknown("gaze.distance", g.distance, DISTANCES)),
         (g.reference in REFERENCES, f"gaze.reference={g.reference} is unknown: {' or '.join(REFERENCES)}."),
         (0 <= g.ema_decay < 1, f"gaze.ema_decay={g.ema_decay} must be in [0, 1)."),
         (g.min_samples >= 1, f"gaze.min_samples={g.min_samples} must be 1 or more."),
@@ -293,44 +268,13 @@ def _range_problems(c: TrainConfig) -> list[str]:
     return [message for ok, message in rules if not ok]
 
 
-def _augmentation_problems(c: TrainConfig) -> list[str]:
-    a = c.augmentation
-    amounts = ("rotation", "translation", "elastic", "brightness", "contrast", "noise", "mixup", "cutmix")
-    rules = [
-        (0 <= a.hflip <= 1, f"augmentation.hflip={a.hflip} is a probability: 0 .. 1."),
-        (
-            len(a.crop_scale) == 2 and 0 < a.crop_scale[0] <= a.crop_scale[1] <= 1,
-            f"augmentation.crop_scale={a.crop_scale} must be [low, high] with 0 < low <= high <= 1.",
-        ),
-        (
-            len(a.crop_ratio) == 2 and 0 < a.crop_ratio[0] <= a.crop_ratio[1],
-            f"augmentation.crop_ratio={a.crop_ratio} must be [low, high] with 0 < low <= high.",
-        ),
-        *(
-            (0 <= getattr(a, name) < math.inf, f"augmentation.{name}={getattr(a, name)} must be 0 (off) or more.")
-            for name in amounts
-        ),
-        (a.rotation <= 180, f"augmentation.rotation={a.rotation} must be 180 degrees at most."),
-        (a.translation <= 1, f"augmentation.translation={a.translation} is a share of the side: 0 .. 1."),
-        (a.brightness <= 1, f"augmentation.brightness={a.brightness} must be 1 at most."),
-        (a.contrast <= 1, f"augmentation.contrast={a.contrast} must be 1 at most."),
-        (0 <= a.erasing <= 1, f"augmentation.erasing={a.erasing} is a probability: 0 .. 1."),
-        (
-            len(a.gamma) == 2 and 0 < a.gamma[0] <= a.gamma[1] < math.inf,
-            f"augmentation.gamma={a.gamma} must be [low, high] with 0 < low <= high.",
-        ),
-        (
-            list(a.blur) == [0, 0] or (len(a.blur) == 2 and 0 < a.blur[0] <= a.blur[1] <= 0.2),
-            f"augmentation.blur={a.blur} must be [low, high] with 0 < low <= high <= 0.2, or [0, 0].",
-        ),
-        (not (a.mixup and a.cutmix), "augmentation.mixup and augmentation.cutmix cannot both be on. Set one to 0."),
-        (
-            c.lambda_ == 0 or not (a.mixup or a.cutmix),
-            f"lambda={c.lambda_:g} with augmentation={a.name}: a mixed image has no one class whose gaze could be "
-            "compared. Take lambda=0, or another augmentation.",
-        ),
+def _mixing_problems(c: TrainConfig) -> list[str]:
+    if c.lambda_ == 0 or not c.augmentation.on("label"):
+        return []
+    return [
+        f"lambda={c.lambda_:g} with augmentation={c.augmentation.name}: a mixed image has no one class whose gaze "
+        "could be compared. Take lambda=0, or another augmentation."
     ]
-    return [message for ok, message in rules if not ok]
 
 
 def _trainer_problems(trainer: dict[str, Any]) -> list[str]:

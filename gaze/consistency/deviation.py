@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gaze.config.train import not_one_of
-from gaze.consistency.distances import DISTANCES
+from gaze.choices import DISTANCES
 
 
 def gaze_deviation(cam: Tensor, reference: Tensor, distance: str = "squared") -> Tensor:
@@ -31,10 +30,9 @@ def gaze_deviation(cam: Tensor, reference: Tensor, distance: str = "squared") ->
         Deviations (B,).
 
     Raises:
-        ValueError: a distance that does not exist.
+        ConfigError: a distance that does not exist.
     """
-    check_distance(distance)
-    return DISTANCES[distance](cam, reference.expand_as(cam))
+    return DISTANCES[distance].function(cam, reference.expand_as(cam))
 
 
 def class_membership(preds: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -66,9 +64,3 @@ def map_entropy(cam: Tensor) -> Tensor:
     flat = cam.flatten(1)
     p = flat / flat.sum(1, keepdim=True).clamp(min=torch.finfo(cam.dtype).tiny)
     return torch.special.entr(p).sum(1) / math.log(flat.shape[1])
-
-
-def check_distance(distance: str) -> None:
-    """Raise ValueError for a distance that does not exist."""
-    if distance not in DISTANCES:
-        raise ValueError(not_one_of("distance", distance, tuple(DISTANCES)))

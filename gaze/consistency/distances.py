@@ -1,15 +1,14 @@
 """How far two gazes lie apart, one function a distance: maps (B, H, W) and references of that shape -> (B,).
 
 Maps are CAM^ in [0, 1]. Every function is differentiable in both arguments, treats each pair for itself (the rest of
-the batch does not matter) and has finite gradients everywhere, flat and all-zero maps included. ``DISTANCES`` has
-them by their names in the settings. An all-zero map gazes nowhere: the distances that look at the form alone
+the batch does not matter) and has finite gradients everywhere, flat and all-zero maps included. ``gaze.choices``
+has them by their names in the settings. An all-zero map gazes nowhere: the distances that look at the form alone
 (pearson, js, soft_iou) count it as 1, so that an empty map is not the way to be like the others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -113,14 +112,3 @@ def soft_iou(cam: Tensor, reference: Tensor) -> Tensor:
     twice_union = (cam + reference).sum((1, 2)) + apart
     some = twice_union > 0
     return torch.where(some, 2 * apart / torch.where(some, twice_union, 1.0), 1.0)
-
-
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "squared": squared,
-    "l2": l2,
-    "l1": l1,
-    "pearson": pearson,
-    "js": js,
-    "ssim": ssim,
-    "soft_iou": soft_iou,
-}

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gaze.choices import DISTANCES
 from gaze.config.train import REFERENCES
-from gaze.consistency.deviation import check_distance, class_membership, gaze_deviation
+from gaze.consistency.deviation import class_membership, gaze_deviation
 
 
 class GazeConsistencyLoss(nn.Module):
@@ -61,7 +62,6 @@ class GazeConsistencyLoss(nn.Module):
         map_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        check_distance(distance)
         if reference not in REFERENCES:
             raise ValueError(f"reference={reference!r} is unknown: {' or '.join(REFERENCES)}.")
         if not 0 <= ema_decay < 1:
@@ -69,7 +69,7 @@ class GazeConsistencyLoss(nn.Module):
         if num_classes < 1 or min_samples < 1:
             raise ValueError(f"num_classes={num_classes} and min_samples={min_samples} must be 1 or more.")
         self.num_classes = num_classes
-        self.distance = distance
+        self.distance = DISTANCES[distance].name  # refuses an unknown one
         self.reference = reference
         self.ema_decay = ema_decay
         self.min_samples = min_samples

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
-from gaze.config.train import AugmentationConfig
-from gaze.data.augment import is_identity, is_plain, mix, random_affine, resize_crops, transform, warp
+from gaze.data.augment import mix, random_affine, resize_crops, transform, warp
 from gaze.data.cache import Say
 from gaze.data.datasets import ImageData, Split, load_dataset
 
@@ -203,13 +203,13 @@ class GazeDataModule(LightningDataModule):
         if not training:
             return batch._replace(image=_scaled(image), mask=mask)
         config, mixed = self.augmentation, None
-        if is_identity(config):
-            image = _scaled(image)
-        else:
+        if config.on("frame"):
             image, mask = _flipped_and_cropped(image, mask, config)
-        if not is_plain(config):
+        else:
+            image = _scaled(image)
+        if config.on("image"):
             image, mask = transform(image, mask, config)
-        if config.mixup or config.cutmix:
+        if config.on("label"):
             (image, mixed), mask = mix(image, batch.target, len(self.classes), config), None  # a blend has no lesion
         return batch._replace(image=image, mask=mask, mixed=mixed)
 

@@ -17,6 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from gaze.choices import SOURCES
 from gaze.config.data import DatasetConfig
 from gaze.data import decode, masks
 from gaze.data.audit import Audit, Record, first_few, make_audit, pixel_digest
@@ -60,11 +61,13 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
         DataError: the set cannot be found, downloaded, read or trusted.
     """
     say = progress or (lambda line: None)
-    loaders = {"phantom": _load_phantom, "ultrasound": _load_ultrasound}
-    return loaders.get(config.kind, _load_folders)(config, say)
+    data = SOURCES[config.kind].function(config, say)
+    assert isinstance(data, ImageData)
+    return data
 
 
-def _load_phantom(config: DatasetConfig, say: Say) -> ImageData:
+def load_phantom(config: DatasetConfig, say: Say) -> ImageData:
+    """The phantom, drawn or out of the cache."""
     counts = {"train": config.train_images, "test": config.test_images}
     wanted = {"kind": "phantom", "seed": config.seed, "image_size": config.image_size, "counts": counts}
     made_from = {"source": _source(phantom), "numpy": np.__version__}
@@ -89,7 +92,8 @@ def _draw_half(split: str, count: int, config: DatasetConfig) -> Half:
     return Half(images, records, [], drawn.masks.numpy())
 
 
-def _load_folders(config: DatasetConfig, say: Say) -> ImageData:
+def load_folders(config: DatasetConfig, say: Say) -> ImageData:
+    """Class folders below a training and a test folder, on this machine or from Kaggle."""
     place, remedy = _root(config, f"Give the folder that holds {config.train_dir}/ and {config.test_dir}/.", say)
     remedy = remedy or "Compare dataset.root, dataset.train_dir and dataset.test_dir with what is there."
     root = find_splits(place, config, remedy)
@@ -102,8 +106,9 @@ def _load_folders(config: DatasetConfig, say: Say) -> ImageData:
     return _with_remarks(data, halves, [*train.ignored, *test.ignored], warnings)
 
 
-def _load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
-    """All images are decoded and kept at once, and divided afterwards: equal ones are known only then."""
+def load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
+    """Breast ultrasound: all images are decoded and kept at once, and divided afterwards: equal ones are known only
+    then."""
     place, remedy = _root(config, ultrasound.WANTED, say)
     root = ultrasound.find_images(place)
     pairs = ultrasound.list_pairs(root, config, remedy or ultrasound.WANTED)

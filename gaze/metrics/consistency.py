@@ -23,7 +23,8 @@ from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gaze.cam.pool import pool_to_grid
-from gaze.consistency.deviation import check_distance, class_membership, gaze_deviation, map_entropy
+from gaze.choices import DISTANCES
+from gaze.consistency.deviation import class_membership, gaze_deviation, map_entropy
 from gaze.consistency.distances import unit_map
 
 SUMMED = ("squared", "pearson")  # distances that need no maps kept
@@ -163,12 +164,11 @@ class GazeConsistency(GazeSums):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        check_distance(distance)
         if min_samples < 1:
             raise ValueError(f"min_samples={min_samples} must be 1 or more.")
         if common_grid is not None and common_grid < 1:
             raise ValueError(f"common_grid={common_grid} must be 1 or more tiles a side, or None.")
-        self.distance = distance
+        self.distance = DISTANCES[distance].name  # refuses an unknown one
         self.min_samples = min_samples
         self.common_grid = common_grid
         self.keeps_maps = distance not in SUMMED

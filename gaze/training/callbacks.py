@@ -22,8 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from gaze.cam.methods import METHODS
-from gaze.config.train import DISTANCES
+from gaze.choices import DISTANCES, METHODS
 from gaze.consistency.schedule import curriculum
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import TrainingError

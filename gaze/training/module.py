@@ -18,7 +18,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from gaze.backbones.levels import SplitBackbone
 from gaze.backbones.library import HookedBackbone, build_network, check_method_of, map_size
-from gaze.cam.methods import METHODS, normalize_cam, weighted_map
+from gaze.cam.methods import normalize_cam, weighted_map
+from gaze.choices import METHODS
 from gaze.config.model import ModelConfig
 from gaze.config.train import GazeConfig, OptimizerConfig
 from gaze.consistency.loss import GazeConsistencyLoss

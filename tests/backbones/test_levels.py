@@ -123,7 +123,7 @@ def test_level4_has_three_gates_of_reduction_16():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="model=level9 is unknown: level1, level2, level3, level4, level5"):
+    with pytest.raises(ConfigError, match="model=level9 is unknown: level1, level2, level3, level4 or level5"):
         build_backbone("level9", K)
 
 

@@ -7,8 +7,8 @@ from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-import gaze.config.train
-from gaze.cam.methods import METHODS, grad_cam, grad_cam_pp, hires_cam, layer_cam, normalize_cam
+from gaze.cam.methods import grad_cam, grad_cam_pp, hires_cam, layer_cam, normalize_cam
+from gaze.choices import METHODS
 
 K, TARGET = 3, [0, 2, 1]
 OTHERS = [name for name in METHODS if name != "grad_cam"]
@@ -44,10 +44,6 @@ def _gradients(name: str, net: nn.Sequential) -> tuple[Tensor, Tensor]:
     """Features and gradient (B, M, H, W), by NumPy's readers."""
     features = net[0](_images()).detach().requires_grad_()
     return features.detach(), torch.autograd.grad(_score(net[1], features).sum(), features)[0]
-
-
-def test_settings_know_the_same_methods():
-    assert tuple(METHODS) == gaze.config.train.METHODS
 
 
 # ---- against implementations that are not ours

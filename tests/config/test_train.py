@@ -121,15 +121,18 @@ def test_phantom_deviates_only_in_what_its_few_steps_need(composed):
         ("dataset.channels=2", ["dataset.channels=2", "1 (grey) or 3 (RGB)"]),
         ("dataset.name=a/b", ["dataset.name=a/b", "without a slash"]),
         ("dataset.name=..", ["dataset.name=..", "without a slash"]),
-        ("dataset.kind=web", ["dataset.kind=web", "phantom, kaggle, folder"]),
+        ("dataset.kind=web", ["dataset.kind=web", "phantom, folder, kaggle"]),
         ("dataset.train_images=0", ["dataset.train_images=0", "1 or more"]),
-        ("dataset=folder", ["dataset.root=PATH"]),
-        ("+dataset.mask_dir=masks", ["dataset.mask_dir=masks", "dataset=folder"]),  # the phantom has its own
+        ("dataset=folder", ["dataset=folder needs dataset.root: class folders of images, ROOT/train"]),
+        (
+            "+dataset.mask_dir=masks",
+            ["dataset.mask_dir=masks", "dataset.kind=folder or kaggle"],
+        ),  # the phantom has its own
         ("+dataset.on_missing_mask=skip", ["dataset.on_missing_mask=skip", "error or empty"]),
         ("+dataset.test_fraction=0", ["dataset.test_fraction=0.0", "between 0 and 1"]),
         ("+dataset.test_fraction=1", ["dataset.test_fraction=1.0", "between 0 and 1"]),
         ("+dataset.split_seed=x", ["dataset.split_seed=x", "whole number"]),
-        ("+dataset.classes=[a,b]", ["dataset.classes=['a', 'b']", "dataset=breast_ultrasound"]),
+        ("+dataset.classes=[a,b]", ["dataset.classes=['a', 'b']", "dataset.kind=ultrasound"]),
         ("+dataset.classes=benign", ["dataset.classes=benign", "list of words, or null"]),
         ("+model.source=keras", ["model.source=keras", "gaze, torchvision, timm"]),
         ("+model.layer=layer4", ["model.layer", "model=torchvision", "model=level2 has neither"]),
@@ -158,7 +161,7 @@ def test_phantom_deviates_only_in_what_its_few_steps_need(composed):
         ("optimizer.lr=null", ["optimizer.lr=null", "a number"]),
         ("optimizer.betas=[0.9]", ["optimizer.betas=[0.9]", "two numbers"]),
         ("optimizer.betas=0.9", ["optimizer.betas=0.9", "list of numbers"]),
-        ("augmentation.hflip=2", ["augmentation.hflip=2.0", "0 .. 1"]),
+        ("augmentation.hflip=2", ["augmentation.hflip=2 must be 0 (off) .. 1"]),
         ("augmentation.crop_scale=[1.0,0.5]", ["augmentation.crop_scale=[1.0, 0.5]", "low <= high"]),
         ("pictures.images_per_class=0", ["pictures.images_per_class=0", "1 or more"]),
         ("trainer.precision=16-true", ["trainer.precision=16-true", "bf16-mixed"]),
@@ -182,8 +185,8 @@ def test_bad_setting_is_refused_with_key_value_and_remedy(composed, override, wo
     [
         ("dataset.classes=[benign]", ["dataset.classes=['benign']", "two or more classes"]),
         ("dataset.classes=[benign,benign]", ["dataset.classes=['benign', 'benign']", "each once"]),
-        ("dataset.handle=null", ["dataset.handle or dataset.root is needed"]),
-        ("+dataset.mask_dir=masks", ["dataset.mask_dir=masks", "dataset=folder"]),
+        ("dataset.handle=null", ["needs dataset.handle or dataset.root: images and masks"]),
+        ("+dataset.mask_dir=masks", ["dataset.mask_dir=masks", "dataset.kind=folder or kaggle"]),
     ],
 )
 def test_bad_setting_of_the_ultrasound_set(composed, override, words):

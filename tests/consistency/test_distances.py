@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-import gaze.config.train
 from gaze.cam.methods import normalize_cam
+from gaze.choices import DISTANCES
 from gaze.consistency.deviation import gaze_deviation
-from gaze.consistency.distances import DISTANCES, unit_map
+from gaze.consistency.distances import unit_map
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.metrics.consistency import SUMMED, GazeConsistency
 
@@ -38,10 +38,6 @@ REFERENCE = {
     # Bray-Curtis is (sum max - sum min) / (sum max + sum min)
     "soft_iou": lambda a, b: 1 - (1 - braycurtis(a, b)) / (1 + braycurtis(a, b)),
 }
-
-
-def test_settings_know_the_same_distances():
-    assert tuple(DISTANCES) == gaze.config.train.DISTANCES
 
 
 # ---- values

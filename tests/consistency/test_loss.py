@@ -24,7 +24,7 @@ from gaze.data.datamodule import Batch
 from gaze.training.module import GazeModule
 
 DISTANCES = ["squared", "l2"]
-ALL = list(gaze.consistency.distances.DISTANCES)
+ALL = list(gaze.choices.DISTANCES)
 REFERENCES = ["ema", "batch"]
 K, H, W = 3, 4, 5
 

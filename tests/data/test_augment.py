@@ -7,11 +7,16 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from gaze.config.train import AugmentationConfig
-from gaze.data.augment import is_identity, random_affine, resize_crops, warp
+from gaze.config.augmentation import AugmentationConfig
+from gaze.data.augment import random_affine, resize_crops, warp
 
-THESIS = AugmentationConfig("thesis", 0.5, [0.9, 1.0], [3 / 4, 4 / 3])
-WIDE = AugmentationConfig("wide", 0.0, [0.2, 0.6], [0.5, 2.0])
+
+def _frame(hflip: float, scale: list[float], ratio: list[float]) -> AugmentationConfig:
+    return AugmentationConfig(name="x", hflip=hflip, crop_scale=scale, crop_ratio=ratio)
+
+
+THESIS = _frame(0.5, [0.9, 1.0], [3 / 4, 4 / 3])
+WIDE = _frame(0.0, [0.2, 0.6], [0.5, 2.0])
 S = 224
 DRAWS = 20_000
 
@@ -71,7 +76,7 @@ def test_resized_crops_are_torchvisions(top, left, height, width, flip):
 
 
 def test_the_fast_way_of_a_cpu_is_the_plain_one():
-    config = AugmentationConfig("x", 0.5, [0.5, 1.0], [0.75, 1.33])
+    config = _frame(0.5, [0.5, 1.0], [0.75, 1.33])
     images = F.avg_pool2d(torch.rand(40, 2, 68, 68, generator=_generator()), 5, 1)  # smooth: an edge says little
     matrices = random_affine(40, (64, 64), config, _generator())
     fast, plain = resize_crops(images, matrices), warp(images, matrices)
@@ -93,7 +98,7 @@ def test_a_drawn_matrix_is_a_crop_of_whole_pixels_inside_the_image(config):
 
 
 def test_a_drawn_matrix_reproduces_torchvision_on_its_box():
-    config = AugmentationConfig("x", 0.5, [0.3, 0.9], [0.75, 1.33])
+    config = _frame(0.5, [0.3, 0.9], [0.75, 1.33])
     images = torch.rand(16, 1, 32, 32, generator=_generator())
     matrices = random_affine(16, (32, 32), config, _generator(1))
     warped, box = warp(images, matrices), _boxes(matrices, 32)
@@ -106,7 +111,7 @@ def test_a_drawn_matrix_reproduces_torchvision_on_its_box():
 
 
 def test_rectangular_images_are_cropped_along_the_right_axes():
-    config = AugmentationConfig("x", 0.0, [0.3, 0.3], [1.0, 1.0])  # a square crop of 0.3 * 40 * 20 = 240 pixels
+    config = _frame(0.0, [0.3, 0.3], [1.0, 1.0])  # a square crop of 0.3 * 40 * 20 = 240 pixels
     m = random_affine(200, (40, 20), config, _generator()).double()
     width, height = m[:, 0, 0] * 20, m[:, 1, 1] * 40
     torch.testing.assert_close(width, torch.full_like(width, 15.0))
@@ -158,7 +163,7 @@ def test_a_crop_that_never_fits_is_the_whole_image_as_often_as_torchvisions():
 
 
 def test_only_an_allowed_aspect_stands_in_for_crops_that_never_fit():
-    config = AugmentationConfig("x", 0.0, [1.0, 1.0], [2.0, 2.0])  # area 1 at aspect 2 never fits a square
+    config = _frame(0.0, [1.0, 1.0], [2.0, 2.0])  # area 1 at aspect 2 never fits a square
     box = _boxes(random_affine(50, (S, S), config, _generator()))
     torch.testing.assert_close(box["width"], torch.full((50,), float(S), dtype=torch.float64))
     torch.testing.assert_close(box["height"], torch.full((50,), S / 2, dtype=torch.float64))
@@ -166,7 +171,7 @@ def test_only_an_allowed_aspect_stands_in_for_crops_that_never_fit():
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 0.9, 1.0])
 def test_flips_come_with_their_probability_whatever_the_crop(probability):
-    config = AugmentationConfig("x", probability, [0.5, 1.0], [0.75, 1.33])
+    config = _frame(probability, [0.5, 1.0], [0.75, 1.33])
     box = _boxes(random_affine(DRAWS, (S, S), config, _generator()))
     flips = box["flip"].double()
     assert flips.mean() == pytest.approx(probability, abs=4 * (probability * (1 - probability) / DRAWS) ** 0.5)
@@ -205,7 +210,7 @@ def test_without_a_generator_the_global_seed_counts_and_with_one_it_does_not():
 
 def test_no_augmentation_is_the_identity():
     config = AugmentationConfig()
-    assert is_identity(config)
+    assert not config.on("frame")
     matrices = random_affine(4, (S, S), config, _generator())
     assert torch.equal(matrices, torch.eye(2, 3).expand(4, 2, 3))
     images = torch.rand(4, 1, 32, 32)
@@ -217,12 +222,12 @@ def test_no_augmentation_is_the_identity():
     "changed", [{"hflip": 0.1}, {"crop_scale": [0.9, 1.0]}, {"crop_ratio": [0.9, 1.0]}, {"crop_ratio": [2.0, 2.0]}]
 )
 def test_any_change_is_not_the_identity(changed):
-    assert not is_identity(AugmentationConfig(**changed))
+    assert list(AugmentationConfig(**changed).on("frame")) == list(changed)
 
 
 def test_flipping_twice_gives_the_image_back():
     images = torch.rand(3, 1, 33, 33)
-    flip = random_affine(3, (33, 33), AugmentationConfig("x", hflip=1.0))
+    flip = random_affine(3, (33, 33), AugmentationConfig(name="x", hflip=1.0))
     torch.testing.assert_close(warp(images, flip), images.flip(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(warp(warp(images, flip), flip), images, rtol=0, atol=1e-5)
 
@@ -230,7 +235,12 @@ def test_flipping_twice_gives_the_image_back():
 def test_masks_move_with_their_images_and_stay_binary():
     images = torch.zeros(50, 1, 64, 64)
     images[:, :, 20:36, 8:24] = 1.0  # off the centre: a flip or crop that missed the mask would show
-    matrices = random_affine(50, (64, 64), AugmentationConfig("x", 0.5, [0.5, 1.0], [0.75, 1.33]), _generator())
+    matrices = random_affine(
+        50,
+        (64, 64),
+        _frame(0.5, [0.5, 1.0], [0.75, 1.33]),
+        _generator(),
+    )
     moved, mask = warp(images, matrices), warp(images, matrices, mode="nearest")
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     assert (mask[moved > 1 - 1e-4] == 1).all() and (mask[moved < 1e-4] == 0).all()

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from gaze.backbones.levels import LEVELS
+from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
-from gaze.config.train import AugmentationConfig
 from gaze.data.audit import Record, make_audit
 from gaze.data.datamodule import PADDING, Batch, EvaluationSampler, GazeDataModule, SplitDataset
 from gaze.data.datasets import ImageData, Split
@@ -16,7 +16,7 @@ from gaze.training.module import GazeModule
 
 CLASSES = ("a", "b", "c")
 AUDIT = make_audit("made up", None, CLASSES, [Record(s, s, 0, s.encode(), (8, 8), "L") for s in ("train", "test")])
-THESIS = AugmentationConfig("thesis", 0.5, [0.5, 0.9], [3 / 4, 4 / 3])
+THESIS = AugmentationConfig(name="thesis", hflip=0.5, crop_scale=[0.5, 0.9], crop_ratio=[3 / 4, 4 / 3])
 
 
 def _split(count: int, size: int = 8, masks: bool = False, seed: int = 0) -> Split:
@@ -206,7 +206,7 @@ def test_each_step_has_its_own_random_numbers_whatever_came_before():
 
 
 def test_masks_are_augmented_along():
-    data = _module(augmentation=AugmentationConfig("x", hflip=1.0), masks=True)
+    data = _module(augmentation=AugmentationConfig(name="x", hflip=1.0), masks=True)
     raw = next(iter(data.val_dataloader()))
     batch = data.prepare(raw, training=True)
     assert torch.equal(batch.mask, raw.mask.flip(3).float())

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
-from gaze.config.train import AugmentationConfig
 from gaze.data import datamodule
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import ImageData, load_dataset
@@ -122,7 +122,7 @@ def test_masks_lie_on_their_images(root):
 
 @pytest.mark.parametrize("device_way", ["resize_crops", "warp"])
 def test_masks_stay_on_their_images_through_augmentation(root, monkeypatch, device_way):
-    augmentation = AugmentationConfig("strong", 0.5, [0.5, 0.8], [3 / 4, 4 / 3])
+    augmentation = AugmentationConfig(name="strong", hflip=0.5, crop_scale=[0.5, 0.8], crop_ratio=[3 / 4, 4 / 3])
     data = GazeDataModule(config(root), augmentation)
     if device_way == "warp":  # what a GPU does
         monkeypatch.setattr("gaze.data.datamodule._by_resize", datamodule._by_warp)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import gaze.training.checkpoints
-from gaze.config.train import AugmentationConfig
+from gaze.config.augmentation import AugmentationConfig
 from gaze.data.datamodule import TrainingLoader
 from gaze.errors import TrainingError
 from gaze.training.checkpoints import WholeCheckpoints, find_checkpoint

@@ -17,10 +17,10 @@ from tiny_modules import (
 )
 
 from gaze.backbones.levels import LEVELS, check_method
-from gaze.cam.methods import METHODS, normalize_cam
+from gaze.cam.methods import normalize_cam
+from gaze.choices import DISTANCES, METHODS
 from gaze.config.data import DatasetConfig
 from gaze.config.train import check_config
-from gaze.consistency.distances import DISTANCES
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
 from gaze.errors import ConfigError

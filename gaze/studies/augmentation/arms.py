@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
-from gaze.config.train import AugmentationConfig
+from gaze.config.augmentation import AugmentationConfig
 
-OFF = asdict(AugmentationConfig())
+OFF = AugmentationConfig().model_dump()
 
 
 def arm_names(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

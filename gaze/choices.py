@@ -1,0 +1,201 @@
+"""What a user chooses by a word: CAM methods, distances, data sources, augmentations, a registry each. No PyTorch.
+
+An entry names its code as text, which is imported when it is used. To add one, write an entry below or, before a run
+and in every process of it, ``METHODS.add(Method("mine", "My CAM", "a paper", "my_package.cams:my_cam"))``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any, TypeVar
+
+from gaze.errors import ConfigError
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 3) -> str:
+    """``"Did you mean layer4 or layer3? "``; nothing where no name is near."""
+    near = difflib.get_close_matches(word, list(known), n=most)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
+
+
+def unknown(setting: str, word: str, known: Iterable[str]) -> str:
+    """Message for a word that is none of those a setting takes, with the nearest of them."""
+    *others, last = known
+    listed = f"{', '.join(others)} or {last}" if others else last
+    return f"{setting}={word} is unknown: {listed}. {did_you_mean(word, [*others, last], 1)}".rstrip()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An entry of a registry.
+
+    Attributes:
+        name: the word in the settings.
+        title: what it is called in print.
+        source: where it was published; "" for what has no paper.
+        code: where it stands, as ``package.module:name``.
+    """
+
+    name: str
+    title: str
+    source: str
+    code: str
+
+    @cached_property
+    def function(self) -> Any:
+        """The code itself, imported at the first use."""
+        module, _, name = self.code.partition(":")
+        return getattr(import_module(module), name)
+
+
+class Method(Choice):
+    """A CAM: ``(features (B, M, H, W), score (B,), *, create_graph) -> maps (B, H, W), >= 0``, un-normalised, and
+    differentiable through both features and gradient as often as the head is."""
+
+
+@dataclass(frozen=True)
+class Distance(Choice):
+    """A distance: ``(maps (B, H, W) in [0, 1], references (B, H, W)) -> (B,)``, differentiable in both, 0..``most``."""
+
+    most: float = 1.0
+
+
+@dataclass(frozen=True)
+class Source(Choice):
+    """Where images come from: ``(config: DatasetConfig, say) -> gaze.data.datasets.ImageData``.
+
+    Attributes:
+        needs: settings of the group ``dataset`` of which one has to be given.
+        takes: settings that are for such sources alone.
+    """
+
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Augmentation(Choice):
+    """What may happen to a training image, by a strength under its name in the group ``augmentation``.
+
+    Attributes:
+        off: the strength that does nothing: a number, or a pair (low, high) that each image draws from.
+        most: the largest strength.
+        scope: "image": ``(strength, side in pixels) -> a torchvision.transforms.v2.Transform`` of one image in 0..1
+            and its mask. "label": ``(alpha=strength, num_classes=K) -> a callable`` that mixes a batch and its labels.
+            "frame": a setting of the flips and crops of a whole batch.
+    """
+
+    off: float | list[float] = 0.0
+    most: float = math.inf
+    scope: str = "image"
+
+    def strength(self, value: Any) -> float | list[float]:
+        """``value`` as plain numbers.
+
+        Raises:
+            ConfigError: it is none, or out of range.
+        """
+        pair = isinstance(self.off, list)
+        numbers = list(value) if pair and isinstance(value, list | tuple) else [value]
+        if all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+            numbers = [float(n) for n in numbers]
+            low, high = numbers[0], numbers[-1]
+            if not pair and 0 <= low <= self.most:
+                return low
+            if pair and (numbers == self.off or (len(numbers) == 2 and 0 < low <= high <= self.most)):
+                return numbers
+        most = "" if self.most == math.inf else f" <= {self.most:g}" if pair else f" .. {self.most:g}"
+        wanted = (
+            f"[low, high] with 0 < low <= high{most}, or {self.off} (off)" if pair else f"0 (off){most or ' or more'}"
+        )
+        raise ConfigError(f"augmentation.{self.name}={value} must be {wanted}: {self.title}.")
+
+
+C = TypeVar("C", bound=Choice)
+
+
+class Registry(dict[str, C]):
+    """Entries by their words, in order. A word that is not there is a ConfigError that names the nearest."""
+
+    def __init__(self, setting: str, *entries: C) -> None:
+        super().__init__()
+        self.setting = setting
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: C) -> None:
+        """Put an entry behind the others.
+
+        Raises:
+            ValueError: its word is taken.
+        """
+        if entry.name in self:
+            raise ValueError(f"{self.setting}={entry.name} is there already: {self[entry.name].code}.")
+        self[entry.name] = entry
+
+    def __missing__(self, word: str) -> C:
+        raise ConfigError(unknown(self.setting, str(word), self))
+
+
+CAM, DISTANCE, AUGMENT = "gaze.cam.methods", "gaze.consistency.distances", "gaze.data.augment"
+
+METHODS = Registry(
+    "gaze.method",
+    Method("grad_cam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", f"{CAM}:grad_cam"),
+    Method("hires_cam", "HiResCAM", "Draelos and Carin 2020, arXiv:2011.08891", f"{CAM}:hires_cam"),
+    Method("grad_cam_pp", "Grad-CAM++", "Chattopadhay et al. 2018, arXiv:1710.11063", f"{CAM}:grad_cam_pp"),
+    Method("layer_cam", "LayerCAM", "Jiang et al. 2021, IEEE TIP 30", f"{CAM}:layer_cam"),
+    Method("cam", "CAM", "Zhou et al. 2016, arXiv:1512.04150", f"{CAM}:class_activation_map"),
+)
+DISTANCES = Registry(
+    "gaze.distance",
+    Distance("squared", "squared", "thesis, Eq. 9", f"{DISTANCE}:squared"),
+    Distance("l2", "l2", "thesis, published runs", f"{DISTANCE}:l2"),
+    Distance("l1", "l1", "", f"{DISTANCE}:l1"),
+    Distance("pearson", "Pearson", "", f"{DISTANCE}:pearson", most=2.0),
+    Distance("js", "Jensen-Shannon", "Lin 1991, IEEE TIT 37", f"{DISTANCE}:js"),
+    Distance("ssim", "SSIM", "Wang et al. 2004, IEEE TIP 13", f"{DISTANCE}:ssim", most=2.0),
+    Distance("soft_iou", "soft IoU", "Ruzicka 1958", f"{DISTANCE}:soft_iou"),
+)
+SOURCES = Registry(
+    "dataset.kind",
+    Source("phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom"),
+    Source(
+        "folder", "class folders of images, ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png", "",
+        "gaze.data.datasets:load_folders", needs=("root",), takes=("mask_dir",),
+    ),
+    Source(
+        "kaggle", "class folders of images, published at Kaggle", "", "gaze.data.datasets:load_folders",
+        needs=("handle", "root"), takes=("mask_dir",),
+    ),
+    Source(
+        "ultrasound", "images and masks side by side, without a published split", "Al-Dhabyani et al. 2020",
+        "gaze.data.datasets:load_ultrasound", needs=("handle", "root"), takes=("classes",),
+    ),
+)  # fmt: skip
+AUGMENTATIONS = Registry(  # in the order in which they are applied
+    "augmentation",
+    Augmentation("hflip", "probability of a horizontal flip", "", f"{AUGMENT}:random_affine", 0.0, 1.0, "frame"),
+    Augmentation("crop_scale", "share of the area that is kept", "", f"{AUGMENT}:random_affine", [1.0, 1.0], 1.0,
+                 "frame"),
+    Augmentation("crop_ratio", "width / height of the crop", "", f"{AUGMENT}:random_affine", [1.0, 1.0], scope="frame"),
+    Augmentation("rotation", "rotation to either side, in degrees", "", f"{AUGMENT}:rotation", most=180.0),
+    Augmentation("translation", "shift in each direction, share of the side", "", f"{AUGMENT}:translation", most=1.0),
+    Augmentation("elastic", "field of displacements, share of the side", "Simard et al. 2003", f"{AUGMENT}:elastic"),
+    Augmentation("brightness", "factor 1 - x .. 1 + x", "", f"{AUGMENT}:brightness", most=1.0),
+    Augmentation("contrast", "factor 1 - x .. 1 + x", "", f"{AUGMENT}:contrast", most=1.0),
+    Augmentation("gamma", "power of the grey values, log-uniform", "", f"{AUGMENT}:gamma", [1.0, 1.0]),
+    Augmentation("blur", "SD of the Gaussian, share of the side", "", f"{AUGMENT}:blur", [0.0, 0.0], 0.2),
+    Augmentation("noise", "SD of the noise, of a range of 1", "", f"{AUGMENT}:noise"),
+    Augmentation("erasing", "probability that a rectangle of 2 to 20 % of the area is erased",
+                 "Zhong et al. 2020, arXiv:1708.04896", f"{AUGMENT}:erasing", most=1.0),
+    Augmentation("mixup", "alpha of the Beta distribution of the share", "Zhang et al. 2018, arXiv:1710.09412",
+                 "torchvision.transforms.v2:MixUp", scope="label"),
+    Augmentation("cutmix", "alpha of the Beta distribution of the share", "Yun et al. 2019, arXiv:1905.04899",
+                 "torchvision.transforms.v2:CutMix", scope="label"),
+)  # fmt: skip
