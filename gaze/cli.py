@@ -30,7 +30,8 @@ def train_job(cfg: DictConfig) -> float | None:
     register()  # again where Ray or SLURM started this process
     from gaze.config.train import check_config, check_trainer  # after Hydra: --help answers at once
     from gaze.errors import GazeError
-    from gaze.runs.folder import finished_run
+    from gaze.runs.folder import finished_row
+    from gaze.runs.run import Run
     from gaze.runs.status import Interrupted, is_first_process
 
     try:
@@ -38,15 +39,15 @@ def train_job(cfg: DictConfig) -> float | None:
             config = check_config(cfg, trainer=False)
         except GazeError:
             config = check_config(cfg)  # names what is wrong with the Trainer's arguments too
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        done = finished_run(folder, config)
+        run = Run(Path(HydraConfig.get().runtime.output_dir), config)
+        done = finished_row(run)
         if done is not None:
-            print(f"{folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
+            print(f"{run.folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
             return done["val/kappa"]
         check_trainer(config)
         from gaze.training.train import run_training
 
-        return run_training(config, folder, lambda: save_settings(cfg, folder / ".hydra")).get("val/kappa")
+        return run_training(config, run.folder, lambda: save_settings(cfg, run.hydra)).get("val/kappa")
     except GazeError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN:

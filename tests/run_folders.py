@@ -1,6 +1,5 @@
 """Run folders of an augmentation study whose networks were not trained: for what only reads checkpoints."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import torch
 
 from gaze.config.train import TrainConfig
+from gaze.files import write_json
+from gaze.runs.run import Run
 from gaze.training.module import GazeModule
 
 SMALL = (
@@ -30,11 +31,12 @@ def write_run(
     module = new_module(config, classes)
     if train is not None:
         train(module)
-    (folder / "checkpoints").mkdir(parents=True)
+    run = Run(folder)
+    run.checkpoints.mkdir(parents=True)
     checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
-    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    torch.save(checkpoint, run.checkpoint())
+    write_json(run.config_file, config.to_dict())
     keys = ["accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"]
     row = ",".join(["1", *["0.5"] * len(keys)])
-    (folder / "metrics.csv").write_text(",".join(["epoch", *(f"val/{key}" for key in keys)]) + f"\n{row}\n")
+    run.metrics_file.write_text(",".join(["epoch", *(f"val/{key}" for key in keys)]) + f"\n{row}\n")
     return folder

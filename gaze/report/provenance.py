@@ -14,6 +14,7 @@ from gaze.config.analysis import AnalyzeConfig
 from gaze.report.write import TableItem
 from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs
+from gaze.runs.run import Run
 
 PACKAGES = ("pandas", "numpy", "scipy", "matplotlib", "jinja2", "tabulate")
 SETTINGS_SHOWN = 400  # runs whose settings the report repeats in full; the run folders have them all
@@ -21,10 +22,11 @@ SETTINGS_SHOWN = 400  # runs whose settings the report repeats in full; the run 
 
 def provenance(config: AnalyzeConfig, runs: Runs) -> dict[str, Any]:
     """What the report was made from: command, versions, and what the runs say of themselves."""
-    same, differing = _common(runs.configs)
+    same, differing = _common(runs.used.values())
     facts: dict[str, Any] = {**origin(config), "source": config.source}
-    if runs.environments:
-        facts["made by"] = _made_by(runs.environments)
+    environments = [run.environment for run in runs.used.values()]
+    if any(environments):
+        facts["made by"] = _made_by(filter(None, environments))
     if same:
         facts["settings that all runs share"] = same
         facts["settings that differ"] = dict(list(differing.items())[:SETTINGS_SHOWN])
@@ -40,10 +42,10 @@ def origin(config: AnalyzeConfig) -> dict[str, Any]:
     }
 
 
-def _made_by(environments: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _made_by(environments: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Versions, devices and commits of the runs, each value once."""
     seen: dict[str, set[str]] = {}
-    for environment in environments.values():
+    for environment in environments:
         for key in ("python", "device", "commit"):
             seen.setdefault(key, set()).add(str(environment.get(key)))
         for package, number in (environment.get("packages") or {}).items():
@@ -51,9 +53,9 @@ def _made_by(environments: Mapping[str, Mapping[str, Any]]) -> dict[str, list[st
     return {key: sorted(values) for key, values in seen.items()}
 
 
-def _common(configs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _common(runs: Iterable[Run]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings that all runs share, and for each run the others."""
-    flat = {run: flat_settings(config) for run, config in configs.items()}
+    flat = {run.name: flat_settings(run.settings.to_dict()) for run in runs}
     if not flat:
         return {}, {}
     first = next(iter(flat.values()))

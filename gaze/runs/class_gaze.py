@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gaze.files import atomic_path
+from gaze.runs.run import Run, run_named
 from gaze.runs.tidy import RUN_KEYS
 
 MAPS_FILE = "class_gaze.npz"  # beside the CSV that an analysis writes
-NEEDED = {"class_gaze", "counts", "classes", "epoch"}  # arrays of a run's maps.npz
+NEEDED = {"class_gaze", "counts", "classes", "epoch"}  # arrays of a run's file of maps
 
 
 class GazeMaps(NamedTuple):
@@ -41,7 +42,7 @@ class GazeMaps(NamedTuple):
 def read_maps(path: str | Path, epochs: pd.DataFrame) -> list[GazeMaps]:
     """Class-mean gaze of the runs in ``epochs``, of the last epoch, seeds together.
 
-    Read from the runs' ``maps.npz``, or from ``class_gaze.npz`` beside a CSV. A run that drew no pictures in its
+    Read from the runs' folders, or from ``class_gaze.npz`` beside a CSV. A run that drew no pictures in its
     last epoch has none, and neither has a file that cannot be read.
 
     Args:
@@ -54,8 +55,7 @@ def read_maps(path: str | Path, epochs: pd.DataFrame) -> list[GazeMaps]:
     pools: dict[tuple[Any, ...], list[dict[str, NDArray[Any]]]] = {}
     last = epochs.groupby([*RUN_KEYS, "run"], sort=True, as_index=False)["epoch"].max()
     for study, dataset, model, weight, _, run, epoch in last.itertuples(index=False, name=None):
-        # A source that is itself one run is named after its folder.
-        maps = _load_npz((path / run if (path / run).is_dir() else path) / "maps.npz")
+        maps = _load_npz(run_named(path, run).maps_file)
         if maps.keys() >= NEEDED and int(maps["epoch"]) == epoch:
             alike = (tuple(map(str, maps["classes"])), maps["class_gaze"].shape)
             pools.setdefault((study, dataset, model, weight, *alike), []).append(maps)
@@ -77,9 +77,9 @@ class ClassGazes(NamedTuple):
     counts: NDArray[np.int64]
 
 
-def read_run_maps(folder: Path) -> ClassGazes | None:
-    """Class-mean gaze out of a run's ``maps.npz``; None where it is absent or damaged."""
-    maps = _load_npz(folder / "maps.npz")
+def read_run_maps(run: Run) -> ClassGazes | None:
+    """Class-mean gaze that a run drew last; None where its file is absent or damaged."""
+    maps = _load_npz(run.maps_file)
     if not maps.keys() >= NEEDED:
         return None
     return ClassGazes(tuple(map(str, maps["classes"])), maps["class_gaze"], maps["counts"].astype(np.int64))

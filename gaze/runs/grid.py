@@ -15,29 +15,19 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from gaze.config.train import TrainConfig
 from gaze.errors import BusyError, ConfigError, GazeError
-from gaze.runs.folder import finished_run, is_finished
-from gaze.runs.status import STATUS_FILE, read_status, run_state
+from gaze.runs.folder import finished_row
+from gaze.runs.run import Run
 
 MOST = 12  # problems shown of a grid
 Say = Callable[[str], None]
 
 
-class Job(NamedTuple):
-    """One run of a grid: its overrides as Hydra takes them, its settings, its folder."""
-
-    overrides: list[str]
-    config: TrainConfig
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """``phantom level2 lambda=50 seed=0``, with what else the folder's name holds."""
-        c = self.config
-        _, _, others = self.folder.name.partition(",")
-        words = [c.dataset.name, c.model.label, f"lambda={c.lambda_:g}", f"seed={c.seed}", others.replace(",", " ")]
-        return " ".join(word for word in words if word)
+def words(run: Run) -> list[str]:
+    """``phantom level2 lambda=50 seed=0``, and what else the name of its folder holds."""
+    s = run.settings
+    _, _, others = run.folder.name.partition(",")
+    return [s.dataset.name, run.label, f"lambda={s.lambda_:g}", f"seed={s.seed}", *filter(None, others.split(","))]
 
 
 class Outcome(NamedTuple):
@@ -50,24 +40,24 @@ class Outcome(NamedTuple):
     error: str
 
 
-def jobs_to_run(jobs: Sequence[Job]) -> list[Job]:
+def runs_left(runs: Sequence[Run]) -> list[Run]:
     """The runs of a grid that are not finished yet; those that another process is at work on come last.
 
     Raises:
         ConfigError: two runs share a folder, or folders hold other settings; all of them are named.
     """
     free, busy, problems = [], [], []
-    for folder, number in Counter(job.folder for job in jobs).items():
+    for folder, number in Counter(run.folder for run in runs).items():
         if number > 1:
             problems.append(f"{number} runs of this grid have the folder {folder}. Give each settings of its own.")
-    for job in jobs:
+    for run in runs:
         try:
-            if finished_run(job.folder, job.config) is None:
-                free.append(job)
+            if finished_row(run) is None:
+                free.append(run)
         except BusyError:
-            busy.append(job)
+            busy.append(run)
         except GazeError as error:
-            problems.append(f"{job.name}: {error}")
+            problems.append(f"{' '.join(words(run))}: {error}")
     if problems:
         raise ConfigError(shortened(problems))
     return free + busy
@@ -80,10 +70,10 @@ def shortened(problems: Sequence[str]) -> str:
     return "\n".join([*different[:MOST], *([f"... and {rest} more"] if rest > 0 else [])])
 
 
-def outcome(job: Job, error: BaseException | None = None) -> Outcome:
-    """What a job's folder says; ``error`` is what the launcher saw, for a run that left no status."""
-    status = read_status(job.folder) or {}
-    state = run_state(job.folder) or "left"
+def outcome(run: Run, error: BaseException | None = None) -> Outcome:
+    """What a run's folder says; ``error`` is what the launcher saw, for a run that left no status."""
+    status = run.status
+    state = run.state or "left"
     metrics = status.get("metrics", {})
     text = str(status.get("error", ""))
     if state == "running":
@@ -101,11 +91,11 @@ def outcome(job: Job, error: BaseException | None = None) -> Outcome:
     )
 
 
-def grid_table(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> Table:
+def grid_table(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Table:
     """All runs of a grid for a terminal; what is the same in all of them stands above."""
-    words = [job.name.split() for job in jobs]
-    common = [word for word in words[0] if len(jobs) > 1 and all(word in own for own in words)] if words else []
-    table = Table(title=" ".join([f"{len(jobs)} runs", *common]))
+    names = [words(run) for run in runs]
+    common = [word for word in names[0] if len(runs) > 1 and all(word in own for own in names)] if names else []
+    table = Table(title=" ".join([f"{len(runs)} runs", *common]))
     table.add_column("run", overflow="fold")
     table.add_column("state")
     for label in ("kappa", "gaze consistency", "seconds"):
@@ -113,7 +103,7 @@ def grid_table(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> Table:
     with_errors = any(o.error for o in outcomes)
     if with_errors:
         table.add_column("error", overflow="fold", ratio=1)
-    for own, o in zip(words, outcomes, strict=True):
+    for own, o in zip(names, outcomes, strict=True):
         name = " ".join(word for word in own if word not in common)
         numbers = [_shown(o.kappa, ".4f"), _shown(o.gaze, ".4f"), _shown(o.seconds, ".0f")]
         table.add_row(name, o.state, *numbers, *([o.error] if with_errors else []))
@@ -144,29 +134,30 @@ class Progress(NamedTuple):
         return f"{parts}; about {duration(self.seconds_left)} to go"
 
 
-def progress(jobs: Sequence[Job], ended: set[Path], at_once: int = 1, elapsed: float = 0.0) -> Progress:
+def progress(runs: Sequence[Run], ended: set[Path], at_once: int = 1, elapsed: float = 0.0) -> Progress:
     """Counts, and the time left from what finished runs of the same model and data set took.
 
     Args:
-        jobs: all runs of the grid.
+        runs: all runs of the grid.
         ended: folders of runs that this start of the grid has seen end; an old "failed" does not count.
         at_once: how many run side by side.
         elapsed: seconds since this start: what they exceed the runs' own time by, such as the start of processes,
             is expected of the others too.
     """
-    states = {job.folder: _state_now(job, ended) for job in jobs}
+    states = {run.folder: _state_now(run, ended) for run in runs}
     counts = Counter(states.values())
     known: dict[tuple[str, str], list[float]] = {}
-    for job in jobs:
-        seconds = (read_status(job.folder) or {}).get("seconds")
-        if states[job.folder] == "complete" and seconds:
-            known.setdefault(_kind(job), []).append(float(seconds))
+    for run in runs:
+        seconds = run.status.get("seconds")
+        if states[run.folder] == "complete" and seconds:
+            known.setdefault(_kind(run), []).append(float(seconds))
     left = None
     if known:
         everything = [value for values in known.values() for value in values]
-        expected = {job.folder: _mean(known.get(_kind(job), everything)) for job in jobs}
+        expected = {run.folder: _mean(known.get(_kind(run), everything)) for run in runs}
         open_ = sum(expected[f] for f, state in states.items() if state == "left")
-        ages = {f: _age(f) for f, state in states.items() if state == "running"}
+        now = time.time()  # a run's file of settings is as old as its status
+        ages = {r.folder: now - _written(r.config_file, now) for r in runs if states[r.folder] == "running"}
         begun = sum(max(0.0, expected[f] - age) for f, age in ages.items())
         used = sum(expected[f] for f in ended if states[f] == "complete") + sum(ages.values())
         overhead = max(1.0, elapsed * at_once / used) if used and ended else 1.0
@@ -174,28 +165,20 @@ def progress(jobs: Sequence[Job], ended: set[Path], at_once: int = 1, elapsed: f
     return Progress(counts["complete"], counts["running"], counts["failed"], counts["left"], left)
 
 
-def _state_now(job: Job, ended: set[Path]) -> str:
-    if is_finished(job.folder):
+def _state_now(run: Run, ended: set[Path]) -> str:
+    if run.finished:
         return "complete"
-    if run_state(job.folder) == "running":
+    if run.state == "running":
         return "running"
-    return "failed" if job.folder in ended else "left"
+    return "failed" if run.folder in ended else "left"
 
 
-def _kind(job: Job) -> tuple[str, str]:
-    return job.config.dataset.name, job.config.model.label
+def _kind(run: Run) -> tuple[str, str]:
+    return run.settings.dataset.name, run.label
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _age(folder: Path) -> float:
-    """Seconds since a run's status was first written, by its file of settings."""
-    try:
-        return max(0.0, time.time() - (folder / "config.json").stat().st_mtime)
-    except OSError:
-        return 0.0
 
 
 def duration(seconds: float) -> str:
@@ -206,10 +189,10 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def watched(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float = 1.0) -> Iterator[None]:
+def watched(runs: Sequence[Run], left: Sequence[Run], say: Say, every: float = 1.0) -> Iterator[None]:
     """Say how the grid stands each time a run begins or ends, while the ``with`` block launches them."""
     stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(jobs, left, say, every, stop), daemon=True)
+    thread = threading.Thread(target=_watch, args=(runs, left, say, every, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -218,17 +201,17 @@ def watched(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float = 1
         thread.join()
 
 
-def _watch(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float, stop: threading.Event) -> None:
+def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, every: float, stop: threading.Event) -> None:
     shown: tuple[int, ...] | None = None
     begun, at_once, took = time.time(), 1, 0.0
     while True:
         last = stop.wait(max(every, 20 * took))  # hundreds of folders take a while to look at: 5 % of a core at most
         look = time.monotonic()
-        states = {job.folder: run_state(job.folder) for job in left}
+        states = {run.folder: run.state for run in left}
         over = ("complete", "failed", "interrupted")
-        ended = {folder for folder, state in states.items() if state in over and _written(folder) >= begun}
+        ended = {r.folder for r in left if states[r.folder] in over and _written(r.status_file, 0.0) >= begun}
         at_once = max(at_once, list(states.values()).count("running"))
-        now = progress(jobs, ended, at_once, time.time() - begun)
+        now = progress(runs, ended, at_once, time.time() - begun)
         if now[:4] != shown:
             say(now.line())
             shown = now[:4]
@@ -237,19 +220,20 @@ def _watch(jobs: Sequence[Job], left: Sequence[Job], say: Say, every: float, sto
             return
 
 
-def _written(folder: Path) -> float:
+def _written(path: Path, otherwise: float) -> float:
+    """When a file was written, in seconds since 1970."""
     try:
-        return (folder / STATUS_FILE).stat().st_mtime
+        return path.stat().st_mtime
     except OSError:
-        return 0.0
+        return otherwise
 
 
-def wait_until_quiet(jobs: Sequence[Job], seconds: float = 10.0) -> None:
-    """Return when none of ``jobs`` has been at work for ``seconds``: a launcher may have started others before it
+def wait_until_quiet(runs: Sequence[Run], seconds: float = 10.0) -> None:
+    """Return when none of ``runs`` has been at work for ``seconds``: a launcher may have started others before it
     broke off.
     """
     quiet_since = time.monotonic()
     while time.monotonic() - quiet_since < seconds:
-        if any(run_state(job.folder) == "running" for job in jobs):
+        if any(run.state == "running" for run in runs):
             quiet_since = time.monotonic()
         time.sleep(0.5)

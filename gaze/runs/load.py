@@ -9,26 +9,23 @@ A run is known by what its ``config.json`` says (study, dataset, model, lambda, 
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from gaze.config.analysis import LEFT_OUT
-from gaze.config.model import model_label
 from gaze.errors import DataError
-from gaze.runs.folder import RERUN, flat_settings
-from gaze.runs.status import read_status, run_state
+from gaze.runs.folder import flat_settings
+from gaze.runs.run import Run, runs_below
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, add_derived, check_tidy, read_tidy_csv
 
 __all__ = ["RUN_KEYS", "TIDY_COLUMNS", "Runs", "load_runs", "read_runs"]
 
 RENAMED = {"train/lambda": "lambda_t", "train/loss": "train_loss", "val/loss": "loss"}
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]
-NOT_RUNS = ("previous", RERUN, "checkpoints", "pictures", ".hydra")  # folders inside a run
 
 
 class Runs(NamedTuple):
@@ -38,23 +35,20 @@ class Runs(NamedTuple):
         epochs: a row per run and epoch, the tidy columns first; only the runs that are used.
         listing: a row per run found: its keys, ``run`` (its folder below the source), state (complete,
             unfinished, failed, duplicate, unreadable), used, epochs, max_epochs, reason.
-        configs: settings of each used run by ``run``; empty from a CSV.
-        environments: versions, device and commit likewise.
+        used: each used run by its ``run``; empty from a CSV.
     """
 
     epochs: pd.DataFrame
     listing: pd.DataFrame
-    configs: dict[str, dict[str, Any]]
-    environments: dict[str, dict[str, Any]]
+    used: dict[str, Run]
 
 
 class _Found(NamedTuple):
-    """One run folder as it lies on the disk."""
+    """A run with its row of the listing and its tidy table; None for a run where it stands in a CSV."""
 
-    row: dict[str, Any]  # of the listing
+    row: dict[str, Any]
     table: pd.DataFrame
-    config: dict[str, Any]
-    environment: dict[str, Any]
+    run: Run | None
 
 
 def load_runs(path: str | Path, include: Sequence[str] = ()) -> pd.DataFrame:
@@ -99,27 +93,26 @@ def read_runs(
     path = Path(path)
     if not path.exists():
         raise DataError(f"source={path}: there is no such file or folder. Train first (python train.py), or name one.")
-    found = list(_from_folder(path)) if path.is_dir() else list(_from_csv(path))
+    found = [_read_run(run) for run in runs_below(path)] if path.is_dir() else list(_from_csv(path))
     if not found:
         raise DataError(
             f"source={path}: no run in this folder. A run folder holds config.json and metrics.csv; "
             "python train.py leaves one below outputs/."
         )
-    found = [run for run in _of_study(found, study, path) if run.row["study"] not in without]
+    found = [own for own in _of_study(found, study, path) if own.row["study"] not in without]
     _mark_duplicates(found, arms)
-    for run in found:
-        run.row["used"] = run.row["state"] == "complete" or (run.row["state"] in include and run.row["epochs"] > 0)
-    used = [run for run in found if run.row["used"]]
-    listing = pd.DataFrame([run.row for run in found], columns=LISTING)
+    for own in found:
+        own.row["used"] = own.row["state"] == "complete" or (own.row["state"] in include and own.row["epochs"] > 0)
+    used = [own for own in found if own.row["used"]]
+    listing = pd.DataFrame([own.row for own in found], columns=LISTING)
     if not used:
         raise DataError(f"source={path}: none of the {len(found)} runs can be used.\n{_reasons(listing)}")
-    epochs = add_derived(pd.concat([run.table for run in used], ignore_index=True))
+    epochs = add_derived(pd.concat([own.table for own in used], ignore_index=True))
     key = [*RUN_KEYS, "run", "epoch"]
     return Runs(
         epochs.sort_values(key, ignore_index=True),
         listing.sort_values([*RUN_KEYS, "run"], ignore_index=True),
-        {run.row["run"]: run.config for run in used if run.config},
-        {run.row["run"]: run.environment for run in used if run.environment},
+        {own.run.name: own.run for own in used if own.run},
     )
 
 
@@ -133,85 +126,47 @@ def _reasons(listing: pd.DataFrame, most: int = 5) -> str:
 # ---- folders
 
 
-def run_folders(root: Path) -> Iterator[Path]:
-    """Folders below ``root`` (itself included) that hold a run, in order of name; earlier runs under
-    ``previous/`` are none.
-    """
-    for folder, inner, files in os.walk(root):
-        if "config.json" in files or "metrics.csv" in files:
-            inner.clear()
-            yield Path(folder)
-        inner[:] = sorted(name for name in inner if name not in NOT_RUNS)
-
-
-def _from_folder(root: Path) -> Iterator[_Found]:
-    for folder in run_folders(root):
-        name = folder.relative_to(root).as_posix()
-        yield _read_folder(folder, name if name != "." else folder.resolve().name)
-
-
-def _read_folder(folder: Path, name: str) -> _Found:
+def _read_run(run: Run) -> _Found:
     row: dict[str, Any] = dict.fromkeys(LISTING)
-    row |= {"run": name, "state": "unreadable", "used": False, "epochs": 0, "reason": ""}
+    row |= {"run": run.name, "state": "unreadable", "used": False, "epochs": 0, "reason": ""}
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        keys = {
-            "study": str(config["study"]),
-            "dataset": str(config["dataset"]["name"]),
-            "model": model_label(config["model"]),
-            "lambda": float(config["lambda"]),
-            "seed": int(config["seed"]),
-        }
-        row |= keys | {"max_epochs": int(config["trainer"]["max_epochs"])}
-        table = _read_metrics(folder / "metrics.csv", keys, name)
-    except KeyError as error:
-        row["reason"] = f"config.json has no {error}"
-        return _Found(row, pd.DataFrame(), {}, {})
-    except FileNotFoundError:
-        row["reason"] = "config.json is missing"
-        return _Found(row, pd.DataFrame(), {}, {})
+        row |= run.keys | {"max_epochs": int(run.settings.trainer["max_epochs"])}
+        table = _tidy_table(run)
     except (OSError, ValueError, TypeError, DataError) as error:
         row["reason"] = str(error).splitlines()[0]
-        return _Found(row, pd.DataFrame(), {}, {})
+        return _Found(row, pd.DataFrame(), run)
     row["epochs"] = len(table)
-    row["state"], row["reason"] = _state(folder, config, len(table))
-    return _Found(row, table, config, _read_json(folder / "environment.json"))
+    row["state"], row["reason"] = _state(run, len(table))
+    return _Found(row, table, run)
 
 
-def _read_metrics(path: Path, keys: Mapping[str, Any], name: str) -> pd.DataFrame:
-    """``metrics.csv`` with tidy names; no row where the run has not finished an epoch."""
-    if not path.exists() or path.stat().st_size == 0:
+def _tidy_table(run: Run) -> pd.DataFrame:
+    """Its table with tidy names; no row where the run has not finished an epoch."""
+    columns, rows = run.table()
+    if not columns:
         return pd.DataFrame(columns=[*TIDY_COLUMNS, "run"])
-    table = pd.read_csv(path)
+    table = pd.DataFrame(rows, columns=columns)
     table = table.rename(columns=lambda column: RENAMED.get(column, column.removeprefix("val/")))
     table = table.drop(columns=[column for column in table if "/" in str(column)])
-    frame = pd.DataFrame({key: [value] * len(table) for key, value in keys.items()})
-    frame = pd.concat([frame, table], axis=1).assign(run=name)
-    return check_tidy(frame, path.name)
+    frame = pd.DataFrame({key: [value] * len(table) for key, value in run.keys.items()})
+    frame = pd.concat([frame, table], axis=1).assign(run=run.name)
+    return check_tidy(frame, run.metrics_file.name)
 
 
-def _state(folder: Path, config: Mapping[str, Any], epochs: int) -> tuple[str, str]:
+def _state(run: Run, epochs: int) -> tuple[str, str]:
     """State of a run, and why it is not complete."""
-    trainer, status = config["trainer"], read_status(folder)
+    trainer, status = run.settings.trainer, run.status
     progress = f"{epochs} of {trainer['max_epochs']} epochs"
-    if status is not None and status["state"] == "failed":
+    if status.get("state") == "failed":
         return "failed", f"{str(status.get('error', 'no message')).splitlines()[0]} ({progress})"
-    if status is not None and status["state"] != "complete":
-        word = "still running" if run_state(folder) == "running" else "interrupted"
+    if status.get("state", "complete") != "complete":
+        word = "still running" if run.state == "running" else "interrupted"
         return "unfinished", f"{word}: {progress}"
     # max_steps and max_time end a run before its last epoch, and well.
-    cut = status is not None and any(trainer.get(key) not in (None, -1) for key in ("max_steps", "max_time"))
+    cut = bool(status) and any(trainer.get(key) not in (None, -1) for key in ("max_steps", "max_time"))
     if epochs < trainer["max_epochs"] and not (cut and epochs > 0):
         return "unfinished", progress
     return "complete", ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 # ---- CSV
@@ -222,7 +177,7 @@ def _from_csv(path: Path) -> Iterator[_Found]:
     for keys, rows in table.groupby([*RUN_KEYS, "run"], sort=False):
         row = dict(zip([*RUN_KEYS, "run"], keys, strict=True))
         row |= {"state": "complete", "used": True, "epochs": len(rows), "max_epochs": None, "reason": ""}
-        yield _Found(row, rows, {}, {})
+        yield _Found(row, rows, None)
 
 
 # ---- choosing
@@ -231,9 +186,9 @@ def _from_csv(path: Path) -> Iterator[_Found]:
 def _of_study(found: list[_Found], study: str | None, path: Path) -> list[_Found]:
     if study is None:
         return found
-    chosen = [run for run in found if run.row["study"] == study]
+    chosen = [own for own in found if own.row["study"] == study]
     if not chosen:
-        names = sorted({run.row["study"] for run in found if run.row["study"] is not None})
+        names = sorted({own.row["study"] for own in found if own.row["study"] is not None})
         raise DataError(f"study={study}: no run of it in {path}. Studies there: {', '.join(names) or 'none'}.")
     return chosen
 
@@ -241,27 +196,37 @@ def _of_study(found: list[_Found], study: str | None, path: Path) -> list[_Found
 def _mark_duplicates(found: list[_Found], arms: bool) -> None:
     """Of several complete runs with equal keys the one started last stands; the others are marked."""
     groups: dict[tuple[Any, ...], list[_Found]] = {}
-    for run in found:
-        if run.row["state"] == "complete":
-            arm = json.dumps(run.config.get("augmentation"), sort_keys=True) if arms else ""
-            groups.setdefault((*(run.row[key] for key in RUN_KEYS), arm), []).append(run)
+    for own in found:
+        if own.row["state"] == "complete":
+            arm = repr(own.run.settings.augmentation) if arms and own.run else ""
+            groups.setdefault((*(own.row[key] for key in RUN_KEYS), arm), []).append(own)
     for group in groups.values():
-        # Stable: where no start is known, the first one stands.
-        group.sort(key=lambda run: str(run.environment.get("started", "")), reverse=True)
+        if len(group) > 1:  # stable: where no start is known, the first one stands
+            group.sort(key=lambda own: str(own.run.environment.get("started", "")) if own.run else "", reverse=True)
         for other in group[1:]:
             other.row["state"] = "duplicate"
-            other.row["reason"] = f"same keys as {group[0].row['run']}{_difference(group[0].config, other.config)}"
+            other.row["reason"] = f"same keys as {group[0].row['run']}{_difference(group[0].run, other.run)}"
 
 
-def _difference(kept: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _difference(kept: Run | None, other: Run | None) -> str:
     if not kept or not other:
         return ""
-    a, b = flat_settings(kept), flat_settings(other)
-    names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+    names = sorted(differing([kept, other]))
     return f", other settings: {', '.join(names)}" if names else ", same settings"
 
 
-def mixed_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Values of each setting that differs among ``runs``, by its dotted name."""
+    flat = [flat_settings(run.settings.to_dict()) for run in runs]
+    found = {}
+    for name in sorted(set().union(*flat)):
+        values = {json.dumps(own.get(name)): own.get(name) for own in flat}
+        if len(values) > 1:
+            found[name] = [values[text] for text in sorted(values)]
+    return found
+
+
+def mixed_settings(runs: Iterable[Run]) -> dict[str, list[Any]]:
     """Settings that differ among runs of one study and data set, though they are none of the runs' keys.
 
     Such runs are compared as if they were alike, so a reader must know.
@@ -269,17 +234,14 @@ def mixed_settings(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[A
     Returns:
         The values of each such setting, by its dotted name with study and data set before it.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for config in configs.values():
-        flat = flat_settings(config)
-        # A cache changes no figure.
-        own = ("study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache")
-        kept = {name: value for name, value in flat.items() if name not in own and not name.startswith("pictures.")}
-        groups.setdefault(f"{flat['study']}, {flat['dataset.name']}", []).append(kept)
-    mixed = {}
-    for where, members in groups.items():
-        for name in sorted(set().union(*members)):
-            values = {json.dumps(member.get(name)): member.get(name) for member in members}
-            if len(values) > 1:
-                mixed[f"{where}: {name}"] = [values[text] for text in sorted(values)]
-    return mixed
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(f"{run.settings.study}, {run.settings.dataset.name}", []).append(run)
+    # A cache changes no figure.
+    own = ("study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache")
+    return {
+        f"{where}: {name}": values
+        for where, members in groups.items()
+        for name, values in differing(members).items()
+        if name not in own and not name.startswith("pictures.")
+    }

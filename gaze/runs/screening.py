@@ -20,10 +20,9 @@ from rich.table import Table
 from gaze.config.train import config_hash
 from gaze.errors import ConfigError
 from gaze.files import atomic_path, write_json
-from gaze.runs.folder import METRICS
-from gaze.runs.grid import Job
+from gaze.runs.run import Run
 
-ACCURACY = "val/accuracy"  # the one column of metrics.csv that is read here
+ACCURACY = "val/accuracy"  # the one measure that is looked at here
 WHY = (
     "Screening reads val/accuracy alone, never a CAM metric. The study asks whether an augmentation moved the gaze;"
     " candidates chosen by a CAM metric would be chosen for the answer (double dipping): they would look moved by the"
@@ -107,25 +106,24 @@ def remaining(names: Sequence[str], rungs: Iterable[Rung], factor: int) -> list[
     return left
 
 
-def last_accuracy(folder: Path) -> float:
-    """Validation accuracy after the last epoch of a complete run, 0..1, or NaN. No other column is read.
+def last_accuracy(run: Run) -> float:
+    """Validation accuracy after the last epoch of a complete run, 0..1, or NaN. No other column is looked at.
 
     Raises:
-        ConfigError: metrics.csv has no such column.
+        ConfigError: its table has no such column.
     """
-    with (folder / METRICS).open(newline="", encoding="utf-8") as file:
-        *_, last = csv.DictReader(file)
-    if ACCURACY not in last:
-        raise ConfigError(f"{folder / METRICS} has no column {ACCURACY}.")
-    return float(last[ACCURACY] or "nan")
+    columns, rows = run.table(ACCURACY)
+    if ACCURACY not in columns:
+        raise ConfigError(f"{run.metrics_file} has no column {ACCURACY}.")
+    return rows[-1].get(ACCURACY, math.nan)
 
 
 # ---- what has been decided stays decided
 
 
-def screening_key(candidates: Candidates, jobs: Sequence[Job]) -> str:
-    """Eight hex digits, equal for equal screenings; ``jobs`` are the runs of the first rung."""
-    words = [json.dumps(candidates), *sorted(config_hash(job.config) for job in jobs)]
+def screening_key(candidates: Candidates, first: Sequence[Run]) -> str:
+    """Eight hex digits, equal for equal screenings; ``first`` are the runs of the first rung."""
+    words = [json.dumps(candidates), *sorted(config_hash(run.settings) for run in first)]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
 
 
@@ -158,7 +156,7 @@ def load_rungs(path: Path) -> list[Rung]:
 # ---- for people
 
 
-def introduction(candidates: Candidates, seeds: int, baseline: str, study: Sequence[Job]) -> list[str]:
+def introduction(candidates: Candidates, seeds: int, baseline: str, study: Sequence[Run]) -> list[str]:
     """What is about to happen, how much it is, and what it is blind to.
 
     Args:
@@ -173,10 +171,10 @@ def introduction(candidates: Candidates, seeds: int, baseline: str, study: Seque
         after = max(1, number // candidates.factor)
         text.append(f"{number} x {seeds} runs of {rung} epochs, {after} of {number} go on")
         number = after
-    full = int(study[0].config.trainer["max_epochs"])
+    full = int(study[0].settings.trainer["max_epochs"])
     arms: dict[str, int] = {}
-    for job in study:
-        arms[job.config.augmentation.name] = arms.get(job.config.augmentation.name, 0) + 1
+    for run in study:
+        arms[run.settings.augmentation.name] = arms.get(run.settings.augmentation.name, 0) + 1
     runs = arms[baseline] + number * max(n for name, n in arms.items() if name != baseline)
     return [
         f"Screening of {len(candidates.names)} augmentations (more go on where accuracies tie): {'; '.join(text)}."

@@ -1,12 +1,14 @@
-"""One run folder opened, to look with its network at images: what ``check=RUN`` and ``explain=RUN`` share."""
+"""Runs opened to look with their networks at images: what ``check=RUN``, ``explain=RUN`` and the augmentation study
+share.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,20 +28,20 @@ from gaze.config.model import ModelConfig
 from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
-from gaze.runs.load import run_folders
+from gaze.runs.run import Run, runs_below
 from gaze.training.checkpoints import WholeCheckpoints
 from gaze.training.module import GazeModule
 
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, zipfile.BadZipFile, UnpicklingError)
+IS_A_RUN = (
+    "A run folder is what python train.py leaves: it holds config.json and checkpoints/, as "
+    "outputs/STUDY/DATASET/MODEL/lambda=0/seed=0."
+)
 Say = Callable[[str], None]
+Progress = Callable[[float], None]
 
 
-class Run(NamedTuple):
-    """A run to look at: its name, its folder, its settings (config.json)."""
-
-    name: str
-    folder: Path
-    config: dict[str, Any]
+# ---- images
 
 
 class Images(NamedTuple):
@@ -51,8 +54,14 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
     digest: str
 
+    @property
+    def pixels(self) -> Tensor:
+        """(N, C, S, S) uint8."""
+        images = self.data.data.test.images
+        return images if len(self.place) == len(images) else images[torch.from_numpy(self.place)]
 
-def evaluation_images(dataset: dict[str, Any], most: int | None, say: Say) -> Images:
+
+def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Images:
     """The evaluation split of a data set, or as even a choice of its classes as there is.
 
     Args:
@@ -63,10 +72,10 @@ def evaluation_images(dataset: dict[str, Any], most: int | None, say: Say) -> Im
     Raises:
         DataError: the images cannot be found or read.
     """
-    data = GazeDataModule(DatasetConfig(**dataset), progress=say)
+    data = GazeDataModule(dataset, progress=say)
     target = data.data.test.targets.numpy()
     place = balanced_choice(target, len(target) if most is None else most)
-    digest = hashlib.sha256(json.dumps([list(data.classes), dataset["image_size"]]).encode())
+    digest = hashlib.sha256(json.dumps([list(data.classes), dataset.image_size]).encode())
     digest.update(place.tobytes() + target[place].tobytes())
     for i in place:
         digest.update(data.data.test.images[i].numpy().tobytes())
@@ -86,13 +95,21 @@ def balanced_choice(target: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return np.sort(first[:most])
 
 
+def batches(number: int, size: int) -> list[Tensor]:
+    """Places 0 .. number - 1 in rows of at most ``size``."""
+    return list(torch.arange(number).split(size)) if number else []
+
+
+# ---- runs
+
+
 def check_runs(runs: Sequence[Run], checkpoint: str) -> None:
     """What would stop the comparison, before any of it begins.
 
     Raises:
         DataError: names every run without its checkpoint, and a map under 4x4 cells.
     """
-    missing = [str(path) for path in (_checkpoint(run, checkpoint) for run in runs) if not path.is_file()]
+    missing = [str(path) for path in (run.checkpoint(checkpoint) for run in runs) if not path.is_file()]
     if missing:
         shown = "\n".join(f"  {path}" for path in missing[:5])
         more = f"\n  and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -100,13 +117,12 @@ def check_runs(runs: Sequence[Run], checkpoint: str) -> None:
             f"{len(missing)} of {len(runs)} runs have no checkpoint to take the maps from:\n{shown}{more}\n"
             "Train them anew (the same command with rerun=true), or move these run folders away."
         )
-    for config in (run.config for run in runs):
-        size = config["dataset"]["image_size"]
-        model = ModelConfig(**config["model"])
-        height, width = map_size(model, size, config["dataset"]["channels"])
+    for run in runs:
+        dataset = run.settings.dataset
+        height, width = map_size(run.settings.model, dataset.image_size, dataset.channels)
         if min(height, width) < MIN_GRID:
             raise DataError(
-                f"{model.label} at dataset.image_size={size} has maps of {height}x{width} cells: too "
+                f"{run.label} at dataset.image_size={dataset.image_size} has maps of {height}x{width} cells: too "
                 f"coarse to compare where networks look. {MIN_GRID}x{MIN_GRID} is the least; train with larger images."
             )
 
@@ -138,49 +154,74 @@ def load_module(path: Path) -> GazeModule:
     return module
 
 
-def _checkpoint(run: Run, name: str) -> Path:
-    return run.folder / "checkpoints" / f"{name}.ckpt"
+def precision_of(run: Run, device: torch.device) -> str:
+    """The precision that a run was trained in, or the nearest one that ``device`` allows."""
+    if run.precision == "16-mixed" and device.type == "cpu":
+        return "bf16-mixed"  # as Lightning trains there
+    if run.precision == "bf16-mixed" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return "32-true"
+    return run.precision
 
 
-IS_A_RUN = (
-    "A run folder is what python train.py leaves: it holds config.json and checkpoints/, as "
-    "outputs/STUDY/DATASET/MODEL/lambda=0/seed=0."
-)
-Progress = Callable[[float], None]
+def precision_notes(runs: Iterable[Run], device: torch.device) -> list[str]:
+    """What a reader must know where runs are not looked at in their own precision."""
+    pairs = {(run.precision, precision_of(run, device)) for run in runs}
+    return [
+        f"Trained with trainer.precision={own}, which {device.type} does not allow: looked at in {used}."
+        for own, used in sorted(pairs)
+        if own != used
+    ]
 
 
 class Looked(NamedTuple):
-    """Maps (N, H, W) float32 in 0..1, un-enlarged, of the classes asked for, and probabilities (N, K) float32."""
+    """Maps (N, H, W) float32 in 0..1, un-enlarged, of the classes asked for, and logits (N, K) float32."""
 
     cams: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(N, K)."""
+        found: NDArray[np.float32] = torch.from_numpy(self.logits).softmax(1).numpy()
+        return found
 
 
-class OneRun(NamedTuple):
+class Opened(NamedTuple):
     """A run with its network, in evaluation mode on the device.
 
     Attributes:
         run: name, folder and settings.
         checkpoint: the file that the weights come from.
         module: of the run.
-        dataset: settings of its images.
         device: where it works.
+        plugin: Lightning's own, of the precision that the run was trained in (see :func:`precision_of`).
     """
 
     run: Run
     checkpoint: Path
     module: GazeModule
-    dataset: DatasetConfig
     device: torch.device
+    plugin: Precision
 
     @property
     def classes(self) -> list[str]:
         return self.module.class_names
 
+    @property
+    def dataset(self) -> DatasetConfig:
+        return self.run.settings.dataset
+
     def precision(self) -> AbstractContextManager[Any]:
-        """The precision that the run was trained in; head and CAM stay in float32 anyway."""
-        half = self.run.config["trainer"].get("precision") == "bf16-mixed"
-        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
+        """As in the run's own evaluation; head and CAM stay in float32 at least."""
+        return self.plugin.forward_context()
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise DataError where images are of other classes than the network's."""
+        if list(classes) != self.classes:
+            raise DataError(
+                f"{self.checkpoint} was trained on the classes {', '.join(self.classes)}; the images are of "
+                f"{', '.join(classes)}. Name the data set that it was trained on."
+            )
 
     def prepare(self, pixels: Tensor, target: Tensor) -> Batch:
         """Bytes (B, C, S, S) on the host as the network gets them: floats in -1..1 on the device."""
@@ -198,7 +239,7 @@ class OneRun(NamedTuple):
         return probability
 
     def look(self, pixels: Tensor, target: Tensor | None, progress: Progress = lambda share: None) -> Looked:
-        """Maps and probabilities of many images, batch by batch.
+        """Maps and logits of many images, batch by batch.
 
         Args:
             pixels: (N, C, S, S) uint8.
@@ -208,7 +249,7 @@ class OneRun(NamedTuple):
         Raises:
             DataError: scores that are NaN or infinite.
         """
-        cams, probabilities = [], []
+        cams, logits = [], []
         for places in batches(len(pixels), self.dataset.batch_size):
             batch = self.prepare(pixels[places], torch.zeros(len(places), dtype=torch.int64))
             with self.precision():
@@ -216,21 +257,16 @@ class OneRun(NamedTuple):
                     wanted = self.module(batch.image).argmax(1) if target is None else target[places].to(self.device)
                 found = self.module.gaze(batch.image, wanted)
             cams.append(found.cam.float().cpu())
-            probabilities.append(found.logits.float().softmax(1).cpu())
+            logits.append(found.logits.float().cpu())
             progress((int(places[-1]) + 1) / len(pixels))
-        looked = Looked(torch.cat(cams).numpy(), torch.cat(probabilities).numpy())
-        if not np.isfinite(looked.probabilities).all():
+        looked = Looked(torch.cat(cams).numpy(), torch.cat(logits).numpy())
+        if not np.isfinite(looked.logits).all():
             raise DataError(f"{self.checkpoint} gives scores that are NaN or infinite: this training broke down.")
         return looked
 
 
-def batches(number: int, size: int) -> list[Tensor]:
-    """Places 0 .. number - 1 in rows of at most ``size``."""
-    return list(torch.arange(number).split(size)) if number else []
-
-
-def open_run(folder: Path, config: CompareConfig) -> OneRun:
-    """Settings, checkpoint and network of a run folder; looks at everything that can be wrong before any image is read.
+def open_run(folder: Path, config: CompareConfig) -> Opened:
+    """A run folder that somebody named; looks at everything that can be wrong before any image is read.
 
     Args:
         folder: of the run.
@@ -240,43 +276,41 @@ def open_run(folder: Path, config: CompareConfig) -> OneRun:
         DataError: no run folder, no checkpoint, maps under 4x4, a checkpoint of another network than the run's
             settings say, no GPU where one is asked for.
     """
-    folder = folder.expanduser()
-    values = _settings(folder)
-    run = Run(folder.name, folder, values)
+    run = Run(folder.expanduser())
+    if not run.folder.is_dir():
+        kind = "is a file, no run folder" if run.folder.exists() else "does not exist"
+        raise DataError(f"{folder} {kind}. {IS_A_RUN}")
     try:
-        dataset = DatasetConfig(**values["dataset"])
-        names = values["model"]["name"], values["trainer"], values["study"], values["seed"]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'config.json'} is not of this version of the project: {error}.") from error
+        _ = run.settings
+    except DataError as error:
+        inside = [str(other.folder) for other in islice(runs_below(run.folder), 5)]
+        hint = "\nRuns in it:\n  " + "\n  ".join(inside) if inside and inside != [str(run.folder)] else ""
+        raise DataError(f"{folder}: {error}. {IS_A_RUN}{hint}") from error
     device = compute_device(config.device)
     check_runs([run], config.checkpoint)
-    checkpoint = folder / "checkpoints" / f"{config.checkpoint}.ckpt"
-    module = load_module(checkpoint)
-    of_checkpoint = (module.hparams["model"], module.hparams["image_size"], module.hparams["in_channels"])
-    of_settings = (names[0], dataset.image_size, dataset.channels)
+    return opened(run, config.checkpoint, device)
+
+
+def opened(run: Run, checkpoint: str, device: torch.device) -> Opened:
+    """A run with the network of one of its checkpoints.
+
+    Raises:
+        DataError: the checkpoint cannot be read, or is of another network than the run's settings say.
+    """
+    path, dataset = run.checkpoint(checkpoint), run.settings.dataset
+    module = load_module(path)
+    own = module.hparams
+    label = ModelConfig(own["model"], source=own["source"]).label
+    of_checkpoint = (label, own["image_size"], own["in_channels"])
+    of_settings = (run.label, dataset.image_size, dataset.channels)
     if of_checkpoint != of_settings:
         there, said = (f"{m} on {s}x{s} images of {c} channel(s)" for m, s, c in (of_checkpoint, of_settings))
         raise DataError(
-            f"{checkpoint} is of another network than its run: it holds {there}, config.json says {said}. Put the "
+            f"{path} is of another network than its run: it holds {there}, config.json says {said}. Put the "
             "run's own checkpoint back, or train it anew (the same command with rerun=true)."
         )
-    return OneRun(run, checkpoint, module.to(device).eval(), dataset, device)
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a run."""
-    if not folder.is_dir():
-        kind = "is a file, no run folder" if folder.exists() else "does not exist"
-        raise DataError(f"{folder} {kind}. {IS_A_RUN}")
-    path = folder / "config.json"
-    if not path.is_file():
-        inside = [str(run) for run in islice(run_folders(folder), 5)]
-        hint = "\nRuns in it:\n  " + "\n  ".join(inside) if inside else ""
-        raise DataError(f"{folder} is no run folder: config.json is missing. {IS_A_RUN}{hint}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}. {IS_A_RUN}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds no settings. {IS_A_RUN}")
-    return values
+    name = precision_of(run, device)
+    plain = {"64-true": DoublePrecision, "32-true": Precision}
+    plugin = plain[name]() if name in plain else MixedPrecision(name, device.type)  # type: ignore[arg-type]
+    plugin.convert_module(module)
+    return Opened(run, path, module.to(device).eval(), device, plugin)

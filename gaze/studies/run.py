@@ -51,7 +51,7 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
         _tell(written, directory, time.monotonic() - started, console)
         return written
     console.print(findings.headline(runs.epochs), highlight=False)
-    for note in findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.configs)):
+    for note in findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.used.values())):
         console.print(f"note: {note}", highlight=False, markup=False)
     _make(directory)
     written = [directory / CSV_FILE]
@@ -82,7 +82,7 @@ def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[P
         **origin(config),
         "run": str(one.run.folder),
         "checkpoint": str(one.checkpoint),
-        "settings of the run": flat_settings(one.run.config),
+        "settings of the run": flat_settings(one.run.settings.to_dict()),
     }
     if config.check is not None:
         from gaze.studies.check.report import run_check
@@ -110,7 +110,7 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
     runs = read_runs(source, config.include, config.study, arms=True)
     if config.kind == "consistency":
         return read_runs(source, config.include, config.study), False
-    studies = augmentation_studies(runs.configs, baseline)
+    studies = augmentation_studies(runs.used.values(), baseline)
     others = [study for study in sorted(runs.epochs["study"].unique()) if study not in studies]
     if config.kind == "augmentation" or (studies and not others):
         names = [str(study) for study in (studies or others)]

@@ -28,6 +28,7 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.errors import TrainingError
 from gaze.files import atomic_path
 from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figure
+from gaze.runs.run import Run
 from gaze.runs.status import Interrupted
 from gaze.training.module import GazeModule
 
@@ -133,7 +134,7 @@ class GradCAM(Callback):
         self._save_maps(module, cams, indices, epoch)
 
     def _publish(self, trainer: Trainer, name: str, figure: Figure, epoch: int) -> None:
-        folder = self.directory / "pictures"
+        folder = Run(self.directory).pictures
         folder.mkdir(parents=True, exist_ok=True)
         pixels = figure_pixels(figure, dpi=130)  # drawn once for both: drawing is what takes the time
         with atomic_path(folder / f"{name}.png") as part:
@@ -143,7 +144,7 @@ class GradCAM(Callback):
                 logger.experiment.add_image(name, pixels, epoch, dataformats="HWC")
 
     def _save_maps(self, module: GazeModule, cams: Tensor, indices: list[int], epoch: int) -> None:
-        with atomic_path(self.directory / "maps.npz") as part, part.open("wb") as file:
+        with atomic_path(Run(self.directory).maps_file) as part, part.open("wb") as file:
             np.savez_compressed(
                 file,
                 class_gaze=module.class_gaze.cpu().numpy(),

@@ -21,9 +21,9 @@ from lightning.fabric.utilities.types import _PATH
 
 from gaze.errors import CheckpointError, TrainingError
 from gaze.files import atomic_path
+from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import Interrupted
 
-LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"  # in the order in which a run resumes from them
 Say = Callable[[str], None]
 
 
@@ -46,8 +46,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as part:
                 _write(part, content.getbuffer())
-                if path.name == LAST and path.exists():
-                    path.replace(path.with_name(BEFORE))
+                if path.stem == LAST and path.exists():
+                    path.replace(path.with_stem(BEFORE))
         except OSError as error:
             raise TrainingError(
                 f"The checkpoint {path} could not be written: {error}. The one before is whole. "
@@ -73,14 +73,14 @@ class Found(NamedTuple):
     epochs: int
 
 
-def find_checkpoint(directory: Path, say: Say) -> Found | None:
+def find_checkpoint(run: Run, say: Say) -> Found | None:
     """The newest checkpoint of a run that can be read; None where there is none. Says which ones are damaged.
 
     Raises:
         CheckpointError: one holds pickled objects, so it is not this project's.
     """
     for name in (LAST, BEFORE, BEST):
-        path = directory / "checkpoints" / name
+        path = run.checkpoint(name)
         if not path.exists():
             continue
         try:
@@ -111,14 +111,14 @@ class StopOnSignal(Callback):
     run at once; it then resumes from the last whole epoch.
 
     Args:
-        directory: the run's folder.
+        run: that is trained.
         say: told when a signal has come.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, directory: Path, say: Say | None = None) -> None:
-        self.path = directory / "checkpoints" / LAST
+    def __init__(self, run: Run, say: Say | None = None) -> None:
+        self.path = run.checkpoint(LAST)
         self.say = say
         self.received: int | None = None
         self._before: dict[int, Any] = {}

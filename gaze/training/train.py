@@ -27,20 +27,12 @@ from gaze.config.train import TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
-from gaze.runs.folder import (
-    METRICS,
-    RERUN,
-    finish_rerun,
-    metrics_digest,
-    move_to_previous,
-    own_files,
-    plan_run,
-    read_metrics,
-)
-from gaze.runs.status import busy_message, is_first_process, locked, read_status, tracked
+from gaze.runs.folder import finish_rerun, move_to_previous, plan_run
+from gaze.runs.run import BEFORE, BEST, LAST, Run
+from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
 from gaze.training.callbacks import DISTANCE_COLUMNS, EpochTable, FiniteLoss, GradCAM
-from gaze.training.checkpoints import BEFORE, Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
+from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.environment import _device_name, environment
 from gaze.training.module import GazeModule
 
@@ -105,18 +97,19 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    run = Run(directory, config)
     if not is_first_process():
-        return _train_beside(config, directory)
-    if (directory / RERUN).exists():
+        return _train_beside(run)
+    if run.rerun.folder.exists():
         with locked(directory):
-            finish_rerun(directory)  # whose move may have been broken off
-    plan = plan_run(directory, config)
+            finish_rerun(run)  # whose move may have been broken off
+    plan = plan_run(run)
     if plan.action == "skip":
-        return read_metrics(directory)[-1]
-    found = find_checkpoint(plan.directory, say) if plan.action == "resume" else None
-    table = EpochTable(plan.directory / METRICS, say)
+        return run.rows[-1]
+    found = find_checkpoint(plan.run, say) if plan.action == "resume" else None
+    table = EpochTable(plan.run.metrics_file, say)
     # What Lightning or the backbone refuses is refused before images are read and before anything is written.
-    trainer = build_trainer(config, plan.directory, [table], say, found)
+    trainer = build_trainer(config, plan.run.folder, [table], say, found)
     check_method_of(config.gaze.method, config.model, config.dataset.channels)
     looked_at = check_network(config.model, config.dataset.image_size, config.dataset.channels)
     problem = unwritable(directory)
@@ -125,16 +118,15 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     if looked_at is not None:
         say(looked_at)
     with locked(directory):
-        if plan_run(directory, config, held=True) != plan:  # somebody was here in between
+        if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
-        _train(config, plan.directory, found, trainer, table, say, on_start)
-        finish_rerun(directory)
+        _train(plan.run, found, trainer, table, say, on_start)
+        finish_rerun(run)
     return table.rows[-1] if table.rows else {}
 
 
 def _train(
-    config: TrainConfig,
-    directory: Path,
+    run: Run,
     found: Found | None,
     trainer: Trainer,
     table: EpochTable,
@@ -142,19 +134,20 @@ def _train(
     on_start: Callable[[], None] | None,
 ) -> None:
     """The process that owns the folder."""
+    config = run.settings
     data = GazeDataModule(config.dataset, config.augmentation, progress=say, seed=config.seed)
-    if found is None and own_files(directory):
+    if found is None and run.files:
         _ = data.data  # if the images are no good, what is there stays where it is
-        move_to_previous(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.json", config.to_dict())
+        move_to_previous(run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.config_file, config.to_dict())
     facts: dict[str, Any] = {
         "config_hash": config_hash(config),
         "device": _device_name(trainer),
         "resumed_from_epoch": found.epochs if found else 0,
-        "seconds_before": (read_status(directory) or {}).get("seconds", 0.0) if found else 0.0,
+        "seconds_before": run.status.get("seconds", 0.0) if found else 0.0,
     }
-    with tracked(directory, **facts) as results, memory_explained(config):
+    with tracked(run.folder, **facts) as results, memory_explained(config):
         module = _build_module(config, data)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -163,26 +156,27 @@ def _train(
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
             on_start()
-        write_json(directory / "audit.json", data.data.audit.to_dict())
-        write_json(directory / "environment.json", environment(config, trainer))
-        _tell_other_processes(directory, found)
+        write_json(run.audit_file, data.data.audit.to_dict())
+        write_json(run.environment_file, environment(config, trainer))
+        _tell_other_processes(run.folder, found)
         trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
         if table.rows:
-            _finish(config, directory, trainer, table)
+            _finish(run, trainer, table)
             results |= {"epochs": len(table.rows), "metrics": table.rows[-1]}
-            results["metrics_sha256"] = metrics_digest(directory)
-        (directory / "checkpoints" / BEFORE).unlink(missing_ok=True)
+            results["metrics_sha256"] = run.digest
+        run.checkpoint(BEFORE).unlink(missing_ok=True)
 
 
-def _train_beside(config: TrainConfig, directory: Path) -> dict[str, float]:
+def _train_beside(run: Run) -> dict[str, float]:
     """Any other process of a data-parallel run: it writes nothing and does what the first one told it."""
+    config = run.settings
     if TOLD[0] in os.environ:
-        directory, checkpoint = Path(os.environ[TOLD[0]]), os.environ[TOLD[1]]
+        run, checkpoint = Run(Path(os.environ[TOLD[0]]), config), os.environ[TOLD[1]]
     else:  # all processes were started at once, by SLURM or torchrun
-        found = find_checkpoint(directory, lambda line: None) if config.resume and not config.rerun else None
+        found = find_checkpoint(run, lambda line: None) if config.resume and not config.rerun else None
         checkpoint = str(found.path) if found else ""
     data = GazeDataModule(config.dataset, config.augmentation, seed=config.seed)
-    trainer = build_trainer(config, directory, [EpochTable(directory / METRICS)])
+    trainer = build_trainer(config, run.folder, [EpochTable(run.metrics_file)])
     trainer.fit(_build_module(config, data), datamodule=data, ckpt_path=checkpoint or None)
     return {}
 
@@ -223,7 +217,7 @@ def build_trainer(
     Raises:
         ConfigError: Lightning refuses an argument (its own words).
     """
-    pictures, checkpoints = config.pictures, directory / "checkpoints"
+    run, pictures = Run(directory, config), config.pictures
     at_epoch_end: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
     callbacks: list[Callback] = [
         FiniteLoss(),  # first: nothing is drawn or saved of weights that are NaN
@@ -235,10 +229,10 @@ def build_trainer(
             pictures.images_per_class,
         ),
         *extra,
-        StopOnSignal(directory, say),
+        StopOnSignal(run, say),
         # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.
-        ModelCheckpoint(checkpoints, "best", monitor="val/kappa", mode="max", **at_epoch_end),
-        ModelCheckpoint(checkpoints, "last", **at_epoch_end),
+        ModelCheckpoint(run.checkpoints, BEST, monitor="val/kappa", mode="max", **at_epoch_end),
+        ModelCheckpoint(run.checkpoints, LAST, **at_epoch_end),
     ]
     terminal = sys.stdout.isatty()
     if terminal:
@@ -276,8 +270,9 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
     )
 
 
-def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: EpochTable) -> None:
+def _finish(run: Run, trainer: Trainer, table: EpochTable) -> None:
     """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
+    config, directory = run.settings, run.folder
     console, last = get_console(), table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
     final = {f"final/{key.removeprefix('val/')}": last[key] for key in SUMMARY if key in last}
@@ -286,7 +281,7 @@ def _finish(config: TrainConfig, directory: Path, trainer: Trainer, table: Epoch
             logger.log_hyperparams(_hyperparameters(config), final)
             logger.save()
             logger.finalize("success")
-    view = Table(title=f"{config.dataset.name}  {config.model.label}  lambda={config.lambda_:g}  seed={config.seed}")
+    view = Table(title=f"{config.dataset.name}  {run.label}  lambda={config.lambda_:g}  seed={config.seed}")
     view.add_column("on the evaluation set")
     view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
     view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")

@@ -21,7 +21,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from gaze.runs.grid import Job, Outcome
+    from gaze.runs.grid import Outcome
+    from gaze.runs.run import Run
 
 ATTEMPTS = 3  # to launch what is left, where a launcher itself breaks off
 
@@ -81,48 +82,48 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what is left of the grid. Exits with 1 where a run did not become complete."""
-        from gaze.runs.grid import jobs_to_run
+        from gaze.runs.grid import runs_left
 
         with clear_errors():
-            jobs = self._jobs(self._combinations(arguments))
-            left = jobs_to_run(jobs)
+            runs = self._runs(self._combinations(arguments))
+            left = runs_left(runs)
             self._check_trainers(left)
             self._save_grid()
-        code = self._finish(jobs, left)
+        code = self._finish(runs, left)
         if code:
             sys.exit(code)
         return [[]]
 
-    def _finish(self, jobs: list[Job], left: list[Job]) -> Any:
-        """Run ``left`` and sum all ``jobs`` up in a table; the exit code."""
+    def _finish(self, runs: list[Run], left: list[Run]) -> Any:
+        """Run ``left`` and sum all ``runs`` up in a table; the exit code."""
         from rich import get_console
 
         from gaze.runs.grid import grid_table
 
-        outcomes, code = self._run(jobs, left)
-        get_console().print(grid_table(jobs, outcomes))
+        outcomes, code = self._run(runs, left)
+        get_console().print(grid_table(runs, outcomes))
         broken = sum(o.state != "complete" for o in outcomes)
         if broken:
-            say(f"{broken} of {len(jobs)} runs are not complete. The same command goes on with them.")
+            say(f"{broken} of {len(runs)} runs are not complete. The same command goes on with them.")
         return code or (1 if broken else 0)
 
-    def _run(self, jobs: list[Job], left: list[Job]) -> tuple[list[Outcome], Any]:
-        """Run ``left``, and say what became of all ``jobs``; the code is 0 unless something broke the launcher off."""
+    def _run(self, runs: list[Run], left: list[Run]) -> tuple[list[Outcome], Any]:
+        """Run ``left``, and say what became of all ``runs``; the code is 0 unless something broke the launcher off."""
         from gaze.runs.grid import outcome
 
-        if len(left) < len(jobs):
-            say(f"{len(jobs) - len(left)} of {len(jobs)} runs are finished already.")
+        if len(left) < len(runs):
+            say(f"{len(runs) - len(left)} of {len(runs)} runs are finished already.")
         errors: dict[Path, BaseException] = {}
         code: Any = 0
         try:
-            code = 0 if self._launch(jobs, left, errors) else 1
+            code = 0 if self._launch(runs, left, errors) else 1
         except KeyboardInterrupt:
             code = 130
         except SystemExit as ended:  # of a run in this process, at a signal
             code = ended.code
-        return [outcome(job, errors.get(job.folder)) for job in jobs], code
+        return [outcome(run, errors.get(run.folder)) for run in runs], code
 
-    def _launch(self, jobs: list[Job], left: list[Job], errors: dict[Path, BaseException]) -> bool:
+    def _launch(self, runs: list[Run], left: list[Run], errors: dict[Path, BaseException]) -> bool:
         """Whether the launcher came to its end; ``errors`` takes what went wrong in each run."""
         from gaze.runs.grid import outcome, wait_until_quiet, watched
 
@@ -131,23 +132,23 @@ class GridSweeper(Sweeper):
             if not left:
                 break
             try:
-                with watched(jobs, left, say):
-                    results: Sequence[JobReturn] = self.launcher.launch([job.overrides for job in left], 0)
+                with watched(runs, left, say):
+                    results: Sequence[JobReturn] = self.launcher.launch([list(run.overrides) for run in left], 0)
             except Exception as error:  # a worker that was killed, for example for want of memory
                 say(f"The launcher broke off: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
                 wait_until_quiet(left)
-                left = [job for job in left if outcome(job).state not in ("complete", "failed")]
+                left = [run for run in left if outcome(run).state not in ("complete", "failed")]
                 if attempt == ATTEMPTS:
-                    errors |= {job.folder: error for job in left}
+                    errors |= {run.folder: error for run in left}
                     return not left
                 continue
-            for job, result in zip(left, results, strict=True):
+            for run, result in zip(left, results, strict=True):
                 if result.status is not JobStatus.COMPLETED:
-                    errors[job.folder] = result._return_value
+                    errors[run.folder] = result._return_value
             break
         return True
 
-    def _jobs(self, combinations: list[list[str]]) -> list[Job]:
+    def _runs(self, combinations: list[list[str]]) -> list[Run]:
         """Every combination, composed and checked.
 
         Raises:
@@ -155,10 +156,11 @@ class GridSweeper(Sweeper):
         """
         from gaze.config.train import check_config
         from gaze.errors import ConfigError
-        from gaze.runs.grid import Job, shortened
+        from gaze.runs.grid import shortened
+        from gaze.runs.run import Run
 
         assert self.config is not None and self.hydra_context is not None
-        jobs, problems = [], []
+        runs, problems = [], []
         for overrides in combinations:
             composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
             sweep = composed.hydra.sweep
@@ -166,12 +168,12 @@ class GridSweeper(Sweeper):
             with open_dict(composed):
                 del composed["hydra"]
             try:
-                jobs.append(Job(overrides, check_config(composed, trainer=False), folder))
+                runs.append(Run(folder, check_config(composed, trainer=False), overrides=overrides))
             except ConfigError as error:
                 problems += str(error).splitlines()
         if problems:
             raise ConfigError(shortened(problems))
-        return jobs
+        return runs
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
         """Overrides of every run. Where ``params`` is a list of grids, a value on the command line selects among
@@ -201,18 +203,18 @@ class GridSweeper(Sweeper):
                 raise HydraException(f"{key}: a grid needs a list of values, choice(...) or range(...).")
         return values
 
-    def _check_trainers(self, jobs: list[Job]) -> None:
+    def _check_trainers(self, runs: list[Run]) -> None:
         from gaze.config.train import check_trainer
         from gaze.errors import ConfigError
         from gaze.runs.grid import shortened
 
         problems, seen = [], []
-        for job in jobs:
-            if job.config.trainer in seen:
+        for run in runs:
+            if run.settings.trainer in seen:
                 continue
-            seen.append(job.config.trainer)
+            seen.append(run.settings.trainer)
             try:
-                check_trainer(job.config)
+                check_trainer(run.settings)
             except ConfigError as error:
                 problems += str(error).splitlines()
         if problems:

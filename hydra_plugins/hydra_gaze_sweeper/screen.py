@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import GridSweeper, clear_errors, say  # relative: hydra_plugins itself is no package
 
 if TYPE_CHECKING:
-    from gaze.runs.grid import Job
+    from gaze.runs.run import Run
     from gaze.runs.screening import Candidates, Rung
 
 ARM = "augmentation"
@@ -29,8 +29,8 @@ class Screening(NamedTuple):
     candidates: Candidates
     overrides: list[str]
     seeds: list[str]
-    first: list[Job]
-    study: list[Job]
+    first: list[Run]
+    study: list[Run]
     record: Path
 
 
@@ -60,14 +60,14 @@ class ScreenSweeper(GridSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Screen, then run the study. Exits with 1 where a run failed or is not complete."""
-        from gaze.runs.grid import jobs_to_run
+        from gaze.runs.grid import runs_left
         from gaze.runs.screening import introduction, load_rungs, remaining
 
         with clear_errors():
             plan = self._planned(arguments)
             rungs = load_rungs(plan.record)
             possible = self._arms_of(plan.study, remaining(plan.candidates.names, rungs, self.factor))
-            left = jobs_to_run(possible) + ([] if rungs else jobs_to_run(plan.first))
+            left = runs_left(possible) + ([] if rungs else runs_left(plan.first))
             self._check_trainers(left)  # nothing left loads no Lightning
             self._save_grid()
         for line in introduction(plan.candidates, len(plan.seeds), self.baseline, plan.study):
@@ -76,10 +76,10 @@ class ScreenSweeper(GridSweeper):
         code: Any = 0
         if kept:
             say(f"The study: {self.baseline}, {', '.join(kept)}, with fresh seeds.")
-            jobs = self._arms_of(plan.study, kept)
+            runs = self._arms_of(plan.study, kept)
             with clear_errors():
-                left = jobs_to_run(jobs)
-            code = self._finish(jobs, left)
+                left = runs_left(runs)
+            code = self._finish(runs, left)
         if failed:
             say(
                 f"Failed in the screening, and dropped: {', '.join(failed)}. Their status.json has the error."
@@ -89,8 +89,8 @@ class ScreenSweeper(GridSweeper):
             sys.exit(code or 1)
         return [[]]
 
-    def _arms_of(self, study: Sequence[Job], names: Sequence[str]) -> list[Job]:
-        return [job for job in study if job.config.augmentation.name in (self.baseline, *names)]
+    def _arms_of(self, study: Sequence[Run], names: Sequence[str]) -> list[Run]:
+        return [run for run in study if run.settings.augmentation.name in (self.baseline, *names)]
 
     # ---- before the first run
 
@@ -107,10 +107,10 @@ class ScreenSweeper(GridSweeper):
         given = self._values(arguments)
         names = self._arms(given)
         say("Checks the runs of the screening and of the study.")
-        study = self._jobs(self._combinations([word for word in arguments if word.partition("=")[0] != ARM]))
-        if not {self.baseline, *names} <= {job.config.augmentation.name for job in study}:
+        study = self._runs(self._combinations([word for word in arguments if word.partition("=")[0] != ARM]))
+        if not {self.baseline, *names} <= {run.settings.augmentation.name for run in study}:
             raise ConfigError("An arm of the study has no run left. Give other values of seed.")
-        epochs = rung_epochs(self.min_epochs, self.factor, self.rungs, int(study[0].config.trainer["max_epochs"]))
+        epochs = rung_epochs(self.min_epochs, self.factor, self.rungs, int(study[0].settings.trainer["max_epochs"]))
         seeds = self._screening_seeds(study)
         assert self.config is not None
         folder = Path(f"{Path(str(self.config.hydra.sweep.dir))}-screen")
@@ -119,9 +119,9 @@ class ScreenSweeper(GridSweeper):
             raise ConfigError(f"{problem} Give another hydra.sweep.dir=PATH.")
         overrides = [words[0] for key, words in given.items() if key not in OWN]
         quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        overrides += [f"study={study[0].config.study}-screen", f"hydra.sweep.dir='{quoted}'"]
+        overrides += [f"study={study[0].settings.study}-screen", f"hydra.sweep.dir='{quoted}'"]
         candidates = Candidates(names, self.factor, epochs)
-        first = self._jobs(_combined(overrides, names, seeds, epochs[0]))
+        first = self._runs(_combined(overrides, names, seeds, epochs[0]))
         record = first[0].folder.parent / f"screen-{screening_key(candidates, first)}.json"
         return Screening(candidates, overrides, seeds, first, study, record)
 
@@ -146,12 +146,12 @@ class ScreenSweeper(GridSweeper):
         self.grids = [grid for grid in self.grids if str(grid[ARM]) in (self.baseline, *names)]
         return names
 
-    def _screening_seeds(self, study: Sequence[Job]) -> list[str]:
+    def _screening_seeds(self, study: Sequence[Run]) -> list[str]:
         from gaze.errors import ConfigError
 
         value = self.seeds if isinstance(self.seeds, str | int) else ",".join(map(str, self.seeds))
         seeds = [word.partition("=")[2] for word in self._values([f"seed={value}"])["seed"]]
-        taken = {str(job.config.seed) for job in study}.intersection(seeds)
+        taken = {str(run.settings.seed) for run in study}.intersection(seeds)
         if taken:
             raise ConfigError(
                 f"hydra.sweeper.seeds={value}: the study has {', '.join(sorted(taken))} too, and its runs must not be"
@@ -174,8 +174,8 @@ class ScreenSweeper(GridSweeper):
                 continue
             say(f"Rung {number + 1} of {len(epochs)}: {len(left)} candidates, {length} epochs.")
             with clear_errors():
-                jobs = plan.first if number == 0 else self._jobs(_combined(plan.overrides, left, plan.seeds, length))
-                accuracy = self._accuracies(jobs)
+                runs = plan.first if number == 0 else self._runs(_combined(plan.overrides, left, plan.seeds, length))
+                accuracy = self._accuracies(runs)
             if all(math.isnan(value) for value in accuracy.values()):
                 say("All of its candidates failed: nothing is decided.")
                 sys.exit(1)
@@ -192,25 +192,25 @@ class ScreenSweeper(GridSweeper):
         failed = [name for name in names if any(math.isnan(rung.accuracy.get(name, 0.0)) for rung in rungs)]
         return kept, failed
 
-    def _accuracies(self, jobs: list[Job]) -> dict[str, float]:
+    def _accuracies(self, runs: list[Run]) -> dict[str, float]:
         """Train a rung; mean accuracy of each candidate over its seeds, NaN where a run failed. Ends the command where
         a run neither became complete nor failed: a rung is decided whole.
         """
-        from gaze.runs.grid import jobs_to_run
+        from gaze.runs.grid import runs_left, words
         from gaze.runs.screening import last_accuracy
 
-        left = jobs_to_run(jobs)
+        left = runs_left(runs)
         self._check_trainers(left)
-        outcomes, code = self._run(jobs, left)
+        outcomes, code = self._run(runs, left)
         undecided = sum(o.state not in ("complete", "failed") for o in outcomes)
         values: dict[str, list[float]] = {}
-        for job, found in zip(jobs, outcomes, strict=True):
+        for run, found in zip(runs, outcomes, strict=True):
             if found.state == "failed":
-                say(f"{job.name}: failed: {found.error}")
-            value = last_accuracy(job.folder) if found.state == "complete" and not undecided else math.nan
-            values.setdefault(job.config.augmentation.name, []).append(value)
+                say(f"{' '.join(words(run))}: failed: {found.error}")
+            value = last_accuracy(run) if found.state == "complete" and not undecided else math.nan
+            values.setdefault(run.settings.augmentation.name, []).append(value)
         if undecided or code:
-            say(f"{undecided} of {len(jobs)} runs of this rung are not complete. The same command goes on with them.")
+            say(f"{undecided} of {len(runs)} runs of this rung are not complete. The same command goes on with them.")
             sys.exit(code or 1)
         return {name: statistics.fmean(own) for name, own in values.items()}
 

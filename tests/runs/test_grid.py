@@ -14,60 +14,55 @@ from rich.console import Console
 
 from gaze.errors import BusyError, ConfigError
 from gaze.files import write_json
-from gaze.runs.folder import metrics_digest
-from gaze.runs.grid import Job, Outcome, Progress, duration, grid_table, jobs_to_run, outcome, progress, shortened
+from gaze.runs.grid import Outcome, Progress, duration, grid_table, outcome, progress, runs_left, shortened
+from gaze.runs.run import Run
 
 
-def job(config, folder: Path) -> Job:
-    return Job([], config, folder)
-
-
-def finish(job: Job, seconds: float = 10.0, **status) -> None:
+def finish(run: Run, seconds: float = 10.0, **status) -> None:
     """A folder as a complete run leaves it."""
-    job.folder.mkdir(parents=True)
-    (job.folder / "metrics.csv").write_text("epoch,val/kappa\n1,0.5\n")
-    write_json(job.folder / "config.json", job.config.to_dict())
-    digest = metrics_digest(job.folder)
+    run.folder.mkdir(parents=True)
+    run.metrics_file.write_text("epoch,val/kappa\n1,0.5\n")
+    write_json(run.config_file, run.settings.to_dict())
     metrics = {"val/kappa": 0.5, "val/gaze_consistency": 0.01}
-    values = {"state": "complete", "seconds": seconds, "metrics": metrics, "metrics_sha256": digest}
-    write_json(job.folder / "status.json", {**values, **status})
+    values = {"state": "complete", "seconds": seconds, "metrics": metrics, "metrics_sha256": run.digest}
+    write_json(run.status_file, {**values, **status})
 
 
 @pytest.fixture
-def jobs(tiny, tmp_path):
+def runs(tiny, tmp_path):
     configs = [tiny(f"model=level{level}", f"seed={seed}") for level in (1, 2) for seed in (0, 1)]
-    return [job(config, tmp_path / f"{config.model.name}-{config.seed}") for config in configs]
+    return [Run(tmp_path / f"{config.model.name}-{config.seed}", config) for config in configs]
 
 
-def test_finished_runs_are_left_out(jobs):
-    finish(jobs[1])
-    assert jobs_to_run(jobs) == [jobs[0], jobs[2], jobs[3]]
+def test_finished_runs_are_left_out(runs):
+    finish(runs[1])
+    assert runs_left(runs) == [runs[0], runs[2], runs[3]]
 
 
-def test_a_finished_run_whose_table_was_changed_is_run_again(jobs):
-    finish(jobs[1])
-    (jobs[1].folder / "metrics.csv").write_text("epoch,val/kappa\n")
-    assert jobs[1] in jobs_to_run(jobs)
+def test_a_finished_run_whose_table_was_changed_is_run_again(runs):
+    finish(runs[1])
+    runs[1].metrics_file.write_text("epoch,val/kappa\n")
+    assert runs[1] in runs_left(runs)
 
 
-def test_all_problems_of_a_grid_are_named_at_once(jobs, tiny):
+def test_all_problems_of_a_grid_are_named_at_once(runs, tiny):
     for folder_of in (0, 1):
-        other = job(tiny("optimizer.lr=0.5", "gaze.ema_decay=0.5"), jobs[folder_of].folder)
+        other = Run(runs[folder_of].folder, tiny("optimizer.lr=0.5", "gaze.ema_decay=0.5"))
         finish(other)
-    twice = [*jobs, jobs[3]]
+    twice = [*runs, runs[3]]
     with pytest.raises(ConfigError) as error:
-        jobs_to_run(twice)
+        runs_left(twice)
     text = str(error.value)
     assert text.count("holds a run with other settings") == 2
     assert "optimizer.lr: 0.5 there, 0.001 now" in text and "gaze.ema_decay: 0.5 there, 0.9 now" in text
-    assert f"2 runs of this grid have the folder {jobs[3].folder}" in text
+    assert f"2 runs of this grid have the folder {runs[3].folder}" in text
 
 
-def test_what_another_process_works_on_comes_last_and_is_no_failure(jobs):
-    jobs[0].folder.mkdir()
-    write_json(jobs[0].folder / "status.json", {"state": "running", "host": "another", "pid": 7})
-    assert jobs_to_run(jobs) == [*jobs[1:], jobs[0]]
-    found = outcome(jobs[0], BusyError("in use"))
+def test_what_another_process_works_on_comes_last_and_is_no_failure(runs):
+    runs[0].folder.mkdir()
+    write_json(runs[0].status_file, {"state": "running", "host": "another", "pid": 7})
+    assert runs_left(runs) == [*runs[1:], runs[0]]
+    found = outcome(runs[0], BusyError("in use"))
     assert (found.state, found.error) == ("running", "trained by process 7 on another")
 
 
@@ -84,20 +79,20 @@ def test_many_problems_are_shortened():
         ({"state": "running"}, "interrupted", "killed"),
     ],
 )
-def test_outcome_is_what_the_folder_says(jobs, status, state, error):
-    jobs[0].folder.mkdir()
-    write_json(jobs[0].folder / "status.json", status)
-    found = outcome(jobs[0])
+def test_outcome_is_what_the_folder_says(runs, status, state, error):
+    runs[0].folder.mkdir()
+    write_json(runs[0].status_file, status)
+    found = outcome(runs[0])
     assert (found.state, found.error) == (state, error)
 
 
-def test_outcome_of_a_run_without_status_is_what_the_launcher_saw(jobs):
-    assert outcome(jobs[0]).state == "left"
-    found = outcome(jobs[0], ValueError("no such worker"))
+def test_outcome_of_a_run_without_status_is_what_the_launcher_saw(runs):
+    assert outcome(runs[0]).state == "left"
+    found = outcome(runs[0], ValueError("no such worker"))
     assert (found.state, found.error) == ("failed", "ValueError: no such worker")
 
 
-def test_table_names_every_run_and_fits_eighty_columns(jobs):
+def test_table_names_every_run_and_fits_eighty_columns(runs):
     outcomes = [
         Outcome("complete", 0.51234, 0.0123, 12.3, ""),
         Outcome("failed", None, None, 3.0, "TrainingError: the loss is NaN at step 3"),
@@ -105,7 +100,7 @@ def test_table_names_every_run_and_fits_eighty_columns(jobs):
         Outcome("complete", -0.1, 0.5, 4000.0, ""),
     ]
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(grid_table(jobs, outcomes))
+    console.print(grid_table(runs, outcomes))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     words = re.sub(r"[\s│]+", " ", text)
@@ -124,19 +119,19 @@ def test_table_names_every_run_and_fits_eighty_columns(jobs):
         assert part in words
 
 
-def test_progress_counts_and_estimates_by_model(jobs):
-    assert progress(jobs, set()) == Progress(0, 0, 0, 4, None)
-    finish(jobs[0], seconds=10)
-    finish(jobs[2], seconds=100)
-    now = progress(jobs, set())
+def test_progress_counts_and_estimates_by_model(runs):
+    assert progress(runs, set()) == Progress(0, 0, 0, 4, None)
+    finish(runs[0], seconds=10)
+    finish(runs[2], seconds=100)
+    now = progress(runs, set())
     assert now[:4] == (2, 0, 0, 2)
     assert now.seconds_left == pytest.approx(110)
-    assert progress(jobs, set(), at_once=2).seconds_left == pytest.approx(55)
-    both = {jobs[0].folder, jobs[2].folder}  # 110 s of training in 220 s: starting processes took as long
-    assert progress(jobs, both, elapsed=220).seconds_left == pytest.approx(220)
-    assert progress(jobs, both, elapsed=50).seconds_left == pytest.approx(110)
+    assert progress(runs, set(), at_once=2).seconds_left == pytest.approx(55)
+    both = {runs[0].folder, runs[2].folder}  # 110 s of training in 220 s: starting processes took as long
+    assert progress(runs, both, elapsed=220).seconds_left == pytest.approx(220)
+    assert progress(runs, both, elapsed=50).seconds_left == pytest.approx(110)
     assert now.line() == "grid: 2 done, 0 running, 0 failed, 2 left; about 2 min to go"
-    assert progress(jobs, {jobs[1].folder})[:4] == (2, 0, 1, 1)
+    assert progress(runs, {runs[1].folder})[:4] == (2, 0, 1, 1)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (840, "14 min"), (11520, "3.2 h")])

@@ -1,9 +1,9 @@
 """gaze.runs.load and gaze.runs.tidy: run folders and CSV files to one DataFrame, and what is left out."""
 
-import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from made_up import made_up_runs
 from gaze.errors import DataError
 from gaze.files import write_json
 from gaze.runs.load import load_runs, mixed_settings, read_runs
+from gaze.runs.run import Run
 from gaze.runs.status import STATUS_FILE
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, write_tidy_csv
 from gaze.training.callbacks import EPOCH_COLUMNS
@@ -143,8 +144,8 @@ def test_of_duplicates_the_one_started_last_stands(tmp_path):
     [
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
         (lambda f: (f / "config.json").write_text("{"), "Expecting property name"),
-        (lambda f: (f / "config.json").write_text("{}"), "config.json has no 'study'"),
-        (lambda f: (f / "config.json").write_text("[1]"), "list indices"),
+        (lambda f: (f / "config.json").write_text("{}"), "config.json has no study"),
+        (lambda f: (f / "config.json").write_text("[1]"), "config.json has no study"),
         (lambda f: (f / "metrics.csv").write_text("epoch,val/kappa\n1,0.5\n"), "metrics.csv: no column accuracy"),
         (lambda f: (f / "metrics.csv").write_bytes(b"\xff\xfe\x00"), ""),
     ],
@@ -197,7 +198,7 @@ def test_settings_that_differ_though_they_are_no_key_are_found(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, optimizer={"lr": 1e-3})
     write_run(tmp_path, name="other", study="other", optimizer={"lr": 5.0})
-    assert mixed_settings(read_runs(tmp_path).configs) == {"study, phantom: optimizer.lr": [1e-4, 1e-3]}
+    assert mixed_settings(read_runs(tmp_path).used.values()) == {"study, phantom: optimizer.lr": [1e-4, 1e-3]}
 
 
 # ---- CSV
@@ -284,5 +285,5 @@ def test_what_is_no_csv_is_refused(tmp_path, content):
 
 
 def test_config_json_of_a_run_is_what_mixed_settings_needs(tiny_run):
-    config = json.loads((tiny_run.folder / "config.json").read_text())
-    assert mixed_settings({"a": config, "b": {**config, "seed": 7, "lambda": 1.0}}) == {}
+    own = Run(tiny_run.folder)
+    assert mixed_settings([own, Run(Path("b"), replace(own.settings, seed=7, lambda_=1.0))]) == {}

@@ -22,7 +22,7 @@ from omegaconf import open_dict
 from gaze.config.train import check_config
 from gaze.errors import ConfigError, TrainingError
 from gaze.files import write_json
-from gaze.runs.folder import metrics_digest
+from gaze.runs.run import Run
 from gaze.runs.screening import Rung, last_accuracy, load_rungs, promoted, remaining, rung_epochs, save_rungs
 
 NAN = math.nan
@@ -79,12 +79,12 @@ def test_rungs_that_are_over_are_kept_exactly_and_a_damaged_file_is_named(tmp_pa
 
 def test_the_last_validation_accuracy_is_read_and_nothing_else(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,val/gaze_consistency,val/accuracy\n1,0.1,0.9\n2,no number,0.25\n")
-    assert last_accuracy(tmp_path) == 0.25
+    assert last_accuracy(Run(tmp_path)) == 0.25
     (tmp_path / "metrics.csv").write_text("epoch,val/accuracy\n1,\n")
-    assert math.isnan(last_accuracy(tmp_path))
+    assert math.isnan(last_accuracy(Run(tmp_path)))
     (tmp_path / "metrics.csv").write_text("epoch,val/kappa\n1,0.5\n")
     with pytest.raises(ConfigError, match="no column val/accuracy"):
-        last_accuracy(tmp_path)
+        last_accuracy(Run(tmp_path))
 
 
 # ---- the sweeper, with a launcher that writes what runs would leave
@@ -125,8 +125,8 @@ class World:
             set_up = [w for w in words if not w.startswith("augmentation=")]
             config = remembered(words, lambda: hydra.compose_config("train", set_up, run_mode=RunMode.MULTIRUN))
             self.sweeper = ScreenSweeper(**{k: v for k, v in config.hydra.sweeper.items() if k != "_target_"})
-            compose = self.sweeper._jobs
-            self.sweeper._jobs = lambda combinations: self.jobs(compose, combinations)
+            compose = self.sweeper._runs
+            self.sweeper._runs = lambda combinations: self.runs(compose, combinations)
             self.sweeper.config, self.sweeper.launcher = config, SimpleNamespace(launch=self.launch)
             self.sweeper.hydra_context = SimpleNamespace(config_loader=loader)
             config.hydra.sweep.dir = str(self.folder)
@@ -136,43 +136,42 @@ class World:
                 return ended.code
         return 0
 
-    def jobs(self, compose, combinations):
+    def runs(self, compose, combinations):
         """What the sweeper would compose, in the folders of this world."""
-        jobs = []
+        runs = []
         for overrides in combinations:
             screened = any(word.startswith("hydra.sweep.dir=") for word in overrides)
             own = sorted(word for word in overrides if not word.startswith("hydra."))
-            job = remembered(tuple(own), lambda own=own: compose([own])[0])
-            (_, place) = str(job.folder).split("/phantom/")
+            run = remembered(tuple(own), lambda own=own: compose([own])[0])
+            (_, place) = str(run.folder).split("/phantom/")
             top = f"{self.folder}-screen" if screened else self.folder
-            jobs.append(job._replace(overrides=overrides, folder=Path(top) / "phantom" / place))
-        return jobs
+            runs.append(Run(Path(top) / "phantom" / place, run.settings, overrides=overrides))
+        return runs
 
     def launch(self, all_overrides, _):
         results = []
-        for job in self.sweeper._jobs(all_overrides):
+        for run in self.sweeper._runs(all_overrides):
             if self.die_at is not None and len(self.launched) >= self.die_at:
                 raise KeyboardInterrupt
-            config = job.config
+            config = run.settings
             name, epochs = config.augmentation.name, config.trainer["max_epochs"]
             self.launched.append(f"{config.study} {name} {config.seed} {epochs}")
             value = self.accuracy.get((name, config.seed), self.accuracy.get(name, 0.5))
-            results.append(self.leave(job, value))
+            results.append(self.leave(run, value))
         return results
 
-    def leave(self, job, value) -> JobReturn:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        write_json(job.folder / "config.json", job.config.to_dict())
+    def leave(self, run, value) -> JobReturn:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.config_file, run.settings.to_dict())
         result = JobReturn()
         result.status = JobStatus.FAILED if value == "failed" else JobStatus.COMPLETED
         if value == "failed":
-            write_json(job.folder / "status.json", {"state": "failed", "error": "TrainingError: the loss is NaN"})
+            write_json(run.status_file, {"state": "failed", "error": "TrainingError: the loss is NaN"})
             result.return_value = TrainingError("the loss is NaN")
             return result
-        row = [job.config.trainer["max_epochs"], value, 0.0, self.gaze, self.gaze]
-        (job.folder / "metrics.csv").write_text(f"{','.join(COLUMNS)}\n{','.join(map(str, row))}\n")
-        digest = metrics_digest(job.folder)
-        write_json(job.folder / "status.json", {"state": "complete", "seconds": 1.0, "metrics_sha256": digest})
+        row = [run.settings.trainer["max_epochs"], value, 0.0, self.gaze, self.gaze]
+        run.metrics_file.write_text(f"{','.join(COLUMNS)}\n{','.join(map(str, row))}\n")
+        write_json(run.status_file, {"state": "complete", "seconds": 1.0, "metrics_sha256": run.digest})
         return result
 
     def study(self) -> set[str]:

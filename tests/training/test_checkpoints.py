@@ -10,6 +10,7 @@ import gaze.training.checkpoints
 from gaze.config.augmentation import AugmentationConfig
 from gaze.data.datamodule import TrainingLoader
 from gaze.errors import TrainingError
+from gaze.runs.run import Run
 from gaze.training.checkpoints import WholeCheckpoints, find_checkpoint
 
 
@@ -25,14 +26,14 @@ def test_last_leaves_its_predecessor(tmp_path):
     io.save_checkpoint(checkpoint(3), folder / "best.ckpt")
     assert {path.name for path in folder.iterdir()} == {"last.ckpt", "before.ckpt", "best.ckpt"}
     said = []
-    assert find_checkpoint(tmp_path, said.append) == (folder / "last.ckpt", 3)
+    assert find_checkpoint(Run(tmp_path), said.append) == (folder / "last.ckpt", 3)
     (folder / "last.ckpt").unlink()
-    assert find_checkpoint(tmp_path, said.append) == (folder / "before.ckpt", 2)
+    assert find_checkpoint(Run(tmp_path), said.append) == (folder / "before.ckpt", 2)
     assert said == []
 
 
 def test_no_checkpoint_is_none(tmp_path):
-    assert find_checkpoint(tmp_path, print) is None
+    assert find_checkpoint(Run(tmp_path), print) is None
 
 
 def test_what_cannot_be_saved_leaves_the_old_file(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def run_study(
     Raises:
         GazeError: nothing to compare, images or checkpoints that cannot be read; before any long work if possible.
     """
-    parts = study_parts(runs, Path(config.source), config.compare.baseline)
+    parts = study_parts(runs.used.values(), config.compare.baseline)
     check_parts(parts, config.compare)
     measured = [measure(part, config.compare, directory, console) for part in parts]
     with console.status("statistics"):
@@ -77,7 +77,7 @@ def run_study(
         Section("How to read this", study_findings.HOW_TO_READ_STUDY, ()),
         *([Section("Runs that were left out", (), (left,))] if left else []),
     ]
-    title = f"What augmentation does to the gaze: {measured[0].part.runs[0].config['study']}"
+    title = f"What augmentation does to the gaze: {measured[0].part.runs[0].settings.study}"
     with console.status("figures"):
         return written + write_report(title, lines, sections, provenance, directory)
 

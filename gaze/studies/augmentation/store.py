@@ -9,34 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gaze.config.model import ModelConfig
-from gaze.errors import DataError
 from gaze.files import atomic_path, write_json
-from gaze.studies.opened import Images, Run, _checkpoint, load_module
+from gaze.runs.run import Run
+from gaze.studies.opened import Images, Looked, opened, precision_of
 
 FOLDER, MANIFEST = "cams", "manifest.json"
 FORMAT = 1  # raised when the meaning of the files changes
 Progress = Callable[[float], None]
 
 
-class Gaze(NamedTuple):
-    """Maps of the true class (N, H, W) float32 in 0..1, un-enlarged; logits (N, K) float32."""
-
-    cams: NDArray[np.float32]
-    logits: NDArray[np.float32]
-
-
 def gaze_of_runs(
     runs: Sequence[Run], images: Images, directory: Path, checkpoint: str, device: torch.device, progress: Progress
-) -> list[Gaze]:
+) -> list[Looked]:
     """Maps and logits of every run over ``images``, out of ``directory/cams`` where they are there already.
 
     Each run's file is written as soon as it is made, so what is broken off goes on where it was.
@@ -56,18 +47,18 @@ def gaze_of_runs(
     folder.mkdir(parents=True, exist_ok=True)
     manifest, found = read_manifest(directory), []
     for number, run in enumerate(runs, 1):
-        path = _checkpoint(run, checkpoint)
+        path = run.checkpoint(checkpoint)
         facts = {
             "checkpoint": _fingerprint(path, manifest),
-            "images": {"sha256": images.digest, "number": len(images.place), "dataset": run.config["dataset"]["name"]},
-            "layer": _layer(ModelConfig(**run.config["model"])),
-            "precision": str(run.config["trainer"].get("precision", "32-true")),
+            "images": {"sha256": images.digest, "number": len(images.place), "dataset": run.settings.dataset.name},
+            "layer": _layer(run.settings.model),
+            "precision": precision_of(run, device),
             "format": FORMAT,
         }
         key = _key(facts)
         gaze = _kept(folder / f"{key}.npz", manifest.get(key))
         if gaze is None:
-            gaze = gaze_of_run(path, images, run.config, device)
+            gaze = gaze_of_run(run, images, checkpoint, device)
             digest = _write(gaze, folder / f"{key}.npz")
             manifest[key] = {**facts, "run": run.name, "file": f"{key}.npz", "sha256": digest}
             write_json(folder / MANIFEST, manifest)
@@ -76,30 +67,15 @@ def gaze_of_runs(
     return found
 
 
-def gaze_of_run(path: Path, images: Images, config: dict[str, Any], device: torch.device) -> Gaze:
+def gaze_of_run(run: Run, images: Images, checkpoint: str, device: torch.device) -> Looked:
     """Maps of the true classes and logits of the network in a checkpoint, in the precision that it was trained in.
 
     Raises:
         DataError: the checkpoint cannot be read or does not fit the images.
     """
-    module = load_module(path).to(device).eval()
-    if module.class_names != list(images.classes):
-        raise DataError(
-            f"{path} was trained on the classes {', '.join(module.class_names)}; the images are of "
-            f"{', '.join(images.classes)}. Name the data set that it was trained on."
-        )
-    half = torch.autocast(device.type, torch.bfloat16) if config["trainer"].get("precision") == "bf16-mixed" else None
-    cams, logits = [], []
-    with half or nullcontext():
-        for places in np.array_split(images.place, -(-len(images.place) // config["dataset"]["batch_size"])):
-            batch = images.data.evaluation_batch(places.tolist())
-            found = module.gaze(batch.image.to(device), batch.target.to(device))
-            cams.append(found.cam.float().cpu())
-            logits.append(found.logits.float().cpu())
-    gaze = Gaze(torch.cat(cams).numpy(), torch.cat(logits).numpy())
-    if not np.isfinite(gaze.logits).all():
-        raise DataError(f"{path} gives scores that are NaN or infinite: this training broke down. Leave the run out.")
-    return gaze
+    one = opened(run, checkpoint, device)
+    one.check_classes(images.classes)
+    return one.look(images.pixels, torch.from_numpy(images.target))
 
 
 def read_manifest(directory: Path) -> dict[str, dict[str, Any]]:
@@ -136,7 +112,7 @@ def _key(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write(gaze: Gaze, path: Path) -> str:
+def _write(gaze: Looked, path: Path) -> str:
     """Write a file of maps; returns its digest."""
     with atomic_path(path) as part, part.open("wb") as file:
         np.savez(file, cams=gaze.cams, logits=gaze.logits)
@@ -144,7 +120,7 @@ def _write(gaze: Gaze, path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _kept(path: Path, entry: dict[str, Any] | None) -> Gaze | None:
+def _kept(path: Path, entry: dict[str, Any] | None) -> Looked | None:
     """Maps that were made before; None where the file is absent or not as it was written."""
     if entry is None or not path.is_file():
         return None
@@ -152,4 +128,4 @@ def _kept(path: Path, entry: dict[str, Any] | None) -> Gaze | None:
         if hashlib.file_digest(file, "sha256").hexdigest() != entry.get("sha256"):
             return None
     with np.load(path) as arrays:
-        return Gaze(arrays["cams"], arrays["logits"])
+        return Looked(arrays["cams"], arrays["logits"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,17 +23,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from gaze.config.analysis import CompareConfig
-from gaze.config.model import model_label
 from gaze.errors import DataError
 from gaze.files import atomic_path
 from gaze.metrics.classification import CohenKappa
 from gaze.report.terminal import progress_bar
-from gaze.runs.load import Runs
+from gaze.runs.run import Run
 from gaze.studies.augmentation.arms import arm_names, arm_settings
 from gaze.studies.augmentation.compared import PAIR_COLUMNS, Compared
 from gaze.studies.augmentation.pairs import compare_runs, shapes_of_runs
-from gaze.studies.augmentation.store import FOLDER, Gaze, gaze_of_runs
-from gaze.studies.opened import Images, Run, check_runs, compute_device, evaluation_images
+from gaze.studies.augmentation.store import FOLDER, gaze_of_runs
+from gaze.studies.opened import Images, Looked, check_runs, compute_device, evaluation_images, precision_notes
 
 
 class StudyPart(NamedTuple):
@@ -55,28 +54,26 @@ class Measured(NamedTuple):
     masks: NDArray[np.float32] | None
 
 
-def study_parts(runs: Runs, source: Path, baseline: str) -> list[StudyPart]:
+def study_parts(runs: Iterable[Run], baseline: str) -> list[StudyPart]:
     """Each data set, backbone and lambda by itself, the baseline's runs first.
 
     Raises:
         DataError: none of them has two runs of the baseline and an arm to hold against it.
     """
-    groups: dict[tuple[str, str, float], dict[str, dict[str, Any]]] = {}
-    for name, config in runs.configs.items():
-        key = (str(config["dataset"]["name"]), model_label(config["model"]), float(config["lambda"]))
-        groups.setdefault(key, {})[name] = config
+    groups: dict[tuple[str, str, float], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.settings.dataset.name, run.label, run.settings.lambda_), []).append(run)
     parts, refused = [], []
-    for (dataset, model, weight), configs in sorted(groups.items()):
+    for (dataset, model, weight), members in sorted(groups.items()):
         where = f"{dataset}, {model}" + (f", lambda {weight:g}" if weight else "")
-        arms = arm_names(configs)
+        arms = arm_names(members)
         number = list(arms.values()).count(baseline)
         if number < 2 or number == len(arms):
             counts = ", ".join(f"{arm} {list(arms.values()).count(arm)}" for arm in dict.fromkeys(arms.values()))
             refused.append(f"{where}: runs by augmentation: {counts}")
             continue
         order = [baseline, *(arm for arm in dict.fromkeys(arms.values()) if arm != baseline)]
-        names = sorted(configs, key=lambda name: (order.index(arms[name]), configs[name]["seed"], name))
-        own = [Run(name, source / name if (source / name).is_dir() else source, configs[name]) for name in names]
+        own = sorted(members, key=lambda run: (order.index(arms[run.name]), run.settings.seed, run.name))
         slug = re.sub(r"[^a-z0-9_-]+", "-", where.lower()).strip("-")
         parts.append(StudyPart(where, slug, own, arms, _notes(own, arms)))
     if not parts:
@@ -93,7 +90,7 @@ def _notes(runs: Sequence[Run], arms: Mapping[str, str]) -> list[str]:
     notes = []
     seeds: dict[int, set[str]] = {}
     for run in runs:
-        seeds.setdefault(run.config["seed"], set()).add(arms[run.name])
+        seeds.setdefault(run.settings.seed, set()).add(arms[run.name])
     shared = sorted(seed for seed, users in seeds.items() if len(users) > 1)
     if shared:
         notes.append(
@@ -114,8 +111,9 @@ def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Co
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    images = evaluation_images(part.runs[0].config["dataset"], config.images, say)
+    images = evaluation_images(part.runs[0].settings.dataset, config.images, say)
     device = compute_device(config.device)
+    part = part._replace(notes=part.notes + precision_notes(part.runs, device))
     with progress_bar(console, f"CAMs of {len(part.runs)} runs over {len(images.place)} images") as progress:
         found = gaze_of_runs(part.runs, images, directory, config.checkpoint, device, progress)
     batch = images.data.evaluation_batch(images.place.tolist())
@@ -146,13 +144,13 @@ def _host(masks: torch.Tensor | None) -> NDArray[np.float32] | None:
     return None if masks is None else masks.float().numpy()
 
 
-def _runs(part: StudyPart, arm_of: list[str], found: Sequence[Gaze], images: Images) -> pd.DataFrame:
+def _runs(part: StudyPart, arm_of: list[str], found: Sequence[Looked], images: Images) -> pd.DataFrame:
     rows, target = [], torch.from_numpy(images.target)
     for run, arm, gaze in zip(part.runs, arm_of, found, strict=True):
         preds, kappa = torch.from_numpy(gaze.logits.argmax(1)), CohenKappa(len(images.classes))
         kappa.update(preds=preds, target=target)
         accuracy = float((preds == target).double().mean())
-        rows.append([run.name, arm, int(run.config["seed"]), accuracy, float(kappa.compute())])
+        rows.append([run.name, arm, run.settings.seed, accuracy, float(kappa.compute())])
     return pd.DataFrame(rows, columns=["run", "arm", "seed", "accuracy", "kappa"])
 
 
@@ -162,7 +160,7 @@ def _log_p(logits: NDArray[np.float32], target: NDArray[np.int64]) -> NDArray[np
 
 
 def _values(
-    found: Sequence[Gaze], arm_of: list[str], baseline: str, directory: Path, device: torch.device, console: Console
+    found: Sequence[Looked], arm_of: list[str], baseline: str, directory: Path, device: torch.device, console: Console
 ) -> NDArray[np.float32]:
     """All pairs compared, out of ``directory/cams`` where these very maps were compared before."""
     # The earth mover's distance of two arms other than the baseline answers no question, and takes most of the time.
@@ -192,4 +190,4 @@ def check_parts(parts: Sequence[StudyPart], config: CompareConfig) -> None:
 
 def settings_of(part: StudyPart) -> dict[str, dict[str, Any]]:
     """What each arm does."""
-    return arm_settings({run.name: run.config for run in part.runs})
+    return arm_settings(part.runs)

@@ -23,7 +23,7 @@ from gaze.metrics.faithfulness import area, cascade, centred_maps, deletion_inse
 from gaze.metrics.lesion import mask_lift, pointing
 from gaze.report.terminal import progress_bar
 from gaze.statistics.bootstrap import interval, resampled_means, resampling_weights
-from gaze.studies.opened import OneRun, balanced_choice, batches, evaluation_images
+from gaze.studies.opened import Opened, balanced_choice, batches, evaluation_images
 
 KINDS = ("gaze", "random", "centred")  # of maps, in all that follows
 NOISE = (0.01, 0.02, 0.05)  # SD, of the images' range
@@ -69,7 +69,7 @@ class Checked(NamedTuple):
     between: Floats
 
 
-def check_run(one: OneRun, most: int | None, console: Console) -> Checked:
+def check_run(one: Opened, most: int | None, console: Console) -> Checked:
     """Measure all checks on a run's evaluation images.
 
     Args:
@@ -84,12 +84,8 @@ def check_run(one: OneRun, most: int | None, console: Console) -> Checked:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    images = evaluation_images(one.run.config["dataset"], None, say)
-    if list(images.classes) != one.classes:
-        raise DataError(
-            f"{one.checkpoint} was trained on the classes {', '.join(one.classes)}; the images are of "
-            f"{', '.join(images.classes)}."
-        )
+    images = evaluation_images(one.dataset, None, say)
+    one.check_classes(images.classes)
     split, target = images.data.data.test, images.target
     with progress_bar(console, f"maps of {len(target)} evaluation images") as progress:
         looked = one.look(split.images, torch.from_numpy(target), progress)
@@ -131,7 +127,7 @@ def check_run(one: OneRun, most: int | None, console: Console) -> Checked:
 
 
 def _curves(
-    one: OneRun, pixels: Tensor, target: NDArray[np.int64], kinds: dict[str, Tensor], progress: Share
+    one: Opened, pixels: Tensor, target: NDArray[np.int64], kinds: dict[str, Tensor], progress: Share
 ) -> tuple[Floats, dict[tuple[str, str], Floats]]:
     parts: dict[tuple[str, str], list[Tensor]] = {}
     share = torch.zeros(0)
@@ -180,7 +176,7 @@ def _on_target(kinds: dict[str, Tensor], masks: Tensor | None) -> dict[str, Floa
 
 
 def _randomised(
-    one: OneRun, pixels: Tensor, target: NDArray[np.int64], maps: Tensor, progress: Share
+    one: Opened, pixels: Tensor, target: NDArray[np.int64], maps: Tensor, progress: Share
 ) -> tuple[list[str], Floats, NDArray[np.float32], NDArray[np.int64]]:
     """|Spearman| with the trained maps after each layer, and the maps of some images."""
     trained, wanted = prepare_maps(maps), torch.from_numpy(target)
@@ -200,7 +196,7 @@ def _randomised(
     return layers, np.asarray(rows).mean(0), np.stack(kept), shown
 
 
-def _noise(one: OneRun, pixels: Tensor, target: NDArray[np.int64], progress: Share) -> tuple[Floats, Floats]:
+def _noise(one: Opened, pixels: Tensor, target: NDArray[np.int64], progress: Share) -> tuple[Floats, Floats]:
     change, kept = np.full((len(NOISE), len(pixels)), np.nan), np.zeros((len(NOISE), len(pixels)))
     for number, places in enumerate(batches(len(pixels), one.dataset.batch_size)):
         batch = one.prepare(pixels[places], torch.from_numpy(target)[places])

@@ -29,7 +29,7 @@ from gaze.studies.check.checks import (
     estimate,
     verdicts,
 )
-from gaze.studies.opened import OneRun
+from gaze.studies.opened import Opened, precision_notes
 
 IMAGES_FILE = "images.csv"
 HOW_TO_READ = (
@@ -56,7 +56,7 @@ HOW_TO_READ = (
 
 
 def run_check(
-    one: OneRun, most: int | None, directory: Path, console: Console, provenance: Mapping[str, Any]
+    one: Opened, most: int | None, directory: Path, console: Console, provenance: Mapping[str, Any]
 ) -> list[Path]:
     """Check the gaze of a run and write images.csv, tables, figures and the report.
 
@@ -78,10 +78,11 @@ def run_check(
         found = verdicts(c)
     with atomic_path(directory / IMAGES_FILE) as part:
         c.scores.to_csv(part, index=False)
-    _print(c, found, console)
+    lines = summary(c, found) + precision_notes([one.run], one.device)
+    _print(lines, found, console)
     with console.status("figures"):
-        title = f"Is this gaze faithful? {_name(one)}"
-        paths = write_report(title, summary(c, found), sections(one, c, found), provenance, directory)
+        title = f"Is this gaze faithful? {one.run.title}"
+        paths = write_report(title, lines, sections(one, c, found), provenance, directory)
     return [directory / IMAGES_FILE, *paths]
 
 
@@ -179,7 +180,7 @@ def layers_item(c: Checked) -> TableItem:
     )
 
 
-def sections(one: OneRun, c: Checked, found: list[Verdict]) -> list[Section]:
+def sections(one: Opened, c: Checked, found: list[Verdict]) -> list[Section]:
     """The report from top to bottom."""
     counts = pd.DataFrame({"images": list(c.counts), "number": list(c.counts.values())})
     return [
@@ -212,11 +213,6 @@ def sections(one: OneRun, c: Checked, found: list[Verdict]) -> list[Section]:
     ]
 
 
-def _name(one: OneRun) -> str:
-    c = one.run.config
-    return f"{c['study']}, {one.dataset.name}, {c['model']['name']}, lambda {c.get('lambda', 0):g}, seed {c['seed']}"
-
-
 def _range(e: Estimate | None) -> str | None:
     if e is None or np.isnan(e.mean):
         return None
@@ -228,9 +224,10 @@ def _columns(name: str, e: Estimate | None) -> dict[str, float]:
     return {name: own.mean, f"{name}_low": own.low, f"{name}_high": own.high}
 
 
-def _print(c: Checked, found: list[Verdict], console: Console) -> None:
+def _print(lines: list[str], found: list[Verdict], console: Console) -> None:
     """Verdicts, in the columns that a terminal has room for."""
-    console.print(summary(c, [])[0], highlight=False, markup=False)
+    for line in (lines[0], *lines[1 + len(found) :]):  # those between are the table's
+        console.print(line, highlight=False, markup=False)
     view = Table(title="The checks", title_justify="left", box=SIMPLE_HEAD)
     for name in ("check", "answer", "gaze", "random map", "centred Gaussian"):
         view.add_column(name, overflow="fold")

@@ -66,7 +66,7 @@ def summary(runs: Runs, parts: list[Part]) -> list[str]:
             findings.shift_finding(part.shift, part.by_lambda, part.where),
             findings.scale_finding(part.scale, part.where),
         ]
-    lines += findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.configs))
+    lines += findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.used.values()))
     return [line for line in lines if line]
 
 

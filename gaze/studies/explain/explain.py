@@ -28,7 +28,7 @@ from gaze.data.sources.ultrasound import MASK_NAME
 from gaze.errors import DataError
 from gaze.report.terminal import progress_bar
 from gaze.runs.class_gaze import read_run_maps
-from gaze.studies.opened import Looked, OneRun, evaluation_images
+from gaze.studies.opened import Looked, Opened, evaluation_images
 
 UNKNOWN = -1  # class of an image whose folder names none
 
@@ -66,7 +66,7 @@ class Typical(NamedTuple):
     note: str | None
 
 
-def find_images(one: OneRun, where: str | None, console: Console) -> Shown:
+def find_images(one: Opened, where: str | None, console: Console) -> Shown:
     """Images below a path, or the run's evaluation images.
 
     A file that cannot be read is left out and named, whatever the run's ``dataset.on_bad_image`` says: that is about
@@ -85,12 +85,8 @@ def find_images(one: OneRun, where: str | None, console: Console) -> Shown:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     if where is None:
-        images = evaluation_images(one.run.config["dataset"], None, say)
-        if list(images.classes) != one.classes:
-            raise DataError(
-                f"{one.checkpoint} was trained on the classes {', '.join(one.classes)}; the evaluation images are of "
-                f"{', '.join(images.classes)}."
-            )
+        images = evaluation_images(one.dataset, None, say)
+        one.check_classes(images.classes)
         split, number = images.data.data.test, len(images.target)
         source = "evaluation images of the run"
         return Shown(
@@ -105,7 +101,7 @@ def find_images(one: OneRun, where: str | None, console: Console) -> Shown:
     return found
 
 
-def _files(one: OneRun, path: Path) -> list[Path]:
+def _files(one: Opened, path: Path) -> list[Path]:
     suffixes = f"({', '.join(SUFFIXES)})"
     if not path.exists():
         raise DataError(f"images={path} does not exist. Give a folder of images {suffixes} or one of them.")
@@ -119,7 +115,7 @@ def _files(one: OneRun, path: Path) -> list[Path]:
     return files
 
 
-def _decoded(one: OneRun, path: Path, files: Sequence[Path], console: Console) -> Shown:
+def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -> Shown:
     d = one.dataset
 
     def read(file: Path) -> Any:
@@ -160,10 +156,10 @@ def class_of(file: Path, root: Path, classes: Sequence[str]) -> int:
     return list(classes).index(resolved) if resolved in classes else UNKNOWN
 
 
-def typical_gaze(one: OneRun, console: Console) -> Typical:
+def typical_gaze(one: Opened, console: Console) -> Typical:
     """The classes' mean gazes, and how far the evaluation images of each class are from them.
 
-    From the run's evaluation images; where these cannot be read (any more), the means of its ``maps.npz`` serve, and
+    From the run's evaluation images; where these cannot be read (any more), the means that it drew last serve, and
     nothing says how far is far.
 
     Raises:
@@ -171,13 +167,13 @@ def typical_gaze(one: OneRun, console: Console) -> Typical:
     """
     number = len(one.classes)
     try:
-        images = evaluation_images(one.run.config["dataset"], None, lambda line: None)
+        images = evaluation_images(one.dataset, None, lambda line: None)
     except DataError as error:
-        kept = read_run_maps(one.run.folder)
+        kept = read_run_maps(one.run)
         if kept is None or list(kept.classes) != one.classes:
             raise
         first = str(error).splitlines()[0]
-        note = f"The run's evaluation images are not at hand ({first}): class means are those of its maps.npz."
+        note = f"The run's evaluation images are not at hand ({first}): class means are those that it drew last."
         return Typical(kept.gaze, kept.counts, [np.empty(0, np.float32)] * number, note)
     with progress_bar(console, f"mean gazes over {len(images.target)} evaluation images") as progress:
         looked = one.look(images.data.data.test.images, torch.from_numpy(images.target), progress)
@@ -206,7 +202,7 @@ def typical_of(looked: Looked, target: NDArray[np.int64], number: int) -> Typica
     return Typical(np.stack(means), np.array(counts), deviations, None)
 
 
-def explain(one: OneRun, images: Shown, typical: Typical, console: Console) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+def explain(one: Opened, images: Shown, typical: Typical, console: Console) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """Look at every image, and hold its map against its class.
 
     The true class is explained where it is known, else the predicted one.

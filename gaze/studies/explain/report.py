@@ -32,7 +32,7 @@ from gaze.report.terminal import progress_bar
 from gaze.report.words import number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.explain.explain import Shown, Typical, explain, typical_gaze
-from gaze.studies.opened import OneRun
+from gaze.studies.opened import Opened, precision_notes
 
 OWN_FILE = re.compile(r"\d{3,}-.*\.(png|npy)")
 SIDE = 256  # pixels of a panel, at least
@@ -50,7 +50,7 @@ HOW_TO_READ = (
 
 
 def run_explain(
-    one: OneRun, images: Shown, directory: Path, console: Console, provenance: Mapping[str, Any]
+    one: Opened, images: Shown, directory: Path, console: Console, provenance: Mapping[str, Any]
 ) -> list[Path]:
     """Explain images and write overlays, maps, manifest and page.
 
@@ -74,12 +74,11 @@ def run_explain(
     manifest["map"] = [f"maps/{stem}.npy" for stem in stems]
     with progress_bar(console, f"writing {len(manifest)} overlays and maps") as progress:
         _write_pictures(directory, manifest, images, cams, progress)
-    lines = summary(images, typical, manifest, one.classes)
+    lines = summary(images, typical, manifest, one.classes) + precision_notes([one.run], one.device)
     written = _write_manifest(directory, manifest, images, typical, provenance)
     _print(lines, manifest, console)
     with console.status("page"):
-        c = one.run.config
-        title = f"Where does it look? {c['study']}, {one.dataset.name}, {c['model']['name']}, seed {c['seed']}"
+        title = f"Where does it look? {one.run.title}"
         page = write_report(title, lines, sections(one, images, typical, manifest, cams), provenance, directory)
     return [directory / "overlays", directory / "maps", *written, *page]
 
@@ -219,7 +218,7 @@ def summary(images: Shown, typical: Typical, manifest: pd.DataFrame, classes: li
 
 
 def sections(
-    one: OneRun, images: Shown, typical: Typical, manifest: pd.DataFrame, cams: NDArray[np.float32]
+    one: Opened, images: Shown, typical: Typical, manifest: pd.DataFrame, cams: NDArray[np.float32]
 ) -> list[Section]:
     """The page from top to bottom: the worst first."""
     ranked, rest = manifest[manifest["rank"].notna()], manifest[manifest["rank"].isna()]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,9 @@ from run_folders import SMALL, new_module, write_run
 from gaze.cam.methods import normalize_cam
 from gaze.config.train import check_config
 from gaze.errors import DataError
+from gaze.runs.run import Run
 from gaze.studies.augmentation.store import gaze_of_runs, read_manifest
-from gaze.studies.opened import Run, balanced_choice, check_runs, compute_device, evaluation_images, load_module
+from gaze.studies.opened import balanced_choice, check_runs, compute_device, evaluation_images, load_module
 
 CPU = torch.device("cpu")
 
@@ -19,7 +22,7 @@ def config(composed):
 
 @pytest.fixture(scope="module")
 def images(config):
-    return evaluation_images(config().to_dict()["dataset"], None, lambda line: None)
+    return evaluation_images(config().dataset, None, lambda line: None)
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def runs(config, images, tmp_path):
     for seed in (0, 1):
         own = config(f"seed={seed}")
         folder = write_run(tmp_path / f"seed={seed}", own, list(images.classes))
-        made.append(Run(f"seed={seed}", folder, own.to_dict()))
+        made.append(Run(folder, own))
     return made
 
 
@@ -41,7 +44,7 @@ def test_maps_are_those_of_the_true_class_by_autograd(runs, images, tmp_path):
     assert found[0].cams.shape == (24, 4, 4)
     assert found[0].logits.shape == (24, 4)
     for run, gaze in zip(runs, found, strict=True):
-        module = load_module(run.folder / "checkpoints" / "last.ckpt").eval()
+        module = load_module(run.checkpoint()).eval()
         batch = images.data.evaluation_batch(images.place.tolist())
         features = module.backbone.forward_features(batch.image).detach().requires_grad_()
         logits = module.backbone.forward_head(features)
@@ -57,7 +60,7 @@ def test_what_was_made_serves_again_and_only_as_long_as_nothing_changes(runs, im
     made = []
     real = gaze.studies.augmentation.store.gaze_of_run
     monkeypatch.setattr(
-        gaze.studies.augmentation.store, "gaze_of_run", lambda path, *rest: made.append(path) or real(path, *rest)
+        gaze.studies.augmentation.store, "gaze_of_run", lambda run, *rest: made.append(run) or real(run, *rest)
     )
     first = gazes(runs, images, tmp_path)
     assert len(made) == 2
@@ -65,14 +68,14 @@ def test_what_was_made_serves_again_and_only_as_long_as_nothing_changes(runs, im
     assert len(made) == 2
     assert all((a.cams == b.cams).all() and (a.logits == b.logits).all() for a, b in zip(first, again, strict=True))
     # another checkpoint: only its own maps are made anew
-    path = runs[0].folder / "checkpoints" / "last.ckpt"
+    path = runs[0].checkpoint()
     module = new_module(config("seed=7"), list(images.classes))
     torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, path)
     other = gazes(runs, images, tmp_path)
-    assert made[2:] == [path]
+    assert made[2:] == [runs[0]]
     assert not (other[0].cams == first[0].cams).all()
     # other images: all of them
-    fewer = evaluation_images(config().to_dict()["dataset"], 12, lambda line: None)
+    fewer = evaluation_images(config().dataset, 12, lambda line: None)
     assert len(gazes(runs, fewer, tmp_path)[0].cams) == 12
     assert len(made) == 5
     # another copy of the same files serves as well
@@ -119,8 +122,8 @@ def test_what_is_broken_off_goes_on(runs, images, tmp_path):
 def test_bfloat16_runs_are_looked_at_as_they_were_trained(config, images, tmp_path):
     own = config("trainer.precision=bf16-mixed")
     full = config()
-    a = Run("a", write_run(tmp_path / "a", own, list(images.classes)), own.to_dict())
-    b = Run("b", write_run(tmp_path / "b", full, list(images.classes)), full.to_dict())
+    a = Run(write_run(tmp_path / "a", own, list(images.classes)))
+    b = Run(write_run(tmp_path / "b", full, list(images.classes)))
     half, whole = gazes([a, b], images, tmp_path)
     assert half.cams.dtype == np.float32
     assert 0 < np.abs(half.logits - whole.logits).max() < 0.05
@@ -139,15 +142,13 @@ def test_images_are_chosen_evenly_and_always_alike():
 
 def test_missing_checkpoints_are_all_named_before_any_work(runs):
     for run in runs:
-        (run.folder / "checkpoints" / "last.ckpt").unlink()
+        run.checkpoint().unlink()
     with pytest.raises(DataError, match=r"2 of 2 runs have no checkpoint[\s\S]*seed=0[\s\S]*seed=1[\s\S]*rerun=true"):
         check_runs(runs, "last")
 
 
 def test_maps_that_are_too_coarse_are_refused_before_any_work(runs):
-    small = [
-        run._replace(config={**run.config, "dataset": {**run.config["dataset"], "image_size": 24}}) for run in runs
-    ]
+    small = [Run(r.folder, replace(r.settings, dataset=replace(r.settings.dataset, image_size=24))) for r in runs]
     with pytest.raises(DataError, match=r"level2 at dataset.image_size=24 has maps of 3x3 cells"):
         check_runs(small, "last")
     check_runs(runs, "last")
@@ -155,7 +156,7 @@ def test_maps_that_are_too_coarse_are_refused_before_any_work(runs):
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
 def test_a_file_that_is_no_checkpoint_is_named(runs, images, tmp_path, content):
-    path = runs[0].folder / "checkpoints" / "last.ckpt"
+    path = runs[0].checkpoint()
     if content is None:
         torch.save({"state_dict": {}, "hyper_parameters": {"model": "level1", "num_classes": 4}}, path)
     else:
@@ -166,7 +167,7 @@ def test_a_file_that_is_no_checkpoint_is_named(runs, images, tmp_path, content):
 
 def test_a_network_of_other_classes_is_refused(config, images, tmp_path):
     own = config()
-    run = Run("a", write_run(tmp_path / "a", own, ["x", "y"]), own.to_dict())
+    run = Run(write_run(tmp_path / "a", own, ["x", "y"]))
     with pytest.raises(DataError, match=r"trained on the classes x, y; the images are of"):
         gazes([run], images, tmp_path)
 
@@ -177,7 +178,7 @@ def test_a_network_that_broke_down_is_refused(config, images, tmp_path):
     def ruin(module):
         torch.nn.init.constant_(next(reversed(list(module.parameters()))), torch.nan)
 
-    run = Run("a", write_run(tmp_path / "a", own, list(images.classes), ruin), own.to_dict())
+    run = Run(write_run(tmp_path / "a", own, list(images.classes), ruin))
     with pytest.raises(DataError, match="NaN or infinite"):
         gazes([run], images, tmp_path)
 

@@ -1,7 +1,6 @@
 """The augmentation study from run folders to its report, and whether its answers can be trusted."""
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from gaze.data.sources.phantom import CLASSES as PHANTOM_CLASSES
 from gaze.errors import DataError
 from gaze.metrics.compare import compare_maps
 from gaze.runs.load import read_runs
+from gaze.runs.run import Run
 from gaze.runs.tidy import read_tidy_csv
 from gaze.studies.augmentation.arms import arm_names, arm_settings, augmentation_studies
 from gaze.studies.augmentation.effects import distance_matrix
@@ -83,8 +83,8 @@ def test_the_long_table_and_the_distances_are_those_of_the_maps_on_disk(analysis
     assert len(pairs) == 28 * 4
     manifest = {entry["run"]: entry["file"] for entry in read_manifest(directory).values()}
     assert len(manifest) == 8
-    config = json.loads((source / "aug" / "seed=0" / "config.json").read_text())
-    images = gaze.studies.augmentation.study.evaluation_images(config["dataset"], 1000, lambda line: None)
+    dataset = Run(source / "aug" / "seed=0").settings.dataset
+    images = gaze.studies.augmentation.study.evaluation_images(dataset, 1000, lambda line: None)
     row = pairs.sample(1, random_state=0).iloc[0]
     b, a = (np.load(directory / "cams" / manifest[row[f"run_{side}"]])["cams"] for side in "ba")
     own = images.target == list(images.classes).index(row["class"])
@@ -152,7 +152,7 @@ def test_arms_that_share_seeds_are_no_duplicates_and_it_is_said(config, tmp_path
     assert read_runs(tmp_path).listing["used"].sum() == 2
     runs = read_runs(tmp_path, study="aug", arms=True)
     assert runs.listing["used"].sum() == 4
-    (part,) = study_parts(runs, tmp_path, "none")
+    (part,) = study_parts(runs.used.values(), "none")
     assert "Arms share seeds (0, 1)" in part.notes[0]
     assert [part.arms[run.name] for run in part.runs] == ["none", "none", "hflip", "hflip"]
 
@@ -183,21 +183,16 @@ def test_several_studies_want_a_name(config, tmp_path):
 
 
 def test_arms_are_named_by_their_settings(config):
-    configs = {
-        "1": config("augmentation=none").to_dict(),
-        "2": config("augmentation=rotation").to_dict(),
-        "3": config("augmentation=rotation", "augmentation.rotation=5").to_dict(),
-    }
-    usual = configs["2"]["augmentation"]["rotation"]
+    words = (["augmentation=none"], ["augmentation=rotation"], ["augmentation=rotation", "augmentation.rotation=5"])
+    runs = [Run(Path(str(i)), config(*own)) for i, own in enumerate(words, 1)]
+    usual = runs[1].settings.augmentation.rotation
     names = {"1": "none", "2": f"rotation (rotation {usual})", "3": "rotation (rotation 5.0)"}
-    assert arm_names(configs) == names
-    assert arm_settings(configs) == {"none": {}, names["2"]: {"rotation": usual}, names["3"]: {"rotation": 5.0}}
-    assert arm_names({"2": configs["2"]}) == {"2": "rotation"}
-    old = {key: value for key, value in configs["1"].items() if key != "augmentation"}
-    assert arm_names({"old": old}) == {"old": "none"}
-    assert augmentation_studies(configs, "none") == ["default"]
-    assert augmentation_studies({"1": configs["1"]}, "none") == []
-    assert augmentation_studies({key: configs[key] for key in "23"}, "none") == []
+    assert arm_names(runs) == names
+    assert arm_settings(runs) == {"none": {}, names["2"]: {"rotation": usual}, names["3"]: {"rotation": 5.0}}
+    assert arm_names(runs[1:2]) == {"2": "rotation"}
+    assert augmentation_studies(runs, "none") == ["default"]
+    assert augmentation_studies(runs[:1], "none") == []
+    assert augmentation_studies(runs[1:], "none") == []
 
 
 # ---- sanity, as the specification asks for it
@@ -250,7 +245,7 @@ def test_an_artefact_that_is_planted_flips_the_first_question_and_random_weights
         "dataset.image_size=32",
     ]
     make = lambda *own: check_config(composed(*words, "trainer.max_epochs=1", "trainer.accelerator=cpu", *own))  # noqa: E731
-    spoilt = gaze.studies.opened.evaluation_images(make().to_dict()["dataset"], None, lambda line: None).data.data.train
+    spoilt = gaze.studies.opened.evaluation_images(make().dataset, None, lambda line: None).data.data.train
     for seed in range(4):
         for arm, split, shift in (("none", clean.train, 0), ("erasing", spoilt, 100)):
             images, targets = split.images.float() / 127.5 - 1, split.targets
@@ -259,7 +254,7 @@ def test_an_artefact_that_is_planted_flips_the_first_question_and_random_weights
             write_run(folder, own, list(clean.classes), lambda module, x=images, y=targets: train(module, x, y))
         random = make("augmentation=noise", f"seed={seed + 200}", "study=aug")  # weights as they were drawn
         write_run(tmp_path / "noise" / str(seed), random, list(clean.classes))
-    (part,) = study_parts(read_runs(tmp_path, study="aug", arms=True), tmp_path, "none")
+    (part,) = study_parts(read_runs(tmp_path, study="aug", arms=True).used.values(), "none")
     compared = measure(part, CompareConfig(), tmp_path / "out", Console(file=io.StringIO())).compared
 
     distances, names = distance_matrix(compared), compared.runs["arm"].to_numpy()

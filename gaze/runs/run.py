@@ -1,0 +1,235 @@
+"""A run as its folder has it: settings, places of its files, state, rows of its table.
+
+Nobody else joins paths in a run's folder or reads its ``config.json``. Free of PyTorch and pandas: whether a run is
+finished is known within milliseconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gaze.config.train import TrainConfig
+from gaze.errors import ConfigError, DataError
+from gaze.runs.status import STATUS_FILE, read_status, run_state
+
+LAST, BEFORE, BEST = "last", "before", "best"  # checkpoints, in the order in which a run resumes from them
+NEEDED = ("study", "seed", "lambda", "dataset.name", "model.name", "trainer.max_epochs")  # of config.json
+
+
+class Place:
+    """The path of a file or folder in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run; equal where the folder is.
+
+    Attributes:
+        folder: where it lies, or will.
+        given: the settings that it is to be trained with; None where those of ``config.json`` count.
+        name: in lists of runs; that of the folder where it is left out.
+        overrides: what a grid starts it with, as Hydra takes it.
+    """
+
+    folder: Path
+    given: TrainConfig | None = field(default=None, compare=False, repr=False)
+    name: str = field(default="", compare=False)
+    overrides: Sequence[str] = field(default=(), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.folder.resolve().name)
+
+    config_file = Place("config.json")
+    metrics_file = Place("metrics.csv")
+    maps_file = Place("maps.npz")
+    audit_file = Place("audit.json")
+    environment_file = Place("environment.json")
+    status_file = Place(STATUS_FILE)
+    pictures = Place("pictures")
+    checkpoints = Place("checkpoints")
+    hydra = Place(".hydra")  # Hydra's own three files, where its users look for them
+    previous = Place("previous")  # what had to make room, by number
+
+    def checkpoint(self, name: str = LAST) -> Path:
+        """Of :data:`LAST`, :data:`BEFORE` and :data:`BEST`."""
+        return self.checkpoints / f"{name}.ckpt"
+
+    @property
+    def rerun(self) -> Run:
+        """Where it is trained anew while the old one stands."""
+        return Run(self.folder / "rerun", self.given)
+
+    @property
+    def files(self) -> list[Path]:
+        """What a training left there."""
+        named = [
+            *(self.hydra, self.config_file, self.metrics_file, self.maps_file, self.environment_file, self.audit_file),
+            *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
+        ]
+        return [path for path in named if path.exists()] + list(self.folder.glob("events.out.tfevents.*"))
+
+    # ---- settings
+
+    def values(self) -> dict[str, Any]:
+        """``config.json`` as it stands there now.
+
+        Raises:
+            DataError: it is absent, damaged, or has no :data:`NEEDED` setting.
+        """
+        try:
+            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError("config.json is missing") from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"config.json cannot be read: {error}") from error
+        for name in NEEDED:
+            group, _, key = name.rpartition(".")
+            own = values.get(group) if group and isinstance(values, dict) else values
+            if not isinstance(own, dict) or key not in own:
+                raise DataError(f"config.json has no {name}")
+        return dict(values)
+
+    @cached_property
+    def settings(self) -> TrainConfig:
+        """Typed; what the run's version did not know is at its default.
+
+        Raises:
+            DataError: as :meth:`values`; a setting that this version does not know.
+        """
+        if self.given is not None:
+            return self.given
+        groups: Any = {f.name: f.default_factory for f in fields(TrainConfig) if isinstance(f.default_factory, type)}
+        own = self.values()
+        try:
+            own |= {name: group(**(own.get(name) or {})) for name, group in groups.items()}
+            return TrainConfig(lambda_=float(own.pop("lambda")), **own)
+        except (TypeError, ValueError, ConfigError) as error:
+            raise DataError(f"config.json is not of this version of the project: {error}") from error
+
+    @property
+    def label(self) -> str:
+        """Name of the network: ``level2``, ``timm-resnet18``."""
+        return self.settings.model.label
+
+    @property
+    def precision(self) -> str:
+        """One of ``gaze.config.train.PRECISIONS``, which Lightning has shorter names for as well."""
+        precision = str(self.settings.trainer.get("precision", "32-true"))
+        return f"{precision}-true" if precision in ("32", "64") else precision
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What tells it apart from others in a table."""
+        s = self.settings
+        return {"study": s.study, "dataset": s.dataset.name, "model": self.label, "lambda": s.lambda_, "seed": s.seed}
+
+    @property
+    def title(self) -> str:
+        """The same in words."""
+        k = self.keys
+        return f"{k['study']}, {k['dataset']}, {k['model']}, lambda {k['lambda']:g}, seed {k['seed']}"
+
+    # ---- what became of it
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What :func:`gaze.runs.status.tracked` wrote; empty where there is nothing."""
+        return read_status(self.folder) or {}
+
+    @property
+    def state(self) -> str | None:
+        """See :func:`gaze.runs.status.run_state`."""
+        return run_state(self.folder)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, commit; empty where that is not known."""
+        try:
+            values = json.loads(self.environment_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended well and its table is still the one that it wrote."""
+        status = self.status
+        return status.get("state") == "complete" and status.get("metrics_sha256", "") == self.digest
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of ``metrics.csv``; None where it is missing."""
+        try:
+            return hashlib.sha256(self.metrics_file.read_bytes()).hexdigest()
+        except OSError:
+            return None
+
+    def table(self, *only: str) -> tuple[list[str], list[dict[str, float]]]:
+        """Columns of ``metrics.csv`` and its rows, one an epoch; empty fields are left out. Nothing where it is absent.
+
+        Args:
+            only: columns whose values are read; all of them where none is named.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        try:
+            with self.metrics_file.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file, restkey="")
+                rows = [
+                    {key: _number(value) for key, value in row.items() if value and key in (only or row)}
+                    for row in reader
+                ]
+                return list(reader.fieldnames or ()), rows
+        except FileNotFoundError:
+            return [], []
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise DataError(f"{self.metrics_file} cannot be read: {error}") from error
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """Those of :meth:`table`."""
+        return self.table()[1]
+
+    @property
+    def begun(self) -> bool:
+        """Whether it left a whole epoch; a damaged table may hold one."""
+        try:
+            return bool(self.rows)
+        except DataError:
+            return True
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)  # epochs and steps stay whole
+
+
+def runs_below(root: Path) -> Iterator[Run]:
+    """Runs in ``root`` and below, in order of their folders' names; earlier ones that made room are none of them."""
+    for folder, inner, files in os.walk(root):
+        name = Path(folder).relative_to(root).as_posix()
+        run = Run(Path(folder), name="" if name == "." else name)
+        if run.config_file.name in files or run.metrics_file.name in files:
+            inner.clear()
+            yield run
+        inner[:] = sorted(name for name in inner if name not in (run.previous.name, run.rerun.name))
+
+
+def run_named(root: Path, name: str) -> Run:
+    """A run by its name in a list of those in ``root``, which may be that run's folder itself."""
+    return Run(root / name if (root / name).is_dir() else root, name=name)
