@@ -24,9 +24,9 @@ def tiny_trainer(tmp_path, **kwargs) -> Trainer:
 
 
 def tiny_module(name: str = "level2", seed: int = 0, dropout: bool = True, **kwargs) -> GazeModule:
-    """A module outside a trainer; what it logs is in ``module.logged``."""
+    """A module outside a trainer, or in one with its whole lambda from the first epoch on."""
     torch.manual_seed(seed)
-    module = GazeModule(name, K, 1, SIZE, **kwargs)
+    module = GazeModule(name, K, 1, SIZE, **{"gaze": {"start_epoch": 0, "end_epoch": 0}, **kwargs})
     with torch.no_grad():
         module.backbone.head[-1].weight += 0.02  # leaves no map of an untrained network empty
     for layer in module.modules():
@@ -36,6 +36,7 @@ def tiny_module(name: str = "level2", seed: int = 0, dropout: bool = True, **kwa
 
 
 def alone(module: GazeModule) -> GazeModule:
+    """What it logs is in ``module.logged``."""
     module.logged = {}
     module.log = lambda name, value, **_: module.logged.update({name: value})
     module._log_mean = lambda name, value, batch: module.logged.update({f"train/{name}": value.detach()})

@@ -1,7 +1,4 @@
-"""What accompanies a training: the lambda schedule and pictures (GradCAM), a stop at NaN, the table of epochs.
-
-None of them changes the loss itself; that is the module's.
-"""
+"""What accompanies a training: pictures (GradCAM), a stop at NaN, the table of epochs. None of it changes a number."""
 
 from __future__ import annotations
 
@@ -23,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from gaze.choices import DISTANCES, METHODS
-from gaze.consistency.schedule import curriculum
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import TrainingError
 from gaze.files import atomic_path
@@ -62,7 +58,7 @@ DISTANCE_COLUMNS = (
 
 
 class GradCAM(Callback):
-    """Turns lambda_t each epoch (thesis, Eq. 18) and keeps pictures and maps of the gaze.
+    """Keeps pictures and maps of the gaze.
 
     Every ``every_n_epochs`` and after the last epoch: the class-mean gaze and overlays of the same evaluation
     images go to TensorBoard and to ``pictures/*.png``, the maps behind them to ``maps.npz`` (class_gaze
@@ -70,33 +66,14 @@ class GradCAM(Callback):
 
     Args:
         directory: the run's folder.
-        start_epoch: T0.
-        end_epoch: T1.
         every_n_epochs: 0 draws nothing.
         images_per_class: evaluation images to overlay, the first ones of each class.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        start_epoch: int = 2,
-        end_epoch: int = 10,
-        every_n_epochs: int = 5,
-        images_per_class: int = 2,
-    ) -> None:
+    def __init__(self, directory: Path, every_n_epochs: int = 5, images_per_class: int = 2) -> None:
         self.directory = directory
-        self.start_epoch = start_epoch
-        self.end_epoch = end_epoch
         self.every_n_epochs = every_n_epochs
         self.images_per_class = images_per_class
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out in the middle of an epoch
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, GazeModule)
-        weight = pl_module.hparams["gaze_lambda"]
-        pl_module.gaze_weight = curriculum(trainer.current_epoch + 1, weight, self.start_epoch, self.end_epoch)
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,7 +1,6 @@
 """GazeModule: the one place where the classification loss and the gaze loss meet.
 
-``L = L_cls + lambda_t * L_CAM`` (thesis, Eq. 11). A callback cannot return a loss, so the module adds the
-two; :class:`gaze.training.callbacks.GradCAM` turns ``gaze_weight`` (lambda_t) from epoch to epoch.
+``L = L_cls + lambda_t * L_CAM`` (thesis, Eq. 11), with lambda_t turned from epoch to epoch (Eq. 18).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from gaze.choices import METHODS
 from gaze.config.model import ModelConfig
 from gaze.config.train import GazeConfig, OptimizerConfig
 from gaze.consistency.loss import GazeConsistencyLoss
+from gaze.consistency.schedule import curriculum
 from gaze.data.datamodule import Batch
 from gaze.metrics.c_score import CScore
 from gaze.metrics.classification import CohenKappa
@@ -65,8 +65,8 @@ class GazeModule(LightningModule):
         layer: of a network that is no level: where to look; None for the last layer with a spatial map.
 
     Attributes:
-        gaze_weight: lambda_t of Eq. 18, set by the ``GradCAM`` callback each epoch; constant ``gaze_lambda``
-            without it.
+        gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
+            epoch of a fit begins; ``gaze_lambda`` itself before.
 
     Raises:
         ConfigError: unknown network or layer, a map under 2x2, or a CAM that the network's head does not allow.
@@ -168,6 +168,7 @@ class GazeModule(LightningModule):
                     checkpoint["state_dict"][key] = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
 
     def on_train_start(self) -> None:
+        self._logged_epoch = -1
         if self.trainer.global_rank > 0:  # the first process goes on with that sum
             self._reset_means()
 
@@ -180,7 +181,9 @@ class GazeModule(LightningModule):
         if batch_idx == 0:
             self._reset_means()
         if self._logged_epoch != self.current_epoch:
-            self._logged_epoch = self.current_epoch
+            self._logged_epoch, g = self.current_epoch, self.gaze_config
+            weight = self.hparams["gaze_lambda"]
+            self.gaze_weight = curriculum(self.current_epoch + 1, weight, g.start_epoch, g.end_epoch)
             once: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
             self.log("train/lambda", self.gaze_weight, prog_bar=True, **once)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], **once)

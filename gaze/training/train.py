@@ -221,13 +221,7 @@ def build_trainer(
     at_epoch_end: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
     callbacks: list[Callback] = [
         FiniteLoss(),  # first: nothing is drawn or saved of weights that are NaN
-        GradCAM(
-            directory,
-            config.gaze.start_epoch,
-            config.gaze.end_epoch,
-            pictures.every_n_epochs,
-            pictures.images_per_class,
-        ),
+        GradCAM(directory, pictures.every_n_epochs, pictures.images_per_class),
         *extra,
         StopOnSignal(run, say),
         # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.

@@ -141,7 +141,8 @@ def _train_share(reference: str, distance: str, rank: int) -> list[dict[str, Ten
 
 def _fit(folder: Path) -> dict[str, Any]:
     """A short fit, as ``torchrun --nproc-per-node=2`` starts it: the processes are here already."""
-    module = GazeModule("level1", 4, image_size=32, gaze_lambda=50, optimizer={"lr": 1e-3})
+    settings = {"gaze": {"start_epoch": 0, "end_epoch": 0}, "optimizer": {"lr": 1e-3}}
+    module = GazeModule("level1", 4, image_size=32, gaze_lambda=50, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = Trainer(

@@ -1,4 +1,4 @@
-"""The lambda schedule, the stop at NaN, the table of epochs, and files that are whole or not there."""
+"""Pictures, the schedule of lambda, the stop at NaN, the table of epochs, and files that are whole or not there."""
 
 import csv
 import math
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Callback
 
 from gaze.consistency.schedule import curriculum
 from gaze.errors import TrainingError
@@ -28,14 +29,18 @@ def fake_trainer(epoch=0, step=0, last="", **metrics):
 # ---- the schedule
 
 
-def test_gradcam_turns_lambda_epoch_by_epoch(tmp_path):
-    module = GazeModule("level1", num_classes=2, image_size=8, gaze_lambda=-100.0)
-    callback = GradCAM(tmp_path, start_epoch=2, end_epoch=10)
-    weights = []
-    for epoch in range(12):
-        callback.on_train_epoch_start(fake_trainer(epoch), module)
-        weights.append(module.gaze_weight)
-    assert weights == [0, 0, -12.5, -25, -37.5, -50, -62.5, -75, -87.5, -100, -100, -100]
+def test_without_the_callback_that_draws_a_run_is_the_same(tiny, tmp_path, monkeypatch):
+    config = tiny(
+        "lambda=-100", "gaze.start_epoch=0", "gaze.min_samples=1", "trainer.max_epochs=2", "pictures.every_n_epochs=1"
+    )
+    run_training(config, tmp_path / "drawn")
+    monkeypatch.setattr("gaze.training.train.GradCAM", lambda *_: Callback())
+    run_training(config, tmp_path / "bare")
+    assert (tmp_path / "drawn" / "pictures").exists() and not (tmp_path / "bare" / "pictures").exists()
+    drawn, bare = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("drawn", "bare"))
+    assert all(torch.equal(bare["state_dict"][key], value) for key, value in drawn["state_dict"].items())
+    drawn, bare = ((tmp_path / name / "metrics.csv").read_bytes() for name in ("drawn", "bare"))
+    assert drawn == bare and b"-20" in drawn
 
 
 def test_logged_lambda_follows_the_curriculum_in_a_real_fit(tiny, tmp_path):

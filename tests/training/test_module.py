@@ -481,7 +481,7 @@ def test_the_rate_falls_when_the_loss_stands_still():
 
 
 def test_a_checkpoint_loads_as_plain_weights(tmp_path, data):
-    gaze_config = GazeConfig(distance="l2", ema_decay=0.5, min_samples=1)
+    gaze_config = GazeConfig(distance="l2", ema_decay=0.5, min_samples=1, start_epoch=0, end_epoch=0)
     module = tiny_module("level1", gaze_lambda=-2.0, gaze=gaze_config, optimizer={"lr": 3e-4}, class_names=list("abcd"))
     trainer = tiny_trainer(tmp_path, max_epochs=2)
     trainer.fit(module, data)
@@ -501,16 +501,18 @@ def test_a_checkpoint_loads_as_plain_weights(tmp_path, data):
 
 
 def test_a_fit_goes_on_from_its_checkpoint(tmp_path, data):
-    """Two epochs at once, or one, a checkpoint and one more: the same weights."""
+    """Two epochs at once, or one, a checkpoint and one more: the same weights, each epoch with its own lambda."""
+    settings = {"gaze_lambda": 5.0, "gaze": {"start_epoch": 0, "end_epoch": 4}}
     batches = [noise_batch(seed=seed) for seed in range(2)]
     fit = {"train_dataloaders": loader_of(batches), "val_dataloaders": loader_of(batches[:1])}
-    whole, part = tiny_module("level1", gaze_lambda=5.0), tiny_module("level1", gaze_lambda=5.0)
+    whole, part = tiny_module("level1", **settings), tiny_module("level1", **settings)
     tiny_trainer(tmp_path, max_epochs=2).fit(whole, **fit)
     trainer = tiny_trainer(tmp_path)
     trainer.fit(part, **fit)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    resumed = tiny_module("level1", seed=9, gaze_lambda=5.0)
+    resumed = tiny_module("level1", seed=9, **settings)
     tiny_trainer(tmp_path, max_epochs=2).fit(resumed, **fit, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert (part.gaze_weight, resumed.gaze_weight, whole.gaze_weight) == (1.25, 2.5, 2.5)
     assert all(torch.equal(resumed.state_dict()[k], v) for k, v in whole.state_dict().items())
 
 
