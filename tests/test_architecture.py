@@ -15,7 +15,8 @@ WINGS = (  # a wing imports only from itself and from those before it
     "statistics", "report", "training", "studies", "cli",
 )  # fmt: skip
 MOVED = {"compare": "metrics.compare", "datamodule": "data.datamodule", "module": "training.module"}
-MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.stem not in MOVED and path != HOUSE / "__init__.py")
+ALIASES = {HOUSE / f"{old}.py" for old in ("__init__", *MOVED)}
+MODULES = sorted(set(HOUSE.rglob("*.py")) - ALIASES)
 HEAVY = ("torch", "lightning", "torchvision", "kagglehub", "requests", "tensorboard")
 
 
