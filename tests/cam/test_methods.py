@@ -49,27 +49,31 @@ def _gradients(name: str, net: nn.Sequential) -> tuple[Tensor, Tensor]:
 # ---- against implementations that are not ours
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize(
-    ("name", "theirs"),
-    [("grad_cam", "GradCAM"), ("hires_cam", "HiResCAM"), ("grad_cam_pp", "GradCAMPlusPlus"), ("layer_cam", "LayerCAM")],
-)
-def test_a_map_is_that_of_pytorch_grad_cam(name, theirs, pooled):
-    net = _net(pooled)
-    with torch.no_grad():
-        for parameter in net[1][-1].parameters():
-            parameter *= 1000  # its Grad-CAM++ adds 1e-6 to a denominator of g^2: small beside such gradients
-    with getattr(pytorch_grad_cam, theirs)(net, [net[0]]) as method:
-        extractor = method.activations_and_grads
-        _score(nn.Identity(), extractor(_images())).sum().backward()
-        activations, gradients = extractor.activations[0].numpy(), extractor.gradients[0].numpy()
-        raw = method.get_cam_image(
-            _images(), net[0], TARGET, activations, gradients, False
-        )  # neither ReLU nor scaling yet
-    ours = _ours(name, net).detach()
-    tolerance = 2e-4 if name == "grad_cam_pp" else 1e-10
-    torch.testing.assert_close(ours, torch.from_numpy(raw).relu(), rtol=tolerance, atol=tolerance * ours.max().item())
-    assert (ours > 0).any() and (gradients < 0).any()
+def test_a_map_is_that_of_pytorch_grad_cam():
+    for name, theirs in [
+        ("grad_cam", "GradCAM"),
+        ("hires_cam", "HiResCAM"),
+        ("grad_cam_pp", "GradCAMPlusPlus"),
+        ("layer_cam", "LayerCAM"),
+    ]:
+        for pooled in [False, True]:
+            net = _net(pooled)
+            with torch.no_grad():
+                for parameter in net[1][-1].parameters():
+                    parameter *= 1000  # its Grad-CAM++ adds 1e-6 to a denominator of g^2: small beside such gradients
+            with getattr(pytorch_grad_cam, theirs)(net, [net[0]]) as method:
+                extractor = method.activations_and_grads
+                _score(nn.Identity(), extractor(_images())).sum().backward()
+                activations, gradients = extractor.activations[0].numpy(), extractor.gradients[0].numpy()
+                raw = method.get_cam_image(
+                    _images(), net[0], TARGET, activations, gradients, False
+                )  # neither ReLU nor scaling yet
+            ours = _ours(name, net).detach()
+            tolerance = 2e-4 if name == "grad_cam_pp" else 1e-10
+            torch.testing.assert_close(
+                ours, torch.from_numpy(raw).relu(), rtol=tolerance, atol=tolerance * ours.max().item()
+            )
+            assert (ours > 0).any() and (gradients < 0).any()
 
 
 def test_cam_is_the_linear_layer_as_a_convolution():
@@ -165,46 +169,46 @@ def test_a_map_has_the_derivatives_of_finite_differences(name):
     assert gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_without_create_graph_the_weights_are_constants(name):
+def test_without_create_graph_the_weights_are_constants():
     """The map then is linear in A between the kinks of its ReLU: A times its gradient is the map itself."""
-    net = _net()
-    features = net[0](_images()).detach().requires_grad_()
-    for parameter in net.parameters():
-        parameter.requires_grad_()
-    whole = features * 1  # part of a larger graph, as in training
-    cam = METHODS[name].function(whole, _score(net[1], whole), create_graph=False)
-    gradients = torch.autograd.grad(cam.sum(), [features, *net[1].parameters()], allow_unused=True)
-    assert all(gradient is None for gradient in gradients[1:])
-    torch.testing.assert_close((gradients[0] * features).sum(), cam.sum())
+    for name in METHODS:
+        net = _net()
+        features = net[0](_images()).detach().requires_grad_()
+        for parameter in net.parameters():
+            parameter.requires_grad_()
+        whole = features * 1  # part of a larger graph, as in training
+        cam = METHODS[name].function(whole, _score(net[1], whole), create_graph=False)
+        gradients = torch.autograd.grad(cam.sum(), [features, *net[1].parameters()], allow_unused=True)
+        assert all(gradient is None for gradient in gradients[1:])
+        torch.testing.assert_close((gradients[0] * features).sum(), cam.sum())
 
 
-@pytest.mark.parametrize("create_graph", [True, False])
-@pytest.mark.parametrize("name", METHODS)
-def test_empty_and_unsupported_maps_are_zero_with_finite_gradients(name, create_graph):
-    weight = torch.tensor([[-1.0], [-2.0]], requires_grad=True)
-    for features in (torch.zeros(1, 2, 4, 5), torch.rand(1, 2, 4, 5)):
-        features.requires_grad_()
-        whole = features * 1
-        score = (whole.mean((2, 3)) @ weight).squeeze(1)
-        cam = METHODS[name].function(whole, score, create_graph=create_graph)
-        assert not cam.any()
-        (gradient,) = torch.autograd.grad(normalize_cam(cam).sum(), features)
-        assert gradient.isfinite().all()
+def test_empty_and_unsupported_maps_are_zero_with_finite_gradients():
+    for name in METHODS:
+        for create_graph in [True, False]:
+            weight = torch.tensor([[-1.0], [-2.0]], requires_grad=True)
+            for features in (torch.zeros(1, 2, 4, 5), torch.rand(1, 2, 4, 5)):
+                features.requires_grad_()
+                whole = features * 1
+                score = (whole.mean((2, 3)) @ weight).squeeze(1)
+                cam = METHODS[name].function(whole, score, create_graph=create_graph)
+                assert not cam.any()
+                (gradient,) = torch.autograd.grad(normalize_cam(cam).sum(), features)
+                assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_maps_of_a_batch_do_not_depend_on_each_other_or_on_memory_order(name):
-    net = _net()
-    features = net[0](_images()).detach()
-    maps = []
-    for part in (features, features.contiguous(memory_format=torch.channels_last)):
-        part = part.clone().requires_grad_()
-        maps.append(METHODS[name].function(part, _score(net[1], part), create_graph=False))
-    torch.testing.assert_close(*maps)
-    one = features[1:2].clone().requires_grad_()
-    alone = METHODS[name].function(one, net[1](one)[:, TARGET[1]], create_graph=False)
-    torch.testing.assert_close(alone, maps[0][1:2])
+def test_maps_of_a_batch_do_not_depend_on_each_other_or_on_memory_order():
+    for name in METHODS:
+        net = _net()
+        features = net[0](_images()).detach()
+        maps = []
+        for part in (features, features.contiguous(memory_format=torch.channels_last)):
+            part = part.clone().requires_grad_()
+            maps.append(METHODS[name].function(part, _score(net[1], part), create_graph=False))
+        torch.testing.assert_close(*maps)
+        one = features[1:2].clone().requires_grad_()
+        alone = METHODS[name].function(one, net[1](one)[:, TARGET[1]], create_graph=False)
+        torch.testing.assert_close(alone, maps[0][1:2])
 
 
 def test_grad_cam_pp_of_features_of_both_signs_stays_finite():
@@ -217,7 +221,7 @@ def test_grad_cam_pp_of_features_of_both_signs_stays_finite():
     assert cam.isfinite().all() and gradient.isfinite().all() and cam.max() < 4
 
 
-@pytest.mark.parametrize("function", [grad_cam, hires_cam, layer_cam, grad_cam_pp])
-def test_wrong_shapes_are_refused(function):
-    with pytest.raises(ValueError, match="one score per image"):
-        function(torch.ones(2, 3, 4, 4, requires_grad=True), torch.ones(2, 3), create_graph=False)
+def test_wrong_shapes_are_refused():
+    for function in [grad_cam, hires_cam, layer_cam, grad_cam_pp]:
+        with pytest.raises(ValueError, match="one score per image"):
+            function(torch.ones(2, 3, 4, 4, requires_grad=True), torch.ones(2, 3), create_graph=False)

@@ -43,27 +43,32 @@ REFERENCE = {
 # ---- values
 
 
-@pytest.mark.parametrize("name", REFERENCE)
-def test_a_deviation_is_numpys_or_scipys(name):
-    a, b = _maps(5, 1), _maps(5, 2)
-    expected = [REFERENCE[name](x.flatten().numpy(), y.flatten().numpy()) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(gaze_deviation(a, b, name), expected, rtol=1e-12)
-    np.testing.assert_allclose(gaze_deviation(a, b[0], name)[0], expected[0], rtol=1e-12)
+def test_a_deviation_is_numpys_or_scipys():
+    for name in REFERENCE:
+        a, b = _maps(5, 1), _maps(5, 2)
+        expected = [REFERENCE[name](x.flatten().numpy(), y.flatten().numpy()) for x, y in zip(a, b, strict=True)]
+        np.testing.assert_allclose(gaze_deviation(a, b, name), expected, rtol=1e-12)
+        np.testing.assert_allclose(gaze_deviation(a, b[0], name)[0], expected[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("size", "window"),
-    [((28, 28), 11), ((11, 40), 11), ((10, 28), 9), ((7, 7), 7), ((5, 6), 5), ((4, 4), 3), ((112, 112), 11)],
-)
-def test_ssim_is_torchmetrics_with_the_window_that_fits(size, window):
-    a, b = _maps(3, 1, size), _maps(3, 2, size)
-    b[0] = 0.9 * a[0] + 0.05
-    sigma = 1.5 * window / 11  # from which torchmetrics finds its window
-    assert int(3.5 * sigma + 0.5) * 2 + 1 == window
-    expected = structural_similarity_index_measure(
-        a[:, None], b[:, None], sigma=sigma, data_range=1.0, reduction="none"
-    )
-    torch.testing.assert_close(gaze_deviation(a, b, "ssim"), 1 - expected, rtol=1e-9, atol=1e-12)
+def test_ssim_is_torchmetrics_with_the_window_that_fits():
+    for size, window in [
+        ((28, 28), 11),
+        ((11, 40), 11),
+        ((10, 28), 9),
+        ((7, 7), 7),
+        ((5, 6), 5),
+        ((4, 4), 3),
+        ((112, 112), 11),
+    ]:
+        a, b = _maps(3, 1, size), _maps(3, 2, size)
+        b[0] = 0.9 * a[0] + 0.05
+        sigma = 1.5 * window / 11  # from which torchmetrics finds its window
+        assert int(3.5 * sigma + 0.5) * 2 + 1 == window
+        expected = structural_similarity_index_measure(
+            a[:, None], b[:, None], sigma=sigma, data_range=1.0, reduction="none"
+        )
+        torch.testing.assert_close(gaze_deviation(a, b, "ssim"), 1 - expected, rtol=1e-9, atol=1e-12)
 
 
 def test_ssim_has_a_value_on_the_smallest_maps():
@@ -72,52 +77,52 @@ def test_ssim_has_a_value_on_the_smallest_maps():
     torch.testing.assert_close(gaze_deviation(a, b, "ssim"), 1 - light.mean((1, 2)))
 
 
-@pytest.mark.parametrize("name", DISTANCES)
-def test_a_deviation_is_symmetric_zero_for_equals_and_within_its_range(name):
-    a, b = _maps(50, 1), _maps(50, 2)
-    deviation = gaze_deviation(a, b, name)
-    torch.testing.assert_close(deviation, gaze_deviation(b, a, name))
-    torch.testing.assert_close(gaze_deviation(a, a, name), torch.zeros(50, dtype=a.dtype), rtol=0, atol=1e-12)
-    extremes = gaze_deviation(a, (a == 0).double(), name)  # where one gazes the other does not
-    assert extremes.mean() > 1.1 * deviation.mean() and deviation.min() >= 0
-    assert extremes.max() <= RANGE.get(name, 1.0) + 1e-12
+def test_a_deviation_is_symmetric_zero_for_equals_and_within_its_range():
+    for name in DISTANCES:
+        a, b = _maps(50, 1), _maps(50, 2)
+        deviation = gaze_deviation(a, b, name)
+        torch.testing.assert_close(deviation, gaze_deviation(b, a, name))
+        torch.testing.assert_close(gaze_deviation(a, a, name), torch.zeros(50, dtype=a.dtype), rtol=0, atol=1e-12)
+        extremes = gaze_deviation(a, (a == 0).double(), name)  # where one gazes the other does not
+        assert extremes.mean() > 1.1 * deviation.mean() and deviation.min() >= 0
+        assert extremes.max() <= RANGE.get(name, 1.0) + 1e-12
 
 
-@pytest.mark.parametrize("name", DISTANCES)
-def test_a_deviation_does_not_depend_on_the_batch(name):
-    a, b = _maps(6, 1).float(), _maps(6, 2).float()
-    alone = torch.cat([gaze_deviation(a[i : i + 1], b[i], name) for i in range(6)])
-    torch.testing.assert_close(gaze_deviation(a, b, name), alone, rtol=1e-6, atol=1e-7)
+def test_a_deviation_does_not_depend_on_the_batch():
+    for name in DISTANCES:
+        a, b = _maps(6, 1).float(), _maps(6, 2).float()
+        alone = torch.cat([gaze_deviation(a[i : i + 1], b[i], name) for i in range(6)])
+        torch.testing.assert_close(gaze_deviation(a, b, name), alone, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["pearson", "js"])
-def test_the_height_of_a_map_is_no_part_of_its_form(name):
-    a, b = _maps(4, 1), _maps(4, 2)
-    torch.testing.assert_close(gaze_deviation(0.3 * a, b, name), gaze_deviation(a, b, name))
+def test_the_height_of_a_map_is_no_part_of_its_form():
+    for name in ["pearson", "js"]:
+        a, b = _maps(4, 1), _maps(4, 2)
+        torch.testing.assert_close(gaze_deviation(0.3 * a, b, name), gaze_deviation(a, b, name))
 
 
 # ---- flat and empty maps
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", DISTANCES)
-def test_flat_and_empty_maps_have_the_documented_value_and_finite_gradients(name, dtype):
-    some = _maps(1, 1)[0].to(dtype)
-    zero, flat = torch.zeros_like(some), torch.full_like(some, 0.7)
-    pairs = [(zero, zero), (zero, some), (some, zero), (flat, some), (some, flat), (flat, flat), (some, some)]
-    a, b = (torch.stack(maps).requires_grad_() for maps in zip(*pairs, strict=True))
-    deviation = gaze_deviation(a, b, name)
-    for gradient in torch.autograd.grad(deviation.sum(), (a, b)):
-        assert gradient.isfinite().all()
-        assert gradient[-1].abs().max() < 1e-3  # least where they are equal
-    if name in BY_FORM:
-        assert deviation[:3].tolist() == [1, 1, 1]
-    else:
-        assert deviation[0] == 0 and deviation[1:3].min() > 0.02
-    if name == "pearson":
-        assert deviation[:6].tolist() == [1] * 6
-    else:
-        assert deviation[5].abs() < 1e-6
+def test_flat_and_empty_maps_have_the_documented_value_and_finite_gradients():
+    for name in DISTANCES:
+        for dtype in [torch.float32, torch.float64]:
+            some = _maps(1, 1)[0].to(dtype)
+            zero, flat = torch.zeros_like(some), torch.full_like(some, 0.7)
+            pairs = [(zero, zero), (zero, some), (some, zero), (flat, some), (some, flat), (flat, flat), (some, some)]
+            a, b = (torch.stack(maps).requires_grad_() for maps in zip(*pairs, strict=True))
+            deviation = gaze_deviation(a, b, name)
+            for gradient in torch.autograd.grad(deviation.sum(), (a, b)):
+                assert gradient.isfinite().all()
+                assert gradient[-1].abs().max() < 1e-3  # least where they are equal
+            if name in BY_FORM:
+                assert deviation[:3].tolist() == [1, 1, 1]
+            else:
+                assert deviation[0] == 0 and deviation[1:3].min() > 0.02
+            if name == "pearson":
+                assert deviation[:6].tolist() == [1] * 6
+            else:
+                assert deviation[5].abs() < 1e-6
 
 
 def test_a_flat_map_has_no_direction_at_any_size_and_precision():
@@ -177,17 +182,17 @@ def _literal(name: str, cam: Tensor, preds: Tensor, target: Tensor, min_samples:
     return float(np.mean(values)) if values else float("nan")
 
 
-@pytest.mark.parametrize("min_samples", [1, 2, 17])
-@pytest.mark.parametrize("name", DISTANCES)
-def test_the_metric_is_the_literal_loop_in_any_batches(name, min_samples):
-    data = _evaluated()
-    metric = GazeConsistency(K, name, min_samples)
-    for cam, preds, target in zip(*(t.split([13, 1, 40, 16]) for t in data), strict=True):
-        metric.update(cam, preds, target)
-    assert metric.compute().item() == pytest.approx(_literal(name, *data, min_samples), rel=1e-6, nan_ok=True)
-    metric.reset()
-    metric.update(*data)
-    assert metric.compute().item() == pytest.approx(_literal(name, *data, min_samples), rel=1e-6, nan_ok=True)
+def test_the_metric_is_the_literal_loop_in_any_batches():
+    for name in DISTANCES:
+        for min_samples in [1, 2, 17]:
+            data = _evaluated()
+            metric = GazeConsistency(K, name, min_samples)
+            for cam, preds, target in zip(*(t.split([13, 1, 40, 16]) for t in data), strict=True):
+                metric.update(cam, preds, target)
+            assert metric.compute().item() == pytest.approx(_literal(name, *data, min_samples), rel=1e-6, nan_ok=True)
+            metric.reset()
+            metric.update(*data)
+            assert metric.compute().item() == pytest.approx(_literal(name, *data, min_samples), rel=1e-6, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -205,9 +210,9 @@ def test_what_the_metric_keeps_is_what_it_says(name):
     assert size() - once == (0 if name in SUMMED else 70 * (4 * H * W + 8))
 
 
-@pytest.mark.parametrize("name", sorted({*DISTANCES} - {"squared"}))
-def test_no_correct_image_is_nan(name):
-    cam, _, target = _evaluated()
-    metric = GazeConsistency(K, name)
-    metric.update(cam, (target + 1) % K, target)
-    assert metric.compute().isnan()
+def test_no_correct_image_is_nan():
+    for name in sorted({*DISTANCES} - {"squared"}):
+        cam, _, target = _evaluated()
+        metric = GazeConsistency(K, name)
+        metric.update(cam, (target + 1) % K, target)
+        assert metric.compute().isnan()

@@ -36,10 +36,10 @@ def _maps(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Te
 # ---- deviation
 
 
-@pytest.mark.parametrize(("distance", "value"), [("squared", 1.0), ("l2", 1 / (H * W) ** 0.5)])
-def test_opposite_maps_have_the_largest_deviation(distance, value):
-    deviation = gaze_deviation(torch.ones(2, H, W), torch.zeros(H, W), distance)
-    torch.testing.assert_close(deviation, torch.full((2,), value))
+def test_opposite_maps_have_the_largest_deviation():
+    for distance, value in [("squared", 1.0), ("l2", 1 / (H * W) ** 0.5)]:
+        deviation = gaze_deviation(torch.ones(2, H, W), torch.zeros(H, W), distance)
+        torch.testing.assert_close(deviation, torch.full((2,), value))
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -113,11 +113,11 @@ def _eq18(t: int, weight: float, t0: int, t1: int) -> float:
     return weight
 
 
-@pytest.mark.parametrize("weight", [50.0, 0.0, -100.0])
-@pytest.mark.parametrize(("start", "end"), [(2, 10), (0, 4), (5, 5), (1, 1), (13, 20)])
-def test_curriculum_is_equation_18(weight, start, end):
-    epochs = range(1, 13)
-    assert [curriculum(t, weight, start, end) for t in epochs] == [_eq18(t, weight, start, end) for t in epochs]
+def test_curriculum_is_equation_18():
+    for start, end in [(2, 10), (0, 4), (5, 5), (1, 1), (13, 20)]:
+        for weight in [50.0, 0.0, -100.0]:
+            epochs = range(1, 13)
+            assert [curriculum(t, weight, start, end) for t in epochs] == [_eq18(t, weight, start, end) for t in epochs]
 
 
 def test_curriculum_of_the_thesis_starts_at_epoch_3_and_is_full_at_10():
@@ -222,40 +222,42 @@ def test_no_gradient_flows_into_the_ema_reference():
     torch.testing.assert_close(cam.grad, torch.full_like(cam, 0.5 / (H * W)))
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", ALL)
-def test_loss_has_the_gradient_of_finite_differences(distance, reference):
-    loss = GazeConsistencyLoss(K, distance, reference, map_size=(H, W)).double()
-    target = torch.tensor([0, 0, 0, 1, 1, 2, 2])
-    preds = torch.tensor([0, 0, 0, 1, 1, 2, 0])
-    loss(_maps(7, 3), target, target)
-    loss.eval()  # a fixed reference: otherwise each call would move it
-    assert gradcheck(lambda cam: loss(cam, preds, target), _maps(7).requires_grad_())
+def test_loss_has_the_gradient_of_finite_differences():
+    for distance in ALL:
+        for reference in REFERENCES:
+            loss = GazeConsistencyLoss(K, distance, reference, map_size=(H, W)).double()
+            target = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+            preds = torch.tensor([0, 0, 0, 1, 1, 2, 0])
+            loss(_maps(7, 3), target, target)
+            loss.eval()  # a fixed reference: otherwise each call would move it
+            assert gradcheck(
+                lambda cam, loss=loss, target=target, preds=preds: loss(cam, preds, target), _maps(7).requires_grad_()
+            )
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", ALL)
-def test_loss_is_zero_with_a_graph_when_no_class_qualifies(distance, reference):
-    cam = _maps(3).requires_grad_()
-    for target in ([0, 1, 2], [-1, -1, -1], [3, 3, 3]):
-        labels = torch.tensor(target)
-        value = GazeConsistencyLoss(K, distance, reference)(cam, labels, labels)
-        assert value.item() == 0 and value.requires_grad
-        (gradient,) = torch.autograd.grad(value, cam)
-        assert not gradient.any()
+def test_loss_is_zero_with_a_graph_when_no_class_qualifies():
+    for distance in ALL:
+        for reference in REFERENCES:
+            cam = _maps(3).requires_grad_()
+            for target in ([0, 1, 2], [-1, -1, -1], [3, 3, 3]):
+                labels = torch.tensor(target)
+                value = GazeConsistencyLoss(K, distance, reference)(cam, labels, labels)
+                assert value.item() == 0 and value.requires_grad
+                (gradient,) = torch.autograd.grad(value, cam)
+                assert not gradient.any()
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", ALL)
-def test_all_zero_maps_have_a_finite_gradient_through_their_normalisation(distance, reference):
-    raw = torch.randn(4, H, W, generator=torch.Generator().manual_seed(0))
-    raw[0], raw[1] = -1.0, 0.0  # two maps without support
-    raw.requires_grad_()
-    target = torch.tensor([0, 0, 1, 1])
-    loss = GazeConsistencyLoss(2, distance, reference)
-    for _ in range(2):
-        loss(normalize_cam(raw.relu()), target, target).backward()
-    assert raw.grad.isfinite().all() and not raw.grad[:2].any() and raw.grad[2:].any()
+def test_all_zero_maps_have_a_finite_gradient_through_their_normalisation():
+    for distance in ALL:
+        for reference in REFERENCES:
+            raw = torch.randn(4, H, W, generator=torch.Generator().manual_seed(0))
+            raw[0], raw[1] = -1.0, 0.0  # two maps without support
+            raw.requires_grad_()
+            target = torch.tensor([0, 0, 1, 1])
+            loss = GazeConsistencyLoss(2, distance, reference)
+            for _ in range(2):
+                loss(normalize_cam(raw.relu()), target, target).backward()
+            assert raw.grad.isfinite().all() and not raw.grad[:2].any() and raw.grad[2:].any()
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
@@ -322,20 +324,17 @@ def test_another_map_size_is_refused():
         _trained_loss()(torch.rand(2, 2, 2), target, target)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_bad_arguments_are_named():
+    for arguments, message in [
         ({"distance": "cosine"}, "distance=cosine"),
         ({"reference": "median"}, "reference='median' is unknown: ema or batch"),
         ({"ema_decay": 1.0}, "ema_decay=1.0"),
         ({"ema_decay": -0.1}, "ema_decay=-0.1"),
         ({"min_samples": 0}, "min_samples=0"),
         ({"num_classes": 0}, "num_classes=0"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        GazeConsistencyLoss(**{"num_classes": K, **arguments})
+    ]:
+        with pytest.raises(ValueError, match=message):
+            GazeConsistencyLoss(**{"num_classes": K, **arguments})
 
 
 # ---- no wait for the host
@@ -346,15 +345,15 @@ def test_fake_tensors_notice_a_wait_for_the_host():
         torch.rand(2).sum().item()
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("distance", ALL)
-def test_loss_never_waits_for_the_host(distance, reference):
-    with FakeTensorMode():  # has shapes and no values: .item(), nonzero, unique and `if tensor` raise
-        loss = GazeConsistencyLoss(K, distance, reference, map_size=(H, W))
-        cam = torch.rand(6, H, W, requires_grad=True)
-        target = torch.randint(K, (6,))
-        loss(cam, target, target).backward()
-        assert cam.grad is not None
+def test_loss_never_waits_for_the_host():
+    for distance in ALL:
+        for reference in REFERENCES:
+            with FakeTensorMode():  # has shapes and no values: .item(), nonzero, unique and `if tensor` raise
+                loss = GazeConsistencyLoss(K, distance, reference, map_size=(H, W))
+                cam = torch.rand(6, H, W, requires_grad=True)
+                target = torch.randint(K, (6,))
+                loss(cam, target, target).backward()
+                assert cam.grad is not None
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
@@ -404,27 +403,27 @@ def test_there_are_examples_in_the_docstrings():
 # ---- common grid
 
 
-@pytest.mark.parametrize("size", [7, 28, 112])
-def test_pooling_of_whole_cells_is_torchs_average_pooling(size):
-    cam = torch.rand(3, size, size, dtype=torch.float64)
-    torch.testing.assert_close(pool_to_grid(cam, 7), F.adaptive_avg_pool2d(cam, 7))
+def test_pooling_of_whole_cells_is_torchs_average_pooling():
+    for size in [7, 28, 112]:
+        cam = torch.rand(3, size, size, dtype=torch.float64)
+        torch.testing.assert_close(pool_to_grid(cam, 7), F.adaptive_avg_pool2d(cam, 7))
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (5, 9), (24, 10), (2, 2), (1, 3)])
-@pytest.mark.parametrize("grid", [1, 2, 7])
-def test_pooling_of_split_cells_goes_by_area(shape, grid):
-    cam = torch.rand(2, *shape, dtype=torch.float64)
-    fine = torch.from_numpy(np.kron(cam.numpy(), np.ones((1, grid, grid))))  # tiles now hold whole cells
-    torch.testing.assert_close(pool_to_grid(cam, grid), F.avg_pool2d(fine, shape))
+def test_pooling_of_split_cells_goes_by_area():
+    for grid in [1, 2, 7]:
+        for shape in [(6, 6), (5, 9), (24, 10), (2, 2), (1, 3)]:
+            cam = torch.rand(2, *shape, dtype=torch.float64)
+            fine = torch.from_numpy(np.kron(cam.numpy(), np.ones((1, grid, grid))))  # tiles now hold whole cells
+            torch.testing.assert_close(pool_to_grid(cam, grid), F.avg_pool2d(fine, shape))
 
 
-@pytest.mark.parametrize("size", [6, 20, 112])
-def test_pooling_keeps_the_mean_and_the_range(size):
-    cam = torch.rand(4, size, size)
-    pooled = pool_to_grid(cam, 7)
-    torch.testing.assert_close(pooled.mean((1, 2)), cam.mean((1, 2)))
-    assert pooled.amin() >= 0 and pooled.amax() <= 1
-    assert pool_to_grid(torch.ones(1, size, size), 7).sub(1).abs().amax() < 1e-6
+def test_pooling_keeps_the_mean_and_the_range():
+    for size in [6, 20, 112]:
+        cam = torch.rand(4, size, size)
+        pooled = pool_to_grid(cam, 7)
+        torch.testing.assert_close(pooled.mean((1, 2)), cam.mean((1, 2)))
+        assert pooled.amin() >= 0 and pooled.amax() <= 1
+        assert pool_to_grid(torch.ones(1, size, size), 7).sub(1).abs().amax() < 1e-6
 
 
 def test_pooling_can_be_differentiated():

@@ -86,22 +86,22 @@ PAIR_ORACLES = {
 }
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", PAIR_ORACLES)
-def test_column_is_that_of_an_independent_implementation(name, size):
-    expected = [PAIR_ORACLES[name](a, b) for a, b in _pairs(size)]
-    np.testing.assert_allclose(_column(name, size), expected, rtol=1e-9, atol=1e-12)
+def test_column_is_that_of_an_independent_implementation():
+    for name in PAIR_ORACLES:
+        for size in SIZES:
+            expected = [PAIR_ORACLES[name](a, b) for a, b in _pairs(size)]
+            np.testing.assert_allclose(_column(name, size), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_cross_correlation_is_scipys(size):
-    for k, (a, b) in enumerate(_pairs(size)):
-        a, b = _s(a) - _s(a).mean(), _s(b) - _s(b).mean()
-        full = signal.correlate2d(b, a) / np.linalg.norm(a) / np.linalg.norm(b)
-        lags = np.argwhere(full > full.max() - 1e-9) - np.array(size) + 1  # coarse values have equal peaks
-        expected = [full.max(), *lags[(lags**2).sum(1).argmin()]]
-        got = [_column(f"xcorr_{name}", size)[k] for name in ("peak", "lag_y", "lag_x")]
-        np.testing.assert_allclose(got, expected, atol=1e-9)
+def test_cross_correlation_is_scipys():
+    for size in SIZES:
+        for k, (a, b) in enumerate(_pairs(size)):
+            a, b = _s(a) - _s(a).mean(), _s(b) - _s(b).mean()
+            full = signal.correlate2d(b, a) / np.linalg.norm(a) / np.linalg.norm(b)
+            lags = np.argwhere(full > full.max() - 1e-9) - np.array(size) + 1  # coarse values have equal peaks
+            expected = [full.max(), *lags[(lags**2).sum(1).argmin()]]
+            got = [_column(f"xcorr_{name}", size)[k] for name in ("peak", "lag_y", "lag_x")]
+            np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
 def test_of_equal_peaks_the_shortest_lag_counts():
@@ -131,20 +131,20 @@ def test_emd_of_a_fine_grid_is_that_of_the_map_pooled_to_seven_tiles(size):
     np.testing.assert_allclose(_column("emd", size)[2:4], expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (9, 6), (28, 28)])
-def test_region_mad_is_the_difference_of_pooled_maps(size):
-    region, weights = 2 if size[0] == 4 else 3, None
-    for weighted in (False, True):
-        number = region * region
-        w = np.arange(1, number + 1).reshape(region, region) if weighted else np.ones((region, region))
-        weights = torch.tensor(w) if weighted else None
-        expected = []
-        for a, b in _pairs(size):
-            fine = [_s(m).repeat(region, 0).repeat(region, 1) for m in (a, b)]
-            tiles = [f.reshape(region, size[0], region, size[1]).mean((1, 3)) for f in fine]
-            expected.append(np.average(np.abs(tiles[0] - tiles[1]), weights=w))
-        got = _column("region_mad", size, region=region, region_weights=weights)
-        np.testing.assert_allclose(got, expected, rtol=1e-9)
+def test_region_mad_is_the_difference_of_pooled_maps():
+    for size in [(4, 4), (9, 6), (28, 28)]:
+        region, weights = 2 if size[0] == 4 else 3, None
+        for weighted in (False, True):
+            number = region * region
+            w = np.arange(1, number + 1).reshape(region, region) if weighted else np.ones((region, region))
+            weights = torch.tensor(w) if weighted else None
+            expected = []
+            for a, b in _pairs(size):
+                fine = [_s(m).repeat(region, 0).repeat(region, 1) for m in (a, b)]
+                tiles = [f.reshape(region, size[0], region, size[1]).mean((1, 3)) for f in fine]
+                expected.append(np.average(np.abs(tiles[0] - tiles[1]), weights=w))
+            got = _column("region_mad", size, region=region, region_weights=weights)
+            np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
 def test_the_default_region_is_four_by_four():
@@ -172,33 +172,33 @@ def test_columns_are_those_of_the_table():
     assert all(c.dtype == torch.float64 and c.shape == (2,) for n, c in compare_maps(a, b).items() if n != "valid")
 
 
-@pytest.mark.parametrize("size", [*SIZES, (28, 28)])
-def test_identical_maps_are_at_one_or_zero(size):
-    a = _maps(6, size, 3).float()
-    columns = compare_maps(a, 2.5 * a + 0.5)  # an increase of scale and offset is none after min-max
-    for name in ("pearson", "spearman", "sim", "overlap", "xcorr_peak"):
-        torch.testing.assert_close(columns[name], torch.ones(6).double(), atol=2e-6, rtol=0)
-    for name in ("mad", "msd", "js", "emd", "centroid_shift", "region_mad", "xcorr_lag_y", "xcorr_lag_x"):
-        torch.testing.assert_close(columns[name], torch.zeros(6).double(), atol=2e-6, rtol=0)
+def test_identical_maps_are_at_one_or_zero():
+    for size in [*SIZES, (28, 28)]:
+        a = _maps(6, size, 3).float()
+        columns = compare_maps(a, 2.5 * a + 0.5)  # an increase of scale and offset is none after min-max
+        for name in ("pearson", "spearman", "sim", "overlap", "xcorr_peak"):
+            torch.testing.assert_close(columns[name], torch.ones(6).double(), atol=2e-6, rtol=0)
+        for name in ("mad", "msd", "js", "emd", "centroid_shift", "region_mad", "xcorr_lag_y", "xcorr_lag_x"):
+            torch.testing.assert_close(columns[name], torch.zeros(6).double(), atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("dy", "dx"), [(0, 0), (3, 0), (0, -2), (-4, 3)])
-def test_a_shifted_blob_gives_its_lag(dy, dx):
-    y, x = torch.meshgrid(torch.arange(15.0), torch.arange(13.0), indexing="ij")
-    blob = [torch.exp(-((y - 7 - sy) ** 2 + (x - 6 - sx) ** 2) / 2)[None] for sy, sx in ((0, 0), (dy, dx))]
-    columns = compare_maps(*blob)
-    assert (columns["xcorr_lag_y"].item(), columns["xcorr_lag_x"].item()) == (dy, dx)
-    assert columns["xcorr_peak"] > 0.9
+def test_a_shifted_blob_gives_its_lag():
+    for dy, dx in [(0, 0), (3, 0), (0, -2), (-4, 3)]:
+        y, x = torch.meshgrid(torch.arange(15.0), torch.arange(13.0), indexing="ij")
+        blob = [torch.exp(-((y - 7 - sy) ** 2 + (x - 6 - sx) ** 2) / 2)[None] for sy, sx in ((0, 0), (dy, dx))]
+        columns = compare_maps(*blob)
+        assert (columns["xcorr_lag_y"].item(), columns["xcorr_lag_x"].item()) == (dy, dx)
+        assert columns["xcorr_peak"] > 0.9
 
 
-@pytest.mark.parametrize("size", [(4, 4), (8, 8), (6, 5), (28, 28)])
-def test_opposite_corners_are_as_far_apart_as_cells_can_be(size):
-    columns = compare_maps(_one_cell(size, 0, 0), _one_cell(size, size[0] - 1, size[1] - 1))
-    far = np.hypot(1 - 1 / size[0], 1 - 1 / size[1]) / np.sqrt(2)
-    assert columns["centroid_shift"].item() == pytest.approx(far)
-    assert columns["emd"].item() == pytest.approx(far if max(size) <= 8 else 1 - 1 / 7)
-    assert (columns["sim"].item(), columns["js"].item()) == (0, 1)
-    assert (columns["xcorr_lag_y"].item(), columns["xcorr_lag_x"].item()) == (size[0] - 1, size[1] - 1)
+def test_opposite_corners_are_as_far_apart_as_cells_can_be():
+    for size in [(4, 4), (8, 8), (6, 5), (28, 28)]:
+        columns = compare_maps(_one_cell(size, 0, 0), _one_cell(size, size[0] - 1, size[1] - 1))
+        far = np.hypot(1 - 1 / size[0], 1 - 1 / size[1]) / np.sqrt(2)
+        assert columns["centroid_shift"].item() == pytest.approx(far)
+        assert columns["emd"].item() == pytest.approx(far if max(size) <= 8 else 1 - 1 / 7)
+        assert (columns["sim"].item(), columns["js"].item()) == (0, 1)
+        assert (columns["xcorr_lag_y"].item(), columns["xcorr_lag_x"].item()) == (size[0] - 1, size[1] - 1)
 
 
 def test_columns_stay_in_their_ranges():
@@ -219,17 +219,17 @@ def test_only_the_lags_have_a_direction():
         torch.testing.assert_close(-there[name] if "lag" in name else there[name], back[name])
 
 
-@pytest.mark.parametrize("size", [(6, 6), (9, 14)])
-def test_a_batch_equals_one_by_one(size):
-    a, b = _maps(12, size, 1), _maps(12, size, 2)
-    a[3], b[5] = 0, 0.2
-    alone = [compare_maps(a[k : k + 1], b[k : k + 1]) for k in range(12)]
-    for name, column in compare_maps(a, b).items():
-        torch.testing.assert_close(column, torch.cat([c[name] for c in alone]), equal_nan=True)
-    mask = torch.rand(12, 11, 20)
-    alone = [map_shape(a[k : k + 1], mask[k : k + 1]) for k in range(12)]
-    for name, column in map_shape(a, mask).items():
-        torch.testing.assert_close(column, torch.cat([c[name] for c in alone]), equal_nan=True)
+def test_a_batch_equals_one_by_one():
+    for size in [(6, 6), (9, 14)]:
+        a, b = _maps(12, size, 1), _maps(12, size, 2)
+        a[3], b[5] = 0, 0.2
+        alone = [compare_maps(a[k : k + 1], b[k : k + 1]) for k in range(12)]
+        for name, column in compare_maps(a, b).items():
+            torch.testing.assert_close(column, torch.cat([c[name] for c in alone]), equal_nan=True)
+        mask = torch.rand(12, 11, 20)
+        alone = [map_shape(a[k : k + 1], mask[k : k + 1]) for k in range(12)]
+        for name, column in map_shape(a, mask).items():
+            torch.testing.assert_close(column, torch.cat([c[name] for c in alone]), equal_nan=True)
 
 
 def test_zero_and_flat_maps_are_nan_in_every_column_and_told():
@@ -261,11 +261,11 @@ SHAPE_ORACLES = {
 }
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", SHAPE_ORACLES)
-def test_shape_is_that_of_an_independent_implementation(name, size):
-    expected = [SHAPE_ORACLES[name](m) for m in _maps(6, size).numpy()]
-    np.testing.assert_allclose(map_shape(_maps(6, size))[name], expected, rtol=1e-9)
+def test_shape_is_that_of_an_independent_implementation():
+    for name in SHAPE_ORACLES:
+        for size in SIZES:
+            expected = [SHAPE_ORACLES[name](m) for m in _maps(6, size).numpy()]
+            np.testing.assert_allclose(map_shape(_maps(6, size))[name], expected, rtol=1e-9)
 
 
 def test_shape_of_extreme_maps():
@@ -278,16 +278,16 @@ def test_shape_of_extreme_maps():
     np.testing.assert_allclose([columns["centroid_y"][0], columns["centroid_x"][0]], [3.5 / 20, 4.5 / 20])
 
 
-@pytest.mark.parametrize("factor", [1, 2, 16])
-def test_mask_is_read_by_area(factor):
-    cam = _maps(4, (6, 9))
-    mask = torch.rand(4, 6 * factor, 9 * factor, generator=torch.Generator().manual_seed(4)) > 0.6
-    pooled = mask.numpy().reshape(4, 6, factor, 9, factor).mean((2, 4))
-    energy = [(_p(m) * k).sum() for m, k in zip(cam.numpy(), pooled, strict=True)]
-    columns, area = map_shape(cam, mask), mask.numpy().mean((1, 2))
-    np.testing.assert_allclose(columns["mask_energy"], energy)
-    np.testing.assert_allclose(columns["mask_area"], area)
-    np.testing.assert_allclose(columns["mask_lift"], energy / area)
+def test_mask_is_read_by_area():
+    for factor in [1, 2, 16]:
+        cam = _maps(4, (6, 9))
+        mask = torch.rand(4, 6 * factor, 9 * factor, generator=torch.Generator().manual_seed(4)) > 0.6
+        pooled = mask.numpy().reshape(4, 6, factor, 9, factor).mean((2, 4))
+        energy = [(_p(m) * k).sum() for m, k in zip(cam.numpy(), pooled, strict=True)]
+        columns, area = map_shape(cam, mask), mask.numpy().mean((1, 2))
+        np.testing.assert_allclose(columns["mask_energy"], energy)
+        np.testing.assert_allclose(columns["mask_area"], area)
+        np.testing.assert_allclose(columns["mask_lift"], energy / area)
 
 
 def test_a_mask_smaller_than_the_map_is_nearest_and_one_of_odd_size_keeps_its_area():
@@ -322,9 +322,8 @@ def test_pred_kl_is_scipys_and_has_a_direction():
 # ---- errors
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
+def test_what_does_not_fit_is_refused():
+    for call, error, message in [
         (lambda a: compare_maps(a, a[:, :5]), ValueError, "maps of one shape"),
         (lambda a: compare_maps(a[0], a[0]), ValueError, r"maps \(B, H, W\)"),
         (lambda a: map_shape(a.long()), ValueError, "floating type"),
@@ -345,11 +344,9 @@ def test_pred_kl_is_scipys_and_has_a_direction():
         (lambda a: map_shape(a, a * torch.nan), ValueError, "masks in 0..1"),
         (lambda a: compare_logits(a[0], a[0, :3]), ValueError, r"two \(B, K\)"),
         (lambda a: compare_logits(a[0], a[0] * torch.nan), ValueError, "finite logits"),
-    ],
-)
-def test_what_does_not_fit_is_refused(call, error, message):
-    with pytest.raises(error, match=message):
-        call(torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0)))
+    ]:
+        with pytest.raises(error, match=message):
+            call(torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0)))
 
 
 def test_no_column_carries_a_gradient():

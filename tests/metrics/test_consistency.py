@@ -111,12 +111,12 @@ def gaze_metrics(min_samples: int = 2) -> dict[str, GazeSums]:
 # ---- values
 
 
-@pytest.mark.parametrize("min_samples", [1, 2, 9, 13])
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_value_is_that_of_two_passes(data, name, min_samples):
-    value = data.feed(gaze_metrics(min_samples)[name]).compute()
-    assert value.shape == () and value.dtype == torch.float32
-    assert value.item() == pytest.approx(two_pass(data, min_samples)[name], rel=1e-6)
+def test_value_is_that_of_two_passes(data):
+    for name in gaze_metrics():
+        for min_samples in [1, 2, 9, 13]:
+            value = data.feed(gaze_metrics(min_samples)[name]).compute()
+            assert value.shape == () and value.dtype == torch.float32
+            assert value.item() == pytest.approx(two_pass(data, min_samples)[name], rel=1e-6)
 
 
 def test_min_samples_changes_the_value(data):
@@ -124,11 +124,11 @@ def test_min_samples_changes_the_value(data):
     assert len(values) == 4
 
 
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_order_and_size_of_batches_do_not_matter(data, name):
-    shuffled = np.random.default_rng(1).permutation(60)
-    once = data.feed(gaze_metrics()[name], sizes=[60]).compute()
-    torch.testing.assert_close(data.feed(gaze_metrics()[name], [1] * 60, shuffled).compute(), once)
+def test_order_and_size_of_batches_do_not_matter(data):
+    for name in gaze_metrics():
+        shuffled = np.random.default_rng(1).permutation(60)
+        once = data.feed(gaze_metrics()[name], sizes=[60]).compute()
+        torch.testing.assert_close(data.feed(gaze_metrics()[name], [1] * 60, shuffled).compute(), once)
 
 
 @pytest.mark.parametrize("name", gaze_metrics())
@@ -140,27 +140,27 @@ def test_reset_forgets_everything(data, name):
     assert other.feed(metric).compute().item() == pytest.approx(two_pass(other)[name], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_forward_gives_the_batch_and_keeps_the_whole(data, name):
-    metric = gaze_metrics()[name]
-    cam, preds, target = data.tensors()
-    first = metric(cam[:30], preds[:30], target[:30])
-    metric(cam[30:30], preds[30:30], target[30:30])
-    metric(cam[30:], preds[30:], target[30:])
-    alone = gaze_metrics()[name]
-    alone.update(cam[:30], preds[:30], target[:30])
-    torch.testing.assert_close(first, alone.compute())
-    assert metric.compute().item() == pytest.approx(two_pass(data)[name], rel=1e-6)
+def test_forward_gives_the_batch_and_keeps_the_whole(data):
+    for name in gaze_metrics():
+        metric = gaze_metrics()[name]
+        cam, preds, target = data.tensors()
+        first = metric(cam[:30], preds[:30], target[:30])
+        metric(cam[30:30], preds[30:30], target[30:30])
+        metric(cam[30:], preds[30:], target[30:])
+        alone = gaze_metrics()[name]
+        alone.update(cam[:30], preds[:30], target[:30])
+        torch.testing.assert_close(first, alone.compute())
+        assert metric.compute().item() == pytest.approx(two_pass(data)[name], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_logits_do_as_predictions(data, name):
-    cam, preds, target = data.tensors()
-    by_class, by_logits = gaze_metrics()[name], gaze_metrics()[name]
-    rows = preds >= 0
-    by_class.update(cam[rows], preds[rows], target[rows])
-    by_logits.update(cam[rows], torch.nn.functional.one_hot(preds[rows], K).float(), target[rows])
-    torch.testing.assert_close(by_logits.compute(), by_class.compute())
+def test_logits_do_as_predictions(data):
+    for name in gaze_metrics():
+        cam, preds, target = data.tensors()
+        by_class, by_logits = gaze_metrics()[name], gaze_metrics()[name]
+        rows = preds >= 0
+        by_class.update(cam[rows], preds[rows], target[rows])
+        by_logits.update(cam[rows], torch.nn.functional.one_hot(preds[rows], K).float(), target[rows])
+        torch.testing.assert_close(by_logits.compute(), by_class.compute())
 
 
 def test_class_gaze_is_the_mean_map_of_each_class_and_counts_stand_behind_it(data):
@@ -181,66 +181,66 @@ def test_class_gaze_is_zero_where_a_class_has_no_correct_image():
 # ---- eta squared
 
 
-@pytest.mark.parametrize(("shared", "eta"), [(True, 0.0), (False, 1.0)])
-def test_eta_tells_a_shared_gaze_from_one_of_the_class(shared, eta):
-    maps = torch.rand(2, H, W, generator=torch.Generator().manual_seed(0))
-    target = torch.tensor([0, 0, 1, 1])
-    metric = GazeEtaSquared(2)
-    metric.update(maps[[0, 1, 0, 1] if shared else target], target, target)
-    assert metric.compute().item() == pytest.approx(eta, abs=1e-6)
-    assert 0 <= metric.compute() <= 1
+def test_eta_tells_a_shared_gaze_from_one_of_the_class():
+    for shared, eta in [(True, 0.0), (False, 1.0)]:
+        maps = torch.rand(2, H, W, generator=torch.Generator().manual_seed(0))
+        target = torch.tensor([0, 0, 1, 1])
+        metric = GazeEtaSquared(2)
+        metric.update(maps[[0, 1, 0, 1] if shared else target], target, target)
+        assert metric.compute().item() == pytest.approx(eta, abs=1e-6)
+        assert 0 <= metric.compute() <= 1
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 0.7])
-def test_eta_is_nan_where_all_maps_are_equal(value):
-    metric = GazeEtaSquared(2)
-    target = torch.arange(30) % 2
-    metric.update(torch.full((30, H, W), value), target, target)
-    assert metric.compute().isnan()
+def test_eta_is_nan_where_all_maps_are_equal():
+    for value in [0.0, 0.1, 0.7]:
+        metric = GazeEtaSquared(2)
+        target = torch.arange(30) % 2
+        metric.update(torch.full((30, H, W), value), target, target)
+        assert metric.compute().isnan()
 
 
 # ---- nothing to measure
 
 
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_no_correct_image_gives_nan_and_a_count_of_zero(data, name):
-    metric = gaze_metrics()[name]
-    cam, _, target = data.tensors()
-    metric.update(cam, (target + 1) % K, target)
-    expected = 0.0 if name == "n_correct" else float("nan")
-    assert metric.compute().item() == pytest.approx(expected, nan_ok=True)
+def test_no_correct_image_gives_nan_and_a_count_of_zero(data):
+    for name in gaze_metrics():
+        metric = gaze_metrics()[name]
+        cam, _, target = data.tensors()
+        metric.update(cam, (target + 1) % K, target)
+        expected = 0.0 if name == "n_correct" else float("nan")
+        assert metric.compute().item() == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_no_image_at_all_gives_nan_and_a_count_of_zero(name):
-    expected = 0.0 if name == "n_correct" else float("nan")
-    metric = gaze_metrics()[name]
-    assert metric.compute().item() == pytest.approx(expected, nan_ok=True)
-    metric.update(torch.zeros(0, H, W), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
-    assert metric.compute().item() == pytest.approx(expected, nan_ok=True)
+def test_no_image_at_all_gives_nan_and_a_count_of_zero():
+    for name in gaze_metrics():
+        expected = 0.0 if name == "n_correct" else float("nan")
+        metric = gaze_metrics()[name]
+        assert metric.compute().item() == pytest.approx(expected, nan_ok=True)
+        metric.update(torch.zeros(0, H, W), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+        assert metric.compute().item() == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_padding_rows_change_nothing(data, name):
-    cam, preds, target = data.tensors()
-    rows = target >= 0
-    without = gaze_metrics()[name]
-    without.update(cam[rows], preds[rows], target[rows])
-    torch.testing.assert_close(data.feed(gaze_metrics()[name]).compute(), without.compute())
+def test_padding_rows_change_nothing(data):
+    for name in gaze_metrics():
+        cam, preds, target = data.tensors()
+        rows = target >= 0
+        without = gaze_metrics()[name]
+        without.update(cam[rows], preds[rows], target[rows])
+        torch.testing.assert_close(data.feed(gaze_metrics()[name]).compute(), without.compute())
 
 
 # ---- bad input
 
 
-@pytest.mark.parametrize("name", sorted({*gaze_metrics()} - {"gaze_consistency_grid"}))
-def test_maps_of_another_size_are_refused_until_reset(data, name):
-    metric = data.feed(gaze_metrics()[name])
-    one = torch.tensor([0])
-    with pytest.raises(ValueError, match=r"Maps of \(2, 2\) after maps of \(3, 5\)"):
+def test_maps_of_another_size_are_refused_until_reset(data):
+    for name in sorted({*gaze_metrics()} - {"gaze_consistency_grid"}):
+        metric = data.feed(gaze_metrics()[name])
+        one = torch.tensor([0])
+        with pytest.raises(ValueError, match=r"Maps of \(2, 2\) after maps of \(3, 5\)"):
+            metric.update(torch.rand(1, 2, 2), one, one)
+        metric.reset()
         metric.update(torch.rand(1, 2, 2), one, one)
-    metric.reset()
-    metric.update(torch.rand(1, 2, 2), one, one)
 
 
 def test_maps_of_any_size_meet_on_the_common_grid(data):
@@ -254,10 +254,10 @@ def test_maps_of_any_size_meet_on_the_common_grid(data):
     torch.testing.assert_close(values[0], values[1])
 
 
-@pytest.mark.parametrize("grid", [0, -1])
-def test_a_grid_without_tiles_is_refused(grid):
-    with pytest.raises(ValueError, match=f"common_grid={grid} must be 1 or more"):
-        GazeConsistency(K, common_grid=grid)
+def test_a_grid_without_tiles_is_refused():
+    for grid in [0, -1]:
+        with pytest.raises(ValueError, match=f"common_grid={grid} must be 1 or more"):
+            GazeConsistency(K, common_grid=grid)
 
 
 @pytest.mark.parametrize(
@@ -285,10 +285,10 @@ def test_normalised_maps_bring_no_warning(data):
         metric.compute()
 
 
-@pytest.mark.parametrize("arguments", [{"distance": "cosine"}, {"min_samples": 0}, {"num_classes": 0}])
-def test_bad_arguments_are_named(arguments):
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        GazeConsistency(**{"num_classes": K, **arguments})
+def test_bad_arguments_are_named():
+    for arguments in [{"distance": "cosine"}, {"min_samples": 0}, {"num_classes": 0}]:
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            GazeConsistency(**{"num_classes": K, **arguments})
 
 
 # ---- numerics and memory
@@ -329,14 +329,14 @@ def test_sums_do_not_grow_with_the_number_of_images(data):
     assert elements() == after_10 == K * H * W + 2 * K + 3
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("name", gaze_metrics())
-def test_maps_of_any_precision_are_summed_wide(data, name, dtype):
-    cam, preds, target = data.tensors()
-    metric, wide = gaze_metrics()[name], gaze_metrics()[name]
-    metric.update(cam.to(dtype), preds, target)
-    wide.update(cam.to(dtype).float(), preds, target)
-    torch.testing.assert_close(metric.compute(), wide.compute(), rtol=1e-6, atol=0)
+def test_maps_of_any_precision_are_summed_wide(data):
+    for name in gaze_metrics():
+        for dtype in [torch.bfloat16, torch.float16, torch.float64]:
+            cam, preds, target = data.tensors()
+            metric, wide = gaze_metrics()[name], gaze_metrics()[name]
+            metric.update(cam.to(dtype), preds, target)
+            wide.update(cam.to(dtype).float(), preds, target)
+            torch.testing.assert_close(metric.compute(), wide.compute(), rtol=1e-6, atol=0)
 
 
 def test_maps_with_a_graph_leave_none_in_the_states(data):
@@ -349,22 +349,22 @@ def test_maps_with_a_graph_leave_none_in_the_states(data):
 # ---- kappa
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_kappa_is_scikit_learns(seed):
-    g = np.random.default_rng(seed)
-    target = g.integers(0, K, 50)
-    preds = np.where(g.random(50) < 0.5, target, g.integers(0, K, 50))
-    kappa = CohenKappa(K)
-    for p, t in zip(np.array_split(preds, 4), np.array_split(target, 4), strict=True):
-        kappa.update(torch.from_numpy(p), torch.from_numpy(t))
-    assert kappa.compute().item() == pytest.approx(cohen_kappa_score(target, preds), abs=1e-6)
+def test_kappa_is_scikit_learns():
+    for seed in range(3):
+        g = np.random.default_rng(seed)
+        target = g.integers(0, K, 50)
+        preds = np.where(g.random(50) < 0.5, target, g.integers(0, K, 50))
+        kappa = CohenKappa(K)
+        for p, t in zip(np.array_split(preds, 4), np.array_split(target, 4), strict=True):
+            kappa.update(torch.from_numpy(p), torch.from_numpy(t))
+        assert kappa.compute().item() == pytest.approx(cohen_kappa_score(target, preds), abs=1e-6)
 
 
-@pytest.mark.parametrize(("preds", "target"), [([1, 1, 1], [1, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([1, 1], [0, 1])])
-def test_kappa_is_zero_where_one_class_stands_alone(preds, target):
-    kappa = CohenKappa(2)
-    kappa.update(torch.tensor(preds), torch.tensor(target))
-    assert kappa.compute().item() == 0
+def test_kappa_is_zero_where_one_class_stands_alone():
+    for preds, target in [([1, 1, 1], [1, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([1, 1], [0, 1])]:
+        kappa = CohenKappa(2)
+        kappa.update(torch.tensor(preds), torch.tensor(target))
+        assert kappa.compute().item() == 0
 
 
 # ---- in a MetricCollection

@@ -68,11 +68,11 @@ def test_effect_by_hand():
     assert effect(d, ["b", "b", "a", "a"], "b", "a") == pytest.approx(0.7 - (0.2 + 0.4) / 2)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_effect_is_the_literal_loops_and_sees_no_third_arm(seed):
-    d, labels = drawn(seed, base=5, other=3, arm=2)
-    assert effect(d, labels, "base", "arm") == pytest.approx(literal_effect(d, [0, 1, 2, 3, 4], [8, 9]))
-    assert effect(d, labels, "arm", "base") == pytest.approx(effect(d, labels, "base", "arm"))
+def test_effect_is_the_literal_loops_and_sees_no_third_arm():
+    for seed in range(4):
+        d, labels = drawn(seed, base=5, other=3, arm=2)
+        assert effect(d, labels, "base", "arm") == pytest.approx(literal_effect(d, [0, 1, 2, 3, 4], [8, 9]))
+        assert effect(d, labels, "arm", "base") == pytest.approx(effect(d, labels, "base", "arm"))
 
 
 def test_effect_of_two_equal_arms_is_0_on_average():
@@ -87,30 +87,30 @@ def test_effect_of_two_equal_arms_is_0_on_average():
 # --- permutation_p
 
 
-@pytest.mark.parametrize(("n", "k"), [(2, 2), (3, 2), (2, 4), (4, 4), (6, 3), (5, 4)])
-def test_exact_p_is_the_literal_loops(n, k):
-    for seed in range(3):
-        d, labels = drawn(seed, base=n, other=2, arm=k)
-        found = permutation_p(d, labels, "base", "arm")
-        assert found.p == pytest.approx(literal_p(d, labels), rel=1e-12)
-        assert found.effect == effect(d, labels, "base", "arm")
-        assert (found.permutations, found.exact) == (math.comb(n + k, k), True)
+def test_exact_p_is_the_literal_loops():
+    for n, k in [(2, 2), (3, 2), (2, 4), (4, 4), (6, 3), (5, 4)]:
+        for seed in range(3):
+            d, labels = drawn(seed, base=n, other=2, arm=k)
+            found = permutation_p(d, labels, "base", "arm")
+            assert found.p == pytest.approx(literal_p(d, labels), rel=1e-12)
+            assert found.effect == effect(d, labels, "base", "arm")
+            assert (found.permutations, found.exact) == (math.comb(n + k, k), True)
 
 
-@pytest.mark.parametrize(("n", "k"), [(3, 2), (4, 4), (6, 3)])
-def test_exact_p_is_scipys(n, k):
-    for seed, shift in enumerate((0.0, 0.15, 0.3)):
-        labels = labels_of(base=n, arm=k)
-        d = simulated(np.random.default_rng(seed), labels, shift)
-        test = stats.permutation_test(
-            (np.arange(n), np.arange(n, n + k)),
-            # rounded: scipy's tolerance is a share of the effect, and one near 0 would miss even itself
-            lambda base, arm: round(literal_effect(d, list(base), list(arm)), 12),  # noqa: B023
-            vectorized=False,
-            n_resamples=np.inf,
-            alternative="greater",
-        )
-        assert permutation_p(d, labels, "base", "arm").p == pytest.approx(test.pvalue)
+def test_exact_p_is_scipys():
+    for n, k in [(3, 2), (4, 4), (6, 3)]:
+        for seed, shift in enumerate((0.0, 0.15, 0.3)):
+            labels = labels_of(base=n, arm=k)
+            d = simulated(np.random.default_rng(seed), labels, shift)
+            test = stats.permutation_test(
+                (np.arange(n), np.arange(n, n + k)),
+                # rounded: scipy's tolerance is a share of the effect, and one near 0 would miss even itself
+                lambda base, arm: round(literal_effect(d, list(base), list(arm)), 12),  # noqa: B023
+                vectorized=False,
+                n_resamples=np.inf,
+                alternative="greater",
+            )
+            assert permutation_p(d, labels, "base", "arm").p == pytest.approx(test.pvalue)
 
 
 @pytest.mark.parametrize(
@@ -312,10 +312,8 @@ def broken(place, value) -> np.ndarray:
     return d
 
 
-@pytest.mark.parametrize("function", [effect, permutation_p, arms_table])
-@pytest.mark.parametrize(
-    ("distances", "message"),
-    [
+def test_what_is_no_matrix_of_distances_is_refused():
+    for distances, message in [
         (broken((0, 4), 0.9), "symmetric"),
         (broken(([0, 4], [4, 0]), np.nan), "2 distances are NaN"),
         (broken(([0, 4], [4, 0]), np.inf), "2 distances are NaN or infinite"),
@@ -325,25 +323,24 @@ def broken(place, value) -> np.ndarray:
         (two_blocks(3, 2)[0], r"got \(5, 5\) and \(6,\)"),
         (two_blocks(3, 3)[0][:, :5], r"got \(6, 5\)"),
         (np.zeros(6), r"got \(6,\)"),
-    ],
-)
-def test_what_is_no_matrix_of_distances_is_refused(function, distances, message):
-    names = ["base"] if function is arms_table else ["base", "arm"]
-    with pytest.raises(ValueError, match=message):
-        function(distances, labels_of(base=3, arm=3), *names)
+    ]:
+        for function in [effect, permutation_p, arms_table]:
+            names = ["base"] if function is arms_table else ["base", "arm"]
+            with pytest.raises(ValueError, match=message):
+                function(distances, labels_of(base=3, arm=3), *names)
 
 
-@pytest.mark.parametrize("function", [effect, permutation_p])
-def test_arms_that_cannot_be_compared_are_refused(function):
-    d, labels = drawn(0, base=3, arm=2, lone=1)
-    with pytest.raises(ValueError, match=r"No run of arm 'none'\. There are: arm, base, lone"):
-        function(d, labels, "base", "none")
-    with pytest.raises(ValueError, match="Arm 'lone' has 1 run"):
-        function(d, labels, "base", "lone")
-    with pytest.raises(ValueError, match="Arm 'lone' has 1 run"):
-        function(d, labels, "lone", "arm")
-    with pytest.raises(ValueError, match="is the baseline itself"):
-        function(d, labels, "base", "base")
+def test_arms_that_cannot_be_compared_are_refused():
+    for function in [effect, permutation_p]:
+        d, labels = drawn(0, base=3, arm=2, lone=1)
+        with pytest.raises(ValueError, match=r"No run of arm 'none'\. There are: arm, base, lone"):
+            function(d, labels, "base", "none")
+        with pytest.raises(ValueError, match="Arm 'lone' has 1 run"):
+            function(d, labels, "base", "lone")
+        with pytest.raises(ValueError, match="Arm 'lone' has 1 run"):
+            function(d, labels, "lone", "arm")
+        with pytest.raises(ValueError, match="is the baseline itself"):
+            function(d, labels, "base", "base")
 
 
 def test_table_and_settings_out_of_range_are_refused():

@@ -80,18 +80,18 @@ def logs() -> pd.DataFrame:
 # --- intervals and tests on arrays
 
 
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
-@pytest.mark.parametrize("n", [2, 3, 6, 40])
-def test_mean_interval_is_scipys(n, level):
-    values = np.random.default_rng(n).normal(3, 2, n)
-    expected = stats.ttest_1samp(values, 0).confidence_interval(level)
-    np.testing.assert_allclose(mean_interval([*values, NAN], level), expected, rtol=1e-9)
+def test_mean_interval_is_scipys():
+    for n in [2, 3, 6, 40]:
+        for level in [0.5, 0.95, 0.99]:
+            values = np.random.default_rng(n).normal(3, 2, n)
+            expected = stats.ttest_1samp(values, 0).confidence_interval(level)
+            np.testing.assert_allclose(mean_interval([*values, NAN], level), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("interval", [mean_interval, fisher_interval])
-@pytest.mark.parametrize("values", [[], [0.3], [0.3, NAN]])
-def test_no_interval_from_one_value(interval, values):
-    assert np.isnan(interval(values)).all()
+def test_no_interval_from_one_value():
+    for values in [[], [0.3], [0.3, NAN]]:
+        for interval in [mean_interval, fisher_interval]:
+            assert np.isnan(interval(values)).all()
 
 
 def test_mean_interval_covers_at_its_level():
@@ -114,9 +114,9 @@ def test_fisher_interval_covers_at_its_level():
     assert stats.binomtest(sum(hits), 4000, 0.95).pvalue > 0.001
 
 
-@pytest.mark.parametrize("one", [1.0, -1.0, 1 - 1e-15])
-def test_fisher_interval_of_a_perfect_r_is_not_defined(one):
-    assert np.isnan(fisher_interval([0.2, one, 0.4])).all()
+def test_fisher_interval_of_a_perfect_r_is_not_defined():
+    for one in [1.0, -1.0, 1 - 1e-15]:
+        assert np.isnan(fisher_interval([0.2, one, 0.4])).all()
 
 
 def test_fisher_interval_refuses_what_is_no_correlation():
@@ -124,15 +124,15 @@ def test_fisher_interval_refuses_what_is_no_correlation():
         fisher_interval([0.2, -1.5])
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 6, 9])
-def test_sign_flip_p_is_scipys_exact_one(n):
-    values = np.random.default_rng(n).normal(0.5, 1, n)
-    flips = [np.abs(np.mean(np.multiply(s, values))) for s in itertools.product((-1, 1), repeat=n)]
-    p = sign_flip_p([*values, NAN])
-    assert p == pytest.approx(np.mean(np.array(flips) >= abs(values.mean()) - 1e-12))
-    if n > 1:  # permutation_type "samples" of one sample flips its signs; scipy wants two observations
-        test = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf)
-        assert p == pytest.approx(test.pvalue)
+def test_sign_flip_p_is_scipys_exact_one():
+    for n in [1, 2, 3, 6, 9]:
+        values = np.random.default_rng(n).normal(0.5, 1, n)
+        flips = [np.abs(np.mean(np.multiply(s, values))) for s in itertools.product((-1, 1), repeat=n)]
+        p = sign_flip_p([*values, NAN])
+        assert p == pytest.approx(np.mean(np.array(flips) >= abs(values.mean()) - 1e-12))
+        if n > 1:  # permutation_type "samples" of one sample flips its signs; scipy wants two observations
+            test = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf)
+            assert p == pytest.approx(test.pvalue)
 
 
 def test_sign_flip_counts_ties_that_rounding_hides():
@@ -143,10 +143,10 @@ def test_sign_flip_counts_ties_that_rounding_hides():
     assert np.isnan(sign_flip_p([]))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 6, 16])
-def test_seeds_that_agree_reach_the_floor(n):
-    values = -np.random.default_rng(n).uniform(0.1, 1, n)
-    assert sign_flip_p(values) == sign_flip_floor(n) == pytest.approx(2 / 2**n)
+def test_seeds_that_agree_reach_the_floor():
+    for n in [1, 2, 3, 6, 16]:
+        values = -np.random.default_rng(n).uniform(0.1, 1, n)
+        assert sign_flip_p(values) == sign_flip_floor(n) == pytest.approx(2 / 2**n)
 
 
 def test_random_flips_above_sixteen_seeds():
@@ -183,11 +183,11 @@ def test_holm_of_the_textbook():
     assert np.isnan(holm([NAN, NAN])).all()
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_holm_is_the_literal_formula(seed):
-    p = np.random.default_rng(seed).random(9) ** 3
-    p[3] = p[7]  # a tie
-    np.testing.assert_allclose(holm(p), textbook_holm(p.tolist()), rtol=1e-12)
+def test_holm_is_the_literal_formula():
+    for seed in range(10):
+        p = np.random.default_rng(seed).random(9) ** 3
+        p[3] = p[7]  # a tie
+        np.testing.assert_allclose(holm(p), textbook_holm(p.tolist()), rtol=1e-12)
 
 
 # --- correlations
@@ -211,16 +211,15 @@ def test_spearman_shares_ranks_among_ties():
     assert row["spearman"] == pytest.approx(stats.spearmanr(kappa, gaze).statistic)
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1e-200, 0.0), (1e150, 0.0), (1e-9, 1.0)])
-def test_a_known_correlation_at_any_scale(scale, shift):
-    x, y = correlated(0.6, 20, 0)
-    row = run_correlations(run(kappa=x, gaze_consistency=shift + scale * y)).iloc[0]
-    assert row["pearson"] == pytest.approx(0.6, abs=1e-12 if shift == 0 else 1e-6)
+def test_a_known_correlation_at_any_scale():
+    for scale, shift in [(1.0, 0.0), (1e-200, 0.0), (1e150, 0.0), (1e-9, 1.0)]:
+        x, y = correlated(0.6, 20, 0)
+        row = run_correlations(run(kappa=x, gaze_consistency=shift + scale * y)).iloc[0]
+        assert row["pearson"] == pytest.approx(0.6, abs=1e-12 if shift == 0 else 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("kappa", "gaze", "epochs", "reason"),
-    [
+def test_why_a_correlation_is_not_defined():
+    for kappa, gaze, epochs, reason in [
         ([0.0, 0.0, 0.0], [0.1, 0.2, 0.3], 3, "constant kappa"),
         ([0.1, 0.2, 0.3], [0.1] * 3, 3, "constant gaze_consistency"),
         ([0.1] * 3, [0.1] * 3, 3, "constant kappa and gaze_consistency"),
@@ -229,14 +228,12 @@ def test_a_known_correlation_at_any_scale(scale, shift):
         ([0.1, NAN, 0.3], [0.1, 0.2, NAN], 1, "fewer than 2 epochs"),
         ([0.1, 0.2, 0.3], [NAN] * 3, 0, "no gaze_consistency"),
         ([0.1, 0.1 + 1e-18, 0.1 - 1e-18], [0.1, 0.2, 0.3], 3, "constant kappa"),  # the same float
-    ],
-)
-def test_why_a_correlation_is_not_defined(kappa, gaze, epochs, reason):
-    other = run(seed=9, kappa=[0.1, 0.2, 0.4], gaze_consistency=[0.1, 0.3, 0.2])
-    table = run_correlations(pd.concat([run(kappa=kappa, gaze_consistency=gaze), other])).set_index("seed")
-    assert tuple(table.loc[0, ["epochs", "reason"]]) == (epochs, reason)
-    assert np.isnan(table.loc[0, ["pearson", "spearman"]].astype(float)).all()
-    assert np.isfinite(table.loc[9, "pearson"])
+    ]:
+        other = run(seed=9, kappa=[0.1, 0.2, 0.4], gaze_consistency=[0.1, 0.3, 0.2])
+        table = run_correlations(pd.concat([run(kappa=kappa, gaze_consistency=gaze), other])).set_index("seed")
+        assert tuple(table.loc[0, ["epochs", "reason"]]) == (epochs, reason)
+        assert np.isnan(table.loc[0, ["pearson", "spearman"]].astype(float)).all()
+        assert np.isfinite(table.loc[9, "pearson"])
 
 
 def test_one_last_digit_is_not_constant():
@@ -485,28 +482,27 @@ def test_only_the_l2_form_sets_large_maps_apart(logs):
     assert table.loc[("gaze_consistency_rms", "level1"), "ratio"].between(0.9, 1.1).all()
 
 
-@pytest.mark.parametrize(
-    ("rms", "eta", "reading"),
-    [
+def test_readings():
+    for rms, eta, reading in [
         (-0.1, 0.1, "more alike, and more its class's"),
         (-0.1, -0.1, "more alike, less its class's"),
         (0.1, -0.1, "less alike, less its class's"),
         (0.1, 0.1, "less alike, more its class's"),
-    ],
-)
-def test_readings(rms, eta, reading):
-    plain, shift = {0: (0.30, 0.5), 1: (0.32, 0.4), 2: (0.34, 0.6)}, [0.99, 1.0, 1.02]
-    moved = {s: (a + rms * f, b + eta * f) for (s, (a, b)), f in zip(plain.items(), shift, strict=True)}
-    row = gaze_shift_table(pd.concat([gazes(plain), gazes(moved, weight=50.0)])).iloc[0]
-    interval = stats.ttest_1samp(rms * np.array(shift), 0).confidence_interval()
-    assert row["reading"] == reading and row["n_pairs"] == 3
-    assert row[["diff_rms_low", "diff_rms_high"]].tolist() == pytest.approx(list(interval))
-    assert row["diff_eta"] == pytest.approx(eta * np.mean(shift))
-    noisy = {**moved, 0: (plain[0][0], plain[0][1] - 4 * eta)}  # eta's interval now holds 0
-    row = gaze_shift_table(pd.concat([gazes(plain), gazes(noisy, weight=50.0)])).iloc[0]
-    assert row["diff_eta_low"] < 0 < row["diff_eta_high"] and row["reading"].endswith("class's (not beyond seed noise)")
-    one = gaze_shift_table(pd.concat([gazes(plain), gazes({1: moved[1]}, weight=50.0)])).iloc[0]
-    assert (one["n_pairs"], one["reading"]) == (1, f"{reading} (not beyond seed noise)")
+    ]:
+        plain, shift = {0: (0.30, 0.5), 1: (0.32, 0.4), 2: (0.34, 0.6)}, [0.99, 1.0, 1.02]
+        moved = {s: (a + rms * f, b + eta * f) for (s, (a, b)), f in zip(plain.items(), shift, strict=True)}
+        row = gaze_shift_table(pd.concat([gazes(plain), gazes(moved, weight=50.0)])).iloc[0]
+        interval = stats.ttest_1samp(rms * np.array(shift), 0).confidence_interval()
+        assert row["reading"] == reading and row["n_pairs"] == 3
+        assert row[["diff_rms_low", "diff_rms_high"]].tolist() == pytest.approx(list(interval))
+        assert row["diff_eta"] == pytest.approx(eta * np.mean(shift))
+        noisy = {**moved, 0: (plain[0][0], plain[0][1] - 4 * eta)}  # eta's interval now holds 0
+        row = gaze_shift_table(pd.concat([gazes(plain), gazes(noisy, weight=50.0)])).iloc[0]
+        assert row["diff_eta_low"] < 0 < row["diff_eta_high"] and row["reading"].endswith(
+            "class's (not beyond seed noise)"
+        )
+        one = gaze_shift_table(pd.concat([gazes(plain), gazes({1: moved[1]}, weight=50.0)])).iloc[0]
+        assert (one["n_pairs"], one["reading"]) == (1, f"{reading} (not beyond seed noise)")
 
 
 def test_both_shifts_are_over_the_same_seeds():
@@ -520,21 +516,21 @@ def test_both_shifts_are_over_the_same_seeds():
 # --- all tables
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_empty_frames_give_empty_tables_with_the_same_columns(table, logs):
-    columns = list(table(logs))
-    assert list(table(logs.iloc[:0])) == columns
-    for empty in (pd.DataFrame(), pd.DataFrame(columns=TIDY_COLUMNS)):
-        assert table(empty).empty and list(table(empty)) == [c for c in columns if c != "run"]
+def test_empty_frames_give_empty_tables_with_the_same_columns(logs):
+    for table in TABLES:
+        columns = list(table(logs))
+        assert list(table(logs.iloc[:0])) == columns
+        for empty in (pd.DataFrame(), pd.DataFrame(columns=TIDY_COLUMNS)):
+            assert table(empty).empty and list(table(empty)) == [c for c in columns if c != "run"]
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_studies_and_sets_are_kept_apart(table, logs):
-    whole = table(logs)
-    parts = [table(part) for _, part in logs.groupby(["study", "dataset"])]
-    by = [c for c in whole if c in (*RUN_KEYS, "run", "measure", "metric", "summary")]
-    apart = pd.concat(parts).sort_values(by, ignore_index=True)
-    pd.testing.assert_frame_equal(whole.sort_values(by, ignore_index=True), apart)
+def test_studies_and_sets_are_kept_apart(logs):
+    for table in TABLES:
+        whole = table(logs)
+        parts = [table(part) for _, part in logs.groupby(["study", "dataset"])]
+        by = [c for c in whole if c in (*RUN_KEYS, "run", "measure", "metric", "summary")]
+        apart = pd.concat(parts).sort_values(by, ignore_index=True)
+        pd.testing.assert_frame_equal(whole.sort_values(by, ignore_index=True), apart)
 
 
 @pytest.mark.parametrize("table", TABLES)

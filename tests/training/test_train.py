@@ -128,22 +128,22 @@ def test_maps_behind_the_pictures_are_kept(tiny_run):
         assert 0 <= maps["cams"].min() <= maps["cams"].max() <= 1
 
 
-@pytest.mark.parametrize("name", ["class_gaze", "overlays"])
-def test_pictures_can_be_opened_and_are_not_blank(tiny_run, name):
-    with Image.open(tiny_run.folder / "pictures" / f"{name}.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    assert min(pixels.shape[:2]) > 200
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+def test_pictures_can_be_opened_and_are_not_blank(tiny_run):
+    for name in ["class_gaze", "overlays"]:
+        with Image.open(tiny_run.folder / "pictures" / f"{name}.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        assert min(pixels.shape[:2]) > 200
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
 
-@pytest.mark.parametrize("name", ["best", "last"])
-def test_checkpoints_load_as_plain_weights(tiny_run, name):
-    path = tiny_run.folder / "checkpoints" / f"{name}.ckpt"
-    saved = load(path)
-    module = GazeModule.load_from_checkpoint(path, weights_only=True)
-    assert module.class_names == list(CLASSES)
-    assert all(torch.equal(value, saved["state_dict"][key]) for key, value in module.state_dict().items())
-    assert any("gaze_loss" in key for key in saved["state_dict"])
+def test_checkpoints_load_as_plain_weights(tiny_run):
+    for name in ["best", "last"]:
+        path = tiny_run.folder / "checkpoints" / f"{name}.ckpt"
+        saved = load(path)
+        module = GazeModule.load_from_checkpoint(path, weights_only=True)
+        assert module.class_names == list(CLASSES)
+        assert all(torch.equal(value, saved["state_dict"][key]) for key, value in module.state_dict().items())
+        assert any("gaze_loss" in key for key in saved["state_dict"])
 
 
 def test_last_checkpoint_is_that_of_the_last_epoch(tiny_run):
@@ -158,18 +158,18 @@ def board(tiny_run) -> EventAccumulator:
     return EventAccumulator(str(tiny_run.folder)).Reload()
 
 
-@pytest.mark.parametrize("tag", EPOCH_COLUMNS[2:])
-def test_tensorboard_has_the_scalars_of_the_metrics_file(board, tiny_run, tag):
-    assert [event.step for event in board.Scalars(tag)] == [1, 2]  # epochs, as the pictures
-    values = [event.value for event in board.Scalars(tag)]
-    assert values == pytest.approx([float(row[tag]) for row in rows_of(tiny_run.folder)], rel=1e-5)
+def test_tensorboard_has_the_scalars_of_the_metrics_file(board, tiny_run):
+    for tag in EPOCH_COLUMNS[2:]:
+        assert [event.step for event in board.Scalars(tag)] == [1, 2]  # epochs, as the pictures
+        values = [event.value for event in board.Scalars(tag)]
+        assert values == pytest.approx([float(row[tag]) for row in rows_of(tiny_run.folder)], rel=1e-5)
 
 
-@pytest.mark.parametrize("tag", ["class_gaze", "overlays"])
-def test_tensorboard_has_the_pictures_of_both_epochs(board, tag):
-    events = board.Images(tag)
-    assert [event.step for event in events] == [1, 2]
-    assert all(event.encoded_image_string.startswith(b"\x89PNG") for event in events)
+def test_tensorboard_has_the_pictures_of_both_epochs(board):
+    for tag in ["class_gaze", "overlays"]:
+        events = board.Images(tag)
+        assert [event.step for event in events] == [1, 2]
+        assert all(event.encoded_image_string.startswith(b"\x89PNG") for event in events)
 
 
 def test_tensorboard_has_hyperparameters_with_final_metrics(board, tiny_run):
