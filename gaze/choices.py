@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gaze.errors import ConfigError
 
@@ -116,7 +116,16 @@ class Augmentation(Choice):
         raise ConfigError(f"augmentation.{self.name}={value} must be {wanted}: {self.title}.")
 
 
-C = TypeVar("C", bound=Choice)
+class Named(Protocol):
+    """What a registry holds."""
+
+    @property
+    def name(self) -> str:
+        """Its word."""
+        ...
+
+
+C = TypeVar("C", bound=Named)
 
 
 class Registry(dict[str, C]):
@@ -135,7 +144,7 @@ class Registry(dict[str, C]):
             ValueError: its word is taken.
         """
         if entry.name in self:
-            raise ValueError(f"{self.setting}={entry.name} is there already: {self[entry.name].code}.")
+            raise ValueError(f"{self.setting}={entry.name} is there already: {self[entry.name]}.")
         self[entry.name] = entry
 
     def __missing__(self, word: str) -> C:

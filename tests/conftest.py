@@ -12,7 +12,9 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from gaze.choices import AUGMENTATIONS, DISTANCES, METHODS, SOURCES
 from gaze.config.train import TrainConfig, check_config
+from gaze.measures import MEASURES
 
 torch.set_num_threads(1)  # two test processes share the cores
 
@@ -88,6 +90,16 @@ def tiny_run(tiny: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("tiny") / "run"
     config = tiny("lambda=50", "gaze.start_epoch=0", "gaze.end_epoch=1", "pictures.every_n_epochs=1")
     return Run(config, folder, run_training(config, folder))
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Entries that a test adds are taken out again."""
+    before = {id(each): (each, dict(each)) for each in (METHODS, DISTANCES, SOURCES, AUGMENTATIONS, MEASURES)}
+    yield
+    for registry, entries in before.values():
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.fixture

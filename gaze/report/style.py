@@ -18,23 +18,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-LABELS: dict[str, str] = {
-    "accuracy": "accuracy (share of images)",
-    "kappa": "Cohen's kappa",
-    "gaze_consistency": "gaze consistency L_CAM, squared (lower: more consistent)",
-    "gaze_consistency_l2": "gaze consistency L_CAM, l2 form (lower: more consistent)",
-    "gaze_consistency_rms": "RMS deviation of the gaze (0..1 of the map's range)",
-    "gaze_consistency_grid": "gaze consistency on the common grid, squared",
-    "gaze_consistency_grid_rms": "RMS deviation on the common grid (0..1)",
-    "gaze_eta_squared": "eta squared (share of the gaze's variance that the class explains)",
-    "gaze_empty_fraction": "empty maps (share of the correct images)",
-    "gaze_entropy": "entropy of the gaze (0 one cell, 1 uniform)",
-    "gaze_mask_energy": "gaze energy in the lesion's mask (share)",
-    "gaze_mask_lift": "lift of the gaze in the mask (1: as a uniform gaze)",
-    "gaze_pointing": "pointing game (share of images whose peak lies in the mask)",
-    "loss": "cross entropy (nats)",
-    "n_correct": "correct images",
-}
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: paper is white
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1.5)))
@@ -121,7 +104,7 @@ def add_legend(figure: Figure, handles: list[Line2D], title: str = "") -> None:
 def _wrapped(label: str) -> str:
     """Lines of at most 34 letters, which fit the smallest panel; the bracket starts a line of its own."""
     parts = label.replace(" (", "\n(").split("\n") if len(label) > 34 else [label]
-    return "\n".join(textwrap.fill(part, 34) for part in parts)
+    return "\n".join(textwrap.fill(part, 34, break_on_hyphens=False) for part in parts)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

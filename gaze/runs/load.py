@@ -18,13 +18,13 @@ import pandas as pd
 
 from gaze.config.analysis import LEFT_OUT
 from gaze.errors import DataError
+from gaze.measures import measures
 from gaze.runs.folder import flat_settings
 from gaze.runs.run import Run, runs_below
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, add_derived, check_tidy, read_tidy_csv
 
 __all__ = ["RUN_KEYS", "TIDY_COLUMNS", "Runs", "load_runs", "read_runs"]
 
-RENAMED = {"train/lambda": "lambda_t", "train/loss": "train_loss", "val/loss": "loss"}
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]
 
 
@@ -146,7 +146,8 @@ def _tidy_table(run: Run) -> pd.DataFrame:
     if not columns:
         return pd.DataFrame(columns=[*TIDY_COLUMNS, "run"])
     table = pd.DataFrame(rows, columns=columns)
-    table = table.rename(columns=lambda column: RENAMED.get(column, column.removeprefix("val/")))
+    names = {measure.column: measure.name for measure in measures().values()}
+    table = table.rename(columns=lambda column: names.get(column, column.removeprefix("val/")))
     table = table.drop(columns=[column for column in table if "/" in str(column)])
     frame = pd.DataFrame({key: [value] * len(table) for key, value in run.keys.items()})
     frame = pd.concat([frame, table], axis=1).assign(run=run.name)

@@ -10,28 +10,19 @@ import pandas as pd
 
 from gaze.errors import DataError
 from gaze.files import atomic_path
+from gaze.measures import measures
 
 RUN_KEYS = ["study", "dataset", "model", "lambda", "seed"]
 TIDY_COLUMNS = [
     *RUN_KEYS,
     *("epoch", "accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"),
 ]
-# Smallest and largest possible value; NaN is allowed except in seed and epoch.
-RANGES = {
-    "lambda": (-np.inf, np.inf),
-    "seed": (0, np.inf),
-    "epoch": (1, np.inf),
-    "accuracy": (0, 1),
-    "kappa": (-1, 1),
-    "gaze_consistency": (0, 1),
-    "gaze_consistency_l2": (0, 1),
-    "gaze_eta_squared": (0, 1),
-    "loss": (0, np.inf),
-}
+KEY_RANGES = {"lambda": (-np.inf, np.inf), "seed": (0.0, np.inf), "epoch": (1.0, np.inf)}
 # From pandas 3.1 on numbers are always read to the last bit, and the option to ask for it is deprecated.
 EXACT: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 )
+Ranges = dict[str, tuple[float, float]]
 ROUNDING = 1e-6  # float32 sums may end that far outside their range
 
 
@@ -52,31 +43,36 @@ def check_tidy(table: pd.DataFrame, source: str, first_line: int = 2) -> pd.Data
             f"{source}: no column {', '.join(missing)}. Needed: {', '.join(TIDY_COLUMNS)}. "
             "Write a column without values where a measure was not taken."
         )
-    table = table.copy()
+    table, ranges = table.copy(), _ranges(table)
     for column in ("study", "dataset", "model"):
         _refuse(table[column].isna(), table[column], source, column, "is empty", first_line)
         table[column] = table[column].astype(str)
-    if not _plainly_good(table):
-        _check_numbers(table, source, first_line)
-    for column in RANGES:
+    if not _plainly_good(table, ranges):
+        _check_numbers(table, ranges, source, first_line)
+    for column in ranges:
         table[column] = table[column].astype("int64" if column in ("seed", "epoch") else "float64")
     return table[[*TIDY_COLUMNS, *(column for column in table if column not in TIDY_COLUMNS)]]
 
 
-def _plainly_good(table: pd.DataFrame) -> bool:
+def _ranges(table: pd.DataFrame) -> Ranges:
+    """Smallest and largest possible value of each column that is known; NaN is allowed except in seed and epoch."""
+    return KEY_RANGES | {name: measure.range for name, measure in measures().items() if name in table}
+
+
+def _plainly_good(table: pd.DataFrame, ranges: Ranges) -> bool:
     """True where all numbers are in order: one look for hundreds of runs, before the search for what is wrong."""
-    columns = list(RANGES)
+    columns = list(ranges)
     if not all(table[column].dtype.kind in "if" for column in columns):
         return False
     values = table[columns].to_numpy(np.float64)  # (rows, columns)
-    low, high = np.array(list(RANGES.values())).T
+    low, high = np.array(list(ranges.values())).T
     inside = ((values >= low - ROUNDING) & (values <= high + ROUNDING)) | np.isnan(values)
     keys = values[:, [columns.index(column) for column in ("lambda", "seed", "epoch")]]
     return bool(inside.all() and np.isfinite(keys).all() and (keys[:, 1:] % 1 == 0).all())
 
 
-def _check_numbers(table: pd.DataFrame, source: str, first_line: int) -> None:
-    for column, (low, high) in RANGES.items():
+def _check_numbers(table: pd.DataFrame, ranges: Ranges, source: str, first_line: int) -> None:
+    for column, (low, high) in ranges.items():
         numbers = pd.to_numeric(table[column], errors="coerce").astype("float64")
         text = numbers.isna() & table[column].notna()
         _refuse(text, table[column], source, column, "is not a number", first_line)
@@ -135,12 +131,13 @@ def write_tidy_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def add_derived(table: pd.DataFrame) -> pd.DataFrame:
-    """Readings that follow from others: RMS deviations, the square roots of the squared forms, in units of the
-    map's own 0..1 range. Runs without the common grid get empty columns.
+    """Measures that are square roots of others, such as RMS deviations in units of the map's own 0..1 range. Runs
+    without the common grid get empty columns.
     """
     table = table.copy()
-    if "gaze_consistency_grid" not in table:
-        table["gaze_consistency_grid"] = np.nan
-    for name in ("gaze_consistency", "gaze_consistency_grid"):
-        table[f"{name}_rms"] = np.sqrt(table[name].astype("float64").clip(lower=0))
+    for name, measure in measures().items():
+        if measure.root_of:
+            if measure.root_of not in table:
+                table[measure.root_of] = np.nan
+            table[name] = np.sqrt(table[measure.root_of].astype("float64").clip(lower=0))
     return table

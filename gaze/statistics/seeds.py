@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 # The functions behind scipy.stats.t.cdf and .ppf; scipy.stats itself takes seconds to import.
 from scipy.special import stdtr  # type: ignore[import-untyped]
 
+from gaze.measures import compared
 from gaze.runs.tidy import RUN_KEYS
 from gaze.statistics.intervals import (
     Floats,
@@ -32,15 +33,8 @@ from gaze.statistics.intervals import (
 
 MEASURES = ("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid", "gaze_eta_squared")
 BEST_METRICS = ("accuracy", "kappa")  # a consistency is no goal by itself: its "best" would mean nothing
-METRICS = (
-    *BEST_METRICS,
-    *("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_rms"),
-    *("gaze_consistency_grid", "gaze_consistency_grid_rms", "gaze_eta_squared"),
-    *("gaze_empty_fraction", "gaze_entropy", "gaze_mask_energy", "gaze_mask_lift", "gaze_pointing"),
-)
 SCALE_MEASURES = ("gaze_consistency_l2", "gaze_consistency_rms", "gaze_consistency_grid_rms", "gaze_eta_squared")
 SUMMARIES = ("last", "last5", "best")
-ORDER = {name: i for i, name in enumerate((*METRICS, *SUMMARIES))}  # of rows; MEASURES and SCALE_MEASURES follow it
 CELL_KEYS = [key for key in RUN_KEYS if key != "seed"]  # what the seeds of one table row share
 ROUNDING = 16 * np.finfo(np.float64).eps  # a spread below this share of the values is rounding
 
@@ -89,12 +83,13 @@ def run_summaries(runs: pd.DataFrame) -> pd.DataFrame:
     """Each run's metrics in one number, in three ways.
 
     Returns:
-        A row per run and metric of ``METRICS`` (one that is absent, or NaN in every row, is left out): ``study,
-        dataset, model, lambda, seed`` (and ``run``), ``metric``, ``last`` (at the run's last epoch, even if NaN),
-        ``last5`` (mean over the last 5 epochs, or all if fewer, without the NaN among them), ``best`` (highest of all
-        epochs, for accuracy and kappa only; picked on the figures that it reports, so it flatters), ``epochs``.
+        A row per run and metric, of the measures that :mod:`gaze.measures` compares by lambda (one that is absent, or
+        NaN in every row, is left out): ``study, dataset, model, lambda, seed`` (and ``run``), ``metric``, ``last`` (at
+        the run's last epoch, even if NaN), ``last5`` (mean over the last 5 epochs, or all if fewer, without the NaN
+        among them), ``best`` (highest of all epochs, for accuracy and kappa only; picked on the figures that it
+        reports, so it flatters), ``epochs``.
     """
-    keys, given = _given(runs, METRICS)
+    keys, given = _given(runs, compared())
     rows = []
     for key, part in _each_run(runs, keys):
         columns = part[given].to_numpy(np.float64).T  # (metrics, epochs)
@@ -210,8 +205,9 @@ def _each_run(runs: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, 
 
 
 def _sorted(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    order = {name: i for i, name in enumerate((*compared(), *SUMMARIES))}
     named = ("measure", "metric", "summary")
-    return table.sort_values(by, key=lambda c: c.map(ORDER) if c.name in named else c, ignore_index=True)
+    return table.sort_values(by, key=lambda c: c.map(order) if c.name in named else c, ignore_index=True)
 
 
 def _correlate(kappa: Floats, gaze: Floats, measure: str) -> tuple[int, float, float, str]:

@@ -19,42 +19,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from gaze.choices import DISTANCES, METHODS
+from gaze.choices import METHODS
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import TrainingError
 from gaze.files import atomic_path
+from gaze.measures import epoch_columns, measures
 from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figure
 from gaze.runs.run import Run
 from gaze.runs.status import Interrupted
 from gaze.training.module import GazeModule
-
-EPOCH_COLUMNS = (
-    "epoch",
-    "step",
-    "lr",
-    "train/lambda",
-    "train/loss",
-    "train/loss_cls",
-    "train/loss_gaze",
-    "val/loss",
-    "val/accuracy",
-    "val/kappa",
-    "val/gaze_consistency",
-    "val/gaze_consistency_l2",
-    "val/gaze_consistency_grid",
-    "val/gaze_eta_squared",
-    "val/gaze_empty_fraction",
-    "val/gaze_entropy",
-    "val/gaze_mask_energy",
-    "val/gaze_mask_lift",
-    "val/gaze_pointing",
-    "val/n_correct",
-)
-# Only in runs with such a gaze.distance, behind the others, so that the files of the rest stay as they are.
-DISTANCE_COLUMNS = (
-    *(f"val/gaze_consistency_{distance}" for distance in DISTANCES if distance not in ("squared", "l2")),
-    "val/gaze_c_score",
-)
 
 
 class GradCAM(Callback):
@@ -216,7 +189,8 @@ class EpochTable(Callback):
         # Nine digits are all that a float32 has; more would show 0.001 as 0.0010000000474974513.
         logged = {name: float(f"{value:.9g}") for name, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **logged}
-        self.rows.append({name: row[name] for name in (*EPOCH_COLUMNS, *DISTANCE_COLUMNS) if name in row})
+        known = ["epoch", "step", *(measure.column for measure in measures().values())]
+        self.rows.append({name: row[name] for name in known if name in row})
         self._write()
         if self.say is not None:
             self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))
@@ -232,8 +206,8 @@ class EpochTable(Callback):
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            extra = [name for name in DISTANCE_COLUMNS if any(name in row for row in self.rows)]
-            writer = csv.DictWriter(file, [*EPOCH_COLUMNS, *extra], restval="", lineterminator="\n")
+            columns = dict.fromkeys(epoch_columns()) | dict.fromkeys(name for row in self.rows for name in row)
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
 

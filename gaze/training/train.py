@@ -27,31 +27,17 @@ from gaze.config.train import TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
+from gaze.measures import measures
 from gaze.runs.folder import finish_rerun, move_to_previous, plan_run
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
-from gaze.training.callbacks import DISTANCE_COLUMNS, EpochTable, FiniteLoss, GradCAM
+from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.environment import _device_name, environment
 from gaze.training.module import GazeModule
 
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
-SUMMARY = {
-    "val/accuracy": "accuracy",
-    "val/kappa": "kappa",
-    "val/gaze_consistency": "gaze consistency",
-    "val/gaze_consistency_l2": "gaze consistency, l2",
-    "val/gaze_consistency_grid": "gaze consistency, common grid",
-    **{name: name.removeprefix("val/").replace("_", " ") for name in DISTANCE_COLUMNS},
-    "val/gaze_eta_squared": "gaze eta squared",
-    "val/gaze_entropy": "gaze entropy",
-    "val/gaze_empty_fraction": "gaze empty fraction",
-    "val/gaze_mask_energy": "gaze energy in mask",
-    "val/gaze_mask_lift": "gaze lift in mask",
-    "val/gaze_pointing": "gaze pointing game",
-    "val/loss": "loss",
-}
 
 
 class EpochTensorBoard(TensorBoardLogger):
@@ -269,7 +255,8 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable) -> None:
     config, directory = run.settings, run.folder
     console, last = get_console(), table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
-    final = {f"final/{key.removeprefix('val/')}": last[key] for key in SUMMARY if key in last}
+    shown = [m for m in measures().values() if m.column in last and m.column.startswith("val/")]
+    final = {f"final/{measure.name}": last[measure.column] for measure in shown}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(_hyperparameters(config), final)
@@ -279,12 +266,12 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable) -> None:
     view.add_column("on the evaluation set")
     view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
     view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")
-    for key, label in SUMMARY.items():
-        if key in last:
-            view.add_row(label, f"{last[key]:.4f}", f"{best[key]:.4f}")
+    for measure in shown:
+        values = (f"{row[measure.column]:.{measure.digits}f}" for row in (last, best))
+        view.add_row(measure.title, *values)
     console.print(view)
-    shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
-    where = f"Run folder: {shown}\nLook at it: tensorboard --logdir {shown}"
+    folder = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
+    where = f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}"
     console.print(where, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -13,11 +13,11 @@ from made_up import made_up_runs
 
 from gaze.errors import DataError
 from gaze.files import write_json
+from gaze.measures import epoch_columns
 from gaze.runs.load import load_runs, mixed_settings, read_runs
 from gaze.runs.run import Run
 from gaze.runs.status import STATUS_FILE
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, write_tidy_csv
-from gaze.training.callbacks import EPOCH_COLUMNS
 
 COLUMNS = {"lambda_t": "train/lambda", "train_loss": "train/loss"}
 
@@ -35,7 +35,7 @@ def write_run(
     """A run folder as train.py leaves it, with made-up figures."""
     folder = root / (name or f"study/phantom/{model}/lambda=0/seed={seed}")
     folder.mkdir(parents=True)
-    table = pd.DataFrame(index=range(epochs if rows is None else rows), columns=list(EPOCH_COLUMNS), dtype=float)
+    table = pd.DataFrame(index=range(epochs if rows is None else rows), columns=epoch_columns(), dtype=float)
     table["epoch"] = np.arange(1, len(table) + 1)
     for column in ("accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"):
         table[f"val/{column}"] = 0.1 * table["epoch"] + 0.01 * seed
@@ -159,7 +159,7 @@ def test_a_damaged_folder_is_listed_and_stops_nothing(tmp_path, damage, reason):
     assert reason in row.reason and row.reason
 
 
-@pytest.mark.parametrize("content", [None, "", ",".join(EPOCH_COLUMNS) + "\n"])
+@pytest.mark.parametrize("content", [None, "", ",".join(epoch_columns()) + "\n"])
 def test_a_run_without_a_whole_epoch_is_unfinished(tmp_path, content):
     write_run(tmp_path, seed=1)
     path = write_run(tmp_path, seed=0) / "metrics.csv"

@@ -10,7 +10,8 @@ from lightning import Callback
 
 from gaze.consistency.schedule import curriculum
 from gaze.errors import TrainingError
-from gaze.training.callbacks import EPOCH_COLUMNS, EpochTable, FiniteLoss, GradCAM, epoch_line
+from gaze.measures import epoch_columns
+from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM, epoch_line
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
 
@@ -123,7 +124,7 @@ def test_epoch_table_writes_known_columns_and_leaves_missing_ones_blank(tmp_path
     table.on_train_epoch_end(fake_trainer(1, 6, val_loss=0.25), None)
     with (tmp_path / "deep" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == EPOCH_COLUMNS
+    assert list(rows[0]) == epoch_columns()
     assert [(row["epoch"], row["step"], row["val/loss"], row["lr"]) for row in rows] == [
         ("1", "3", "0.5", ""),
         ("2", "6", "0.25", ""),

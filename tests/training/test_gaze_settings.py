@@ -24,11 +24,11 @@ from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
 from gaze.errors import ConfigError
+from gaze.measures import epoch_columns
 from gaze.metrics.consistency import GazeConsistency
 from gaze.runs.load import load_runs
-from gaze.training.callbacks import DISTANCE_COLUMNS, EPOCH_COLUMNS
 from gaze.training.module import GazeModule
-from gaze.training.train import SUMMARY, run_training
+from gaze.training.train import run_training
 
 PHANTOM = DatasetConfig(image_size=SIZE, batch_size=8, train_images=16, test_images=12)
 pytestmark = [
@@ -148,7 +148,7 @@ def test_every_distance_trains_and_is_measured(tmp_path, images, distance):
     assert all(p.isfinite().all() for p in module.parameters())
     extra = {f"val/gaze_consistency_{distance}"} if distance not in ("squared", "l2") else set()
     extra |= {"val/gaze_c_score"} if distance == "soft_iou" else set()
-    assert {key for key in logged if key in DISTANCE_COLUMNS} == extra
+    assert {key for key in logged if key.startswith("val/")} - set(epoch_columns()) == extra
     assert logged["val/gaze_consistency"] != logged["val/gaze_consistency_l2"]
 
     (again,) = trainer.validate(module, datamodule=GazeDataModule(PHANTOM, data=images), verbose=False)
@@ -186,9 +186,8 @@ def test_a_run_with_another_distance_and_method_leaves_columns_that_the_analysis
     ]
     last = run_training(check_config(composed(*overrides)), tmp_path / "a" / "run")
     header = (tmp_path / "a" / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert header == [*EPOCH_COLUMNS, "val/gaze_consistency_soft_iou", "val/gaze_c_score"]
+    assert header == [*epoch_columns(), "val/gaze_consistency_soft_iou", "val/gaze_c_score"]
     assert {"val/gaze_consistency_soft_iou", "val/gaze_c_score"} <= set(last)
-    assert set(DISTANCE_COLUMNS) <= set(SUMMARY)
     runs = load_runs(tmp_path / "a")
     assert len(runs) == 2 and {"gaze_consistency", "gaze_consistency_soft_iou", "gaze_c_score"} <= set(runs)
     assert runs["gaze_c_score"].dropna().between(0, 1).all()

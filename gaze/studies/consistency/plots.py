@@ -20,8 +20,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from gaze.measures import label, measures
 from gaze.report.style import (
-    LABELS,
     MARKERS,
     SMALL,
     TITLE,
@@ -34,17 +34,12 @@ from gaze.report.style import (
     say,
 )
 from gaze.runs.tidy import RUN_KEYS
+from gaze.statistics.seeds import SCALE_MEASURES
 from gaze.studies.consistency.atlas import atlas_figure
 
-__all__ = ["LABELS", "atlas_figure", "correlation_figure", "curve_figure", "eta_figure", "scale_figure"]
+__all__ = ["atlas_figure", "correlation_figure", "curve_figure", "eta_figure", "scale_figure"]
 __all__ += ["lambda_styles", "model_styles"]
 
-SCALES = {
-    "gaze_consistency_l2": "L_CAM, l2 form (published)",
-    "gaze_consistency_rms": "RMS deviation",
-    "gaze_consistency_grid_rms": "RMS deviation, common grid",
-    "gaze_eta_squared": "eta squared",
-}
 LOG_FROM = 30.0  # largest over smallest value from which a consistency is drawn on a log axis
 LAST_EPOCHS = 5  # that eta_figure averages
 NOT_LOGGED = "not logged by these runs"
@@ -77,7 +72,7 @@ def correlation_figure(
         panels["without level1"] = names[1:]
     figure = new_figure(4.2 * len(panels) + 0.8, 4.2 + 0.2 * (len(names) // 5))
     for axis, (title, shown) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        dress(axis, title, LABELS.get(measure, measure), LABELS["kappa"])
+        dress(axis, title, label(measure), label("kappa"))
         axis.xaxis.set_major_locator(MaxNLocator(6))
         for name in shown:
             points = frame.loc[frame["model"] == name, [measure, "kappa"]].dropna().to_numpy(float)  # (N, 2)
@@ -101,7 +96,7 @@ def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
     Args:
         runs: tidy frame, columns ``RUN_KEYS``, ``epoch`` and ``measure``; rows of one study.
         dataset: name of the data set.
-        measure: column on the y axis; ``LABELS`` has its unit.
+        measure: column on the y axis; its unit is in :mod:`gaze.measures`.
 
     Raises:
         ValueError: no row of the data set, or no such column.
@@ -110,7 +105,7 @@ def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
     styles = lambda_styles(runs["lambda"])
     names = list(model_styles(frame["model"]))
     curves = frame.groupby(["model", "lambda", "epoch"])[measure].agg(["mean", "std", "count"])
-    figure, axes = _panels(names, LABELS.get(measure, measure), frame["epoch"])
+    figure, axes = _panels(names, label(measure), frame["epoch"])
     for axis, name in zip(axes, names, strict=True):
         of_model = curves.loc[name]
         for weight in of_model.index.unique("lambda"):
@@ -148,7 +143,7 @@ def eta_figure(runs: pd.DataFrame, dataset: str) -> Figure:
     models = {name: style for name, style in models.items() if name in set(frame["model"])}
     figure = new_figure(7.6, max(4.6, 0.19 * (len(weights) + len(models) + 4)))
     axis = figure.subplots()
-    dress(axis, f"{dataset}: mean of each run's last {LAST_EPOCHS} epochs", LABELS[x], LABELS[y])
+    dress(axis, f"{dataset}: mean of each run's last {LAST_EPOCHS} epochs", label(x), label(y))
     for name, style in models.items():
         own = points[points["model"] == name]
         means = own.groupby("lambda")[columns].mean()  # ascending lambda
@@ -174,7 +169,7 @@ def scale_figure(runs: pd.DataFrame, dataset: str) -> Figure:
     Raises:
         ValueError: no row of the data set at lambda 0.
     """
-    frame = _rows(runs, dataset, *SCALES)
+    frame = _rows(runs, dataset, *SCALE_MEASURES)
     frame = _some(frame[frame["lambda"] == 0], f"data set {dataset!r} and lambda 0")
     last = frame.sort_values("epoch").groupby(_run_keys(frame), dropna=False).tail(1)
     styles = model_styles(runs["model"])
@@ -183,8 +178,9 @@ def scale_figure(runs: pd.DataFrame, dataset: str) -> Figure:
     upright = longest * len(names) > 40
     figure = new_figure(7.6 + 0.2 * max(0, len(names) - 10), 5.6 + 0.065 * longest * upright)
     axes = figure.subplots(2, 2, sharex=True)
-    for axis, (reading, title) in zip(axes.flat, SCALES.items(), strict=True):
-        dress(axis, title, "model" if axis in axes[1] else "", LABELS[reading])
+    for axis, reading in zip(axes.flat, SCALE_MEASURES, strict=True):
+        measure = measures()[reading]
+        dress(axis, measure.form or measure.heading, "model" if axis in axes[1] else "", label(reading))
         values = [last.loc[last["model"] == name, reading].dropna().to_numpy(float) for name in names]
         _dots(axis, names, values, styles)
         axis.tick_params(axis="x", rotation=90 if upright else 0)
@@ -192,14 +188,14 @@ def scale_figure(runs: pd.DataFrame, dataset: str) -> Figure:
     return figure
 
 
-def _rows(runs: pd.DataFrame, dataset: str, *measures: str) -> pd.DataFrame:
+def _rows(runs: pd.DataFrame, dataset: str, *names: str) -> pd.DataFrame:
     """Rows of the data set; a known measure that is absent is NaN, and so is what is not finite."""
-    unknown = [each for each in measures if each not in runs and each not in LABELS]
+    unknown = [each for each in names if each not in runs and each not in measures()]
     if unknown:
-        raise ValueError(f"There is no column {unknown[0]!r}. Known: {', '.join(LABELS)}.")
+        raise ValueError(f"There is no column {unknown[0]!r}. Known: {', '.join(measures())}.")
     frame = _some(runs[runs["dataset"] == dataset], f"data set {dataset!r} (there are {sorted(set(runs['dataset']))})")
-    values = {each: frame[each].astype(float) if each in frame else np.nan for each in measures}
-    return frame.assign(**values).replace({each: [np.inf, -np.inf] for each in measures}, np.nan)
+    values = {each: frame[each].astype(float) if each in frame else np.nan for each in names}
+    return frame.assign(**values).replace({each: [np.inf, -np.inf] for each in names}, np.nan)
 
 
 def _some(frame: pd.DataFrame, what: str) -> pd.DataFrame:

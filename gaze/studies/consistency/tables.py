@@ -6,30 +6,13 @@ import math
 
 import pandas as pd
 
+from gaze.measures import measures
 from gaze.report.provenance import _list
 from gaze.report.words import each, estimate, number, p_value
 from gaze.report.write import TableItem
 from gaze.studies.consistency.published import published_pearson, published_study1, published_study2
 
-MEASURE_NAMES = {
-    "gaze_consistency_l2": "l2 (published form)",
-    "gaze_consistency": "squared",
-    "gaze_consistency_grid": "squared, common grid",
-    "gaze_eta_squared": "eta squared",
-    "gaze_consistency_rms": "RMS deviation",
-    "gaze_consistency_grid_rms": "RMS deviation, common grid",
-}
-GAZE_METRICS = {
-    "gaze_consistency_rms": ("RMS deviation", 3),
-    "gaze_consistency_grid_rms": ("RMS, common grid", 3),
-    "gaze_consistency": ("L_CAM squared", 4),
-    "gaze_consistency_l2": ("L_CAM l2", 4),
-    "gaze_eta_squared": ("eta squared", 3),
-    "gaze_empty_fraction": ("empty fraction", 3),
-    "gaze_mask_energy": ("energy in mask", 3),
-    "gaze_mask_lift": ("lift in mask", 2),
-    "gaze_pointing": ("pointing game", 3),
-}
+IN_OTHER_TABLES = ("accuracy", "kappa", "gaze_consistency_grid", "gaze_entropy")  # or in the CSV alone
 MASK_NOTE = (
     "Over the correct images with a lesion. Energy in mask: the share of the map's sum that lies on the lesion. Lift: "
     "that share over the lesion's share of the image, 1 for a gaze that is the same everywhere. Pointing game: the "
@@ -52,13 +35,13 @@ def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str) -> Ta
     rows = []
     for model, part in table[table["lambda"] == 0].groupby("model", sort=True):
         by_measure = {row.measure: row for row in each(part)}
-        for measure in (m for m in MEASURE_NAMES if m in by_measure):
+        for measure in sorted(by_measure, key=lambda name: name != "gaze_consistency_l2"):  # the published form first
             row = by_measure[measure]
             given = published.get((dataset, model)) if measure == "gaze_consistency_l2" else None
             rows.append(
                 {
                     "model": model,
-                    "measure": MEASURE_NAMES[measure],
+                    "measure": _form(measure),
                     "published r": number(given) if given is not None else None,
                     "r, mean over seeds": number(row.r),
                     "SD": number(row.sd),
@@ -96,7 +79,7 @@ def pearson_by_lambda_item(table: pd.DataFrame, name: str, where: str) -> TableI
         for measure in ("gaze_consistency_l2", "gaze_consistency", "gaze_eta_squared"):
             if measure in by_measure:
                 r = by_measure[measure]
-                row[MEASURE_NAMES[measure]] = estimate(r.r, r.ci_low, r.ci_high, r.n - r.n_nan, 2)
+                row[_form(measure)] = estimate(r.r, r.ci_low, r.ci_high, r.n - r.n_nan, 2)
         rows.append({**row, "seeds": str(part["n"].iloc[0])})
     return TableItem(name, f"r of kappa and gaze by lambda, {where}: mean [95 % interval]", table, pd.DataFrame(rows))
 
@@ -150,16 +133,17 @@ def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, da
 
 def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     """The gaze's measures by model and lambda, mean of the last 5 epochs."""
-    table = table[table["metric"].isin(list(GAZE_METRICS))]
     measured = set(table.loc[table["mean"].notna(), "metric"])  # other data sets may have masks, this one none
+    columns = [m for name, m in measures().items() if name in measured and name not in IN_OTHER_TABLES]
+    columns.sort(key=lambda measure: not measure.root_of)  # what a person can read comes first
     rows = []
     for (model, weight), part in table[table["summary"] == "last5"].groupby(["model", "lambda"], sort=True):
         by_metric = {row.metric: row for row in each(part)}
         row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}"}
-        for metric, (title, digits) in GAZE_METRICS.items():
-            if metric in by_metric and metric in measured:
-                mean, sd = number(by_metric[metric].mean, digits), number(by_metric[metric].sd, digits)
-                row[title] = mean if mean is None or sd is None else f"{mean} ± {sd}"
+        for m in columns:
+            if m.name in by_metric:
+                mean, sd = number(by_metric[m.name].mean, m.digits), number(by_metric[m.name].sd, m.digits)
+                row[m.heading] = mean if mean is None or sd is None else f"{mean} ± {sd}"
         rows.append({**row, "seeds": str(part["n"].max())})
     notes = (
         "Mean ± SD over seeds of the mean of the last 5 epochs; no SD where there is one run. RMS deviation: the "
@@ -198,7 +182,7 @@ def scale_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
         digits = 5 if row.measure == "gaze_consistency_l2" else 3
         rows.append(
             {
-                "reading": MEASURE_NAMES[str(row.measure)],
+                "reading": _form(row.measure),
                 "model": row.model,
                 "mean": number(row.mean, digits),
                 "SD": number(row.sd, digits),
@@ -269,6 +253,11 @@ def runs_item(listing: pd.DataFrame) -> TableItem:
             }
         )
     return TableItem("runs", "The runs behind this report", listing, pd.DataFrame(rows))
+
+
+def _form(name: str) -> str:
+    measure = measures()[name]
+    return measure.form or measure.heading
 
 
 def _interval(low: float, high: float, digits: int = 3, between: str = ", ") -> str | None:

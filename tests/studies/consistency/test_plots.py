@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import linregress
 
+from gaze.measures import label, measures
 from gaze.runs.class_gaze import GazeMaps
 from gaze.studies.consistency.plots import (
-    LABELS,
     atlas_figure,
     correlation_figure,
     curve_figure,
@@ -359,9 +359,9 @@ def test_each_axis_has_its_label(runs):
 
 
 def test_labels_reach_the_axis_unbroken_but_for_line_ends(runs):
-    for measure, label in LABELS.items():
+    for measure in measures():
         shown = curve_figure(runs, "phantom", measure).axes[0].get_ylabel()
-        assert shown.replace("\n", " ") == label
+        assert shown.replace("\n", " ") == label(measure)
         assert max(map(len, shown.split("\n"))) <= 36
 
 
@@ -419,8 +419,8 @@ def test_unusual_frames_are_drawn_with_everything_inside_the_figure(case):
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 @pytest.mark.slow
 def test_frames_without_a_usable_number_are_drawn(runs, value):
-    measures = [measure for measure in LABELS if measure in runs]
-    for figure in every_figure(runs.assign(**dict.fromkeys(measures, value))).values():
+    logged = [name for name in measures() if name in runs]
+    for figure in every_figure(runs.assign(**dict.fromkeys(logged, value))).values():
         assert pixels(figure).std() > 1
     assert pixels(curve_figure(runs.assign(gaze_consistency=value), "phantom", "gaze_consistency")).std() > 1
 

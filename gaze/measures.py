@@ -1,0 +1,156 @@
+"""The one table of measures: what each is called, in what unit and range, which way is better, what it needs.
+
+metrics.csv, the table at a run's end, the tidy frame, statistics, reports, figures and docs/measures.md read it. To add
+one, log it as ``val/NAME`` and say ``MEASURES.add(Measure("NAME", "its title"))``. Free of PyTorch.
+
+    python -m gaze.measures > docs/measures.md
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gaze.choices import DISTANCES, Distance, Registry
+
+BY_DISTANCE = "gaze.distance="
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table.
+
+    Attributes:
+        name: in the tidy frame.
+        title: in print.
+        unit: in brackets behind the title, or how to read the number.
+        short: heading of a column; the title where empty.
+        form: among other readings of the same maps, where that is shorter still.
+        range: smallest and largest value.
+        better: "lower" or "higher"; "" where neither is.
+        digits: behind the point.
+        log: in the log and in metrics.csv; ``val/NAME`` where empty.
+        needs: "masks", "gaze.distance=..." or "": what a run has to have.
+        root_of: the measure whose square root this one is; taken when runs are read, and not logged.
+        compared: stands in the tables by lambda.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    short: str = ""
+    form: str = ""
+    range: tuple[float, float] = (0.0, 1.0)
+    better: str = ""
+    digits: int = 3
+    log: str = ""
+    needs: str = ""
+    root_of: str = ""
+    compared: bool = True
+
+    @property
+    def column(self) -> str:
+        """Name in the log and in metrics.csv; "" for one that is not logged."""
+        return self.log or ("" if self.root_of else f"val/{self.name}")
+
+    @property
+    def heading(self) -> str:
+        """Of a table's column."""
+        return self.short or self.title
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+ANY, POSITIVE = (-math.inf, math.inf), (0.0, math.inf)
+LOWER = "lower: more consistent"
+MEASURES = Registry(  # in the order of metrics.csv
+    "measure",
+    Measure("lr", "learning rate", range=POSITIVE, digits=6, log="lr", compared=False),
+    Measure("lambda_t", "lambda of the epoch", range=ANY, log="train/lambda", compared=False),
+    Measure("train_loss", "training loss", range=ANY, better="lower", log="train/loss", compared=False),
+    Measure("train_loss_cls", "its cross entropy", "nats", range=POSITIVE, better="lower", log="train/loss_cls",
+            compared=False),
+    Measure("train_loss_gaze", "its L_CAM", range=POSITIVE, better="lower", digits=4, log="train/loss_gaze",
+            compared=False),
+    Measure("loss", "cross entropy", "nats", range=POSITIVE, better="lower", compared=False),
+    Measure("accuracy", "accuracy", "share of images", better="higher"),
+    Measure("kappa", "Cohen's kappa", range=(-1.0, 1.0), better="higher"),
+    Measure("gaze_consistency", "gaze consistency L_CAM, squared", LOWER, "L_CAM squared", "squared", better="lower",
+            digits=4),
+    Measure("gaze_consistency_l2", "gaze consistency L_CAM, l2 form", LOWER, "L_CAM l2", "l2 (published form)",
+            better="lower", digits=4),
+    Measure("gaze_consistency_rms", "RMS deviation of the gaze", "0..1 of the map's range", "RMS deviation",
+            better="lower", root_of="gaze_consistency"),
+    Measure("gaze_consistency_grid", "gaze consistency on the common grid, squared", "", "L_CAM, common grid",
+            "squared, common grid", better="lower", digits=4),
+    Measure("gaze_consistency_grid_rms", "RMS deviation on the common grid", "0..1", "RMS, common grid",
+            "RMS deviation, common grid", better="lower", root_of="gaze_consistency_grid"),
+    Measure("gaze_eta_squared", "eta squared", "share of the gaze's variance that the class explains", better="higher"),
+    Measure("gaze_empty_fraction", "empty maps", "share of the correct images", "empty fraction", better="lower"),
+    Measure("gaze_entropy", "entropy of the gaze", "0 one cell, 1 uniform"),
+    Measure("gaze_mask_energy", "gaze energy in the lesion's mask", "share", "energy in mask", better="higher",
+            needs="masks"),
+    Measure("gaze_mask_lift", "lift of the gaze in the mask", "1: as a uniform gaze", "lift in mask", range=POSITIVE,
+            better="higher", digits=2, needs="masks"),
+    Measure("gaze_pointing", "pointing game", "share of images whose peak lies in the mask", better="higher",
+            needs="masks"),
+    Measure("n_correct", "correct images", range=POSITIVE, digits=0, compared=False),
+    Measure("gaze_c_score", "C-Score", "overlap of a class's gazes, pair by pair", better="higher", digits=4,
+            needs=f"{BY_DISTANCE}soft_iou"),
+)  # fmt: skip
+
+
+def measures() -> dict[str, Measure]:
+    """Every measure by its tidy name, in the order of metrics.csv; each distance has one."""
+    by_distance = {measure.name: measure for measure in map(_of_distance, DISTANCES.values())}
+    always = {name: measure for name, measure in MEASURES.items() if not measure.needs.startswith(BY_DISTANCE)}
+    return {**always, **by_distance, **MEASURES}
+
+
+def _of_distance(distance: Distance) -> Measure:
+    name = "gaze_consistency" + ("" if distance.name == "squared" else f"_{distance.name}")
+    title, short = f"gaze consistency L_CAM, {distance.title}", f"L_CAM {distance.title}"
+    needs = f"{BY_DISTANCE}{distance.name}"
+    return Measure(name, title, LOWER, short, distance.title, (0.0, distance.most), "lower", digits=4, needs=needs)
+
+
+def epoch_columns() -> list[str]:
+    """Columns of metrics.csv that every run has; those of a ``gaze.distance`` follow where it has one."""
+    logged = [m.column for m in measures().values() if m.column and not m.needs.startswith(BY_DISTANCE)]
+    return ["epoch", "step", *logged]
+
+
+def compared() -> list[str]:
+    """Names of the measures that stand in the tables by lambda, in order."""
+    return [name for name, measure in measures().items() if measure.compared]
+
+
+def label(name: str) -> str:
+    """Label of an axis, with the unit; a name that is no measure is its own."""
+    known = measures()
+    return known[name].label if name in known else name
+
+
+def as_page() -> str:
+    """The page docs/measures.md."""
+    head = [
+        "# Measures",
+        "",
+        "Formulas: [Definitions](definitions.md). Made by `python -m gaze.measures > docs/measures.md`.",
+        "",
+        "| tidy name | what | metrics.csv | range | better | needs |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = [
+        f"| `{m.name}` | {m.label} | {f'`{m.column}`' if m.column else f'square root of `{m.root_of}`'} "
+        f"| {m.range[0]:g} .. {m.range[1]:g} | {m.better or 'neither'} | {m.needs or 'nothing'} |"
+        for m in measures().values()
+    ]
+    return "\n".join([*head, *rows, ""])
+
+
+if __name__ == "__main__":
+    print(as_page(), end="")
