@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gaze.choices import SOURCES
 from gaze.config.data import DatasetConfig
 from gaze.data import decode, masks
-from gaze.data.audit import Audit, Record, first_few, make_audit, pixel_digest
+from gaze.data.audit import Audit, Pixels, Record, first_few, make_audit, pixel_digest
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
 from gaze.data.decode import Half, read_images
 from gaze.data.masks import MaskFiles, add_masks, mirrored_masks
@@ -73,23 +74,14 @@ def load_phantom(config: DatasetConfig, say: Say) -> ImageData:
     made_from = {"source": _source(phantom), "numpy": np.__version__}
 
     def build() -> Entry:
-        return _packed({name: _draw_half(name, count, config) for name, count in counts.items()})
+        drawn = {name: make_phantom(n, config.image_size, seed=config.seed, split=name) for name, n in counts.items()}
+        return _packed({name: half_of(name, *(part.numpy() for part in each)) for name, each in drawn.items()})
 
     request = Request("phantom", wanted, lambda: made_from)
     halves = _unpacked(cached(cache_folder(config.cache), request, build, say, "drew"))
     if config.channels > 1:
         halves = {name: h._replace(images=np.repeat(h.images, config.channels, 1)) for name, h in halves.items()}
-    return _assemble(None, CLASSES, halves["train"], halves["test"], config)
-
-
-def _draw_half(split: str, count: int, config: DatasetConfig) -> Half:
-    drawn = make_phantom(count, config.image_size, seed=config.seed, split=split)
-    images, size = drawn.images.numpy(), (config.image_size, config.image_size)
-    records: list[Record | None] = [
-        Record(f"{split}/{i:05d}", split, label, pixel_digest(images[i, 0]), size, "L")
-        for i, label in enumerate(drawn.targets.tolist())
-    ]
-    return Half(images, records, [], drawn.masks.numpy())
+    return assemble(None, CLASSES, halves["train"], halves["test"], config)
 
 
 def load_folders(config: DatasetConfig, say: Say) -> ImageData:
@@ -102,7 +94,7 @@ def load_folders(config: DatasetConfig, say: Say) -> ImageData:
     found = mirrored_masks(root, (train, test), config)
     classes = tuple(train.files)
     halves = _decoded(root, classes, {"train": train, "test": test}, found, config, say)
-    data = _assemble(root, classes, halves["train"], halves["test"], config)
+    data = assemble(root, classes, halves["train"], halves["test"], config)
     return _with_remarks(data, halves, [*train.ignored, *test.ignored], warnings)
 
 
@@ -115,7 +107,7 @@ def load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
     classes = tuple(pairs.images.files)
     halves = _decoded(root, classes, {"all": pairs.images}, pairs.masks, config, say)
     parts = ultrasound.divide(halves["all"], config)
-    data = _assemble(root, classes, parts["train"], parts["test"], config)
+    data = assemble(root, classes, parts["train"], parts["test"], config)
     return _with_remarks(data, halves, pairs.images.ignored, pairs.warnings)
 
 
@@ -244,8 +236,31 @@ def _unpacked(entry: Entry) -> dict[str, Half]:
     return halves
 
 
-def _assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Half, config: DatasetConfig) -> ImageData:
-    """Leave out what could not be read and, if so configured, what leaked; then audit what is in use."""
+def half_of(split: str, images: Pixels, targets: NDArray[np.int64], masks: Pixels | None = None) -> Half:
+    """A split of images that are in memory.
+
+    Args:
+        split: "train" or "test".
+        images: (N, C, S, S) uint8, C 1 or 3.
+        targets: (N,), indices of classes.
+        masks: (N, 1, S, S) uint8, 0 or 1, where there are any.
+    """
+    pixels = images[:, 0] if images.shape[1] == 1 else np.moveaxis(images, 1, -1)
+    size, mode = (images.shape[3], images.shape[2]), "L" if images.shape[1] == 1 else "RGB"
+    records: list[Record | None] = [
+        Record(f"{split}/{i:05d}", split, label, pixel_digest(pixels[i]), size, mode)
+        for i, label in enumerate(targets.tolist())
+    ]
+    return Half(images, records, [], masks)
+
+
+def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Half, config: DatasetConfig) -> ImageData:
+    """A data set of its two halves: what could not be read is left out and, if so configured, what leaked; what is in
+    use is audited.
+
+    Raises:
+        DataError: a class has no image left.
+    """
     in_test = {r.digest for r in test.records if r is not None} if config.drop_leaked else set()
     dropped = {r for r in train.records if r is not None and r.digest in in_test}
     used = [r for r in (*train.records, *test.records) if r is not None and r not in dropped]
