@@ -20,8 +20,9 @@ SMALL = (
 def new_module(config: TrainConfig, classes: list[str]) -> GazeModule:
     """A network with the weights that its seed gives."""
     torch.manual_seed(config.seed)
-    d = config.dataset
-    return GazeModule(config.model.name, len(classes), d.channels, d.image_size, class_names=classes)
+    d, m = config.dataset, config.model
+    own = {"gaze": config.gaze, "class_names": classes, "source": m.source, "layer": m.layer}
+    return GazeModule(m.name, len(classes), d.channels, d.image_size, **own)
 
 
 def write_run(

@@ -74,6 +74,15 @@ def test_no_download_client_before_something_is_downloaded_and_no_pandas_in_trai
     assert_free("gaze.training.train", ("pandas", "kagglehub"))
 
 
+def test_names_in_a_run_folder_stand_in_one_file():
+    names = {"config.json", "metrics.csv", "maps.npz", "audit.json", "environment.json", "checkpoints", "pictures"}
+    found = {}
+    for path in [*MODULES, *REPO.glob("hydra_plugins/*/*.py")]:
+        texts = {n.value for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant)}
+        found |= {path.relative_to(REPO).as_posix(): names & texts} if names & texts else {}
+    assert found == {"gaze/runs/run.py": names}
+
+
 def assert_free(modules: str, heavy: tuple[str, ...]) -> None:
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
@@ -81,7 +90,7 @@ def assert_free(modules: str, heavy: tuple[str, ...]) -> None:
 
 
 def test_settings_load_nothing_heavy():
-    assert_free("gaze, gaze.config.train, gaze.config.analysis", (*HEAVY, "pandas", "matplotlib"))
+    assert_free("gaze, gaze.config.train, gaze.config.analysis, gaze.runs.folder", (*HEAVY, "pandas", "matplotlib"))
 
 
 def test_the_analysis_does_without_pytorch_and_windows():

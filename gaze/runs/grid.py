@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from rich.table import Table
@@ -21,13 +22,6 @@ from gaze.runs.run import Run
 
 MOST = 12  # problems shown of a grid
 Say = Callable[[str], None]
-
-
-def words(run: Run) -> list[str]:
-    """``phantom level2 lambda=50 seed=0``, and what else the name of its folder holds."""
-    s = run.settings
-    _, _, others = run.folder.name.partition(",")
-    return [s.dataset.name, run.label, f"lambda={s.lambda_:g}", f"seed={s.seed}", *filter(None, others.split(","))]
 
 
 class Outcome(NamedTuple):
@@ -57,7 +51,7 @@ def runs_left(runs: Sequence[Run]) -> list[Run]:
         except BusyError:
             busy.append(run)
         except GazeError as error:
-            problems.append(f"{' '.join(words(run))}: {error}")
+            problems.append(f"{' '.join(run.words)}: {error}")
     if problems:
         raise ConfigError(shortened(problems))
     return free + busy
@@ -93,7 +87,7 @@ def outcome(run: Run, error: BaseException | None = None) -> Outcome:
 
 def grid_table(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Table:
     """All runs of a grid for a terminal; what is the same in all of them stands above."""
-    names = [words(run) for run in runs]
+    names = [run.words for run in runs]
     common = [word for word in names[0] if len(runs) > 1 and all(word in own for own in names)] if names else []
     table = Table(title=" ".join([f"{len(runs)} runs", *common]))
     table.add_column("run", overflow="fold")
@@ -146,15 +140,15 @@ def progress(runs: Sequence[Run], ended: set[Path], at_once: int = 1, elapsed: f
     """
     states = {run.folder: _state_now(run, ended) for run in runs}
     counts = Counter(states.values())
-    known: dict[tuple[str, str], list[float]] = {}
+    known: dict[tuple[str, ...], list[float]] = {}
     for run in runs:
         seconds = run.status.get("seconds")
         if states[run.folder] == "complete" and seconds:
-            known.setdefault(_kind(run), []).append(float(seconds))
+            known.setdefault(run.words[:2], []).append(float(seconds))
     left = None
     if known:
         everything = [value for values in known.values() for value in values]
-        expected = {run.folder: _mean(known.get(_kind(run), everything)) for run in runs}
+        expected = {run.folder: fmean(known.get(run.words[:2], everything)) for run in runs}
         open_ = sum(expected[f] for f, state in states.items() if state == "left")
         now = time.time()  # a run's file of settings is as old as its status
         ages = {r.folder: now - _written(r.config_file, now) for r in runs if states[r.folder] == "running"}
@@ -171,14 +165,6 @@ def _state_now(run: Run, ended: set[Path]) -> str:
     if run.state == "running":
         return "running"
     return "failed" if run.folder in ended else "left"
-
-
-def _kind(run: Run) -> tuple[str, str]:
-    return run.settings.dataset.name, run.label
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def duration(seconds: float) -> str:

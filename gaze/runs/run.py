@@ -10,12 +10,13 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gaze.choices import METHODS
 from gaze.config.train import TrainConfig
 from gaze.errors import ConfigError, DataError
 from gaze.runs.status import STATUS_FILE, read_status, run_state
@@ -133,14 +134,31 @@ class Run:
         return f"{precision}-true" if precision in ("32", "64") else precision
 
     @property
+    def method(self) -> str:
+        """What its CAM is called in print."""
+        return METHODS[self.settings.gaze.method].title
+
+    @property
     def keys(self) -> dict[str, Any]:
         """What tells it apart from others in a table."""
         s = self.settings
         return {"study": s.study, "dataset": s.dataset.name, "model": self.label, "lambda": s.lambda_, "seed": s.seed}
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """``phantom level2 lambda=50 seed=0``, and what else the name of its folder holds."""
+        k, (_, _, others) = self.keys, self.folder.name.partition(",")
+        return (
+            k["dataset"],
+            k["model"],
+            f"lambda={k['lambda']:g}",
+            f"seed={k['seed']}",
+            *filter(None, others.split(",")),
+        )
+
+    @property
     def title(self) -> str:
-        """The same in words."""
+        """The same in a headline."""
         k = self.keys
         return f"{k['study']}, {k['dataset']}, {k['model']}, lambda {k['lambda']:g}, seed {k['seed']}"
 
@@ -216,7 +234,13 @@ class Run:
 
 
 def _number(text: str) -> float:
-    return int(text) if text.isdecimal() else float(text)  # epochs and steps stay whole
+    number = float(text)  # no text in a row that is longer than the header
+    return int(text) if text.isdecimal() else number  # epochs and steps stay whole
+
+
+def methods(runs: Iterable[Run]) -> str:
+    """CAM methods of runs in print, such as "Grad-CAM or HiResCAM"; the default's where nothing says."""
+    return " or ".join(sorted({run.method for run in runs})) or METHODS["grad_cam"].title
 
 
 def runs_below(root: Path) -> Iterator[Run]:

@@ -37,7 +37,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def tracked(directory: Path, owner: bool = True, **facts: Any) -> Iterator[dict[str, Any]]:
+def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
     """Keep ``directory/status.json`` true while a run goes on in the ``with`` block.
 
     state: "running" inside, then "complete", "failed" (with error and traceback) or "interrupted" (Ctrl-C, or an
@@ -45,7 +45,6 @@ def tracked(directory: Path, owner: bool = True, **facts: Any) -> Iterator[dict[
 
     Args:
         directory: the run's folder.
-        owner: False in the processes of a run that do not own its folder; nothing is written then.
         facts: written as well, all along. ``seconds_before`` counts earlier attempts in ``seconds``.
 
     Yields:
@@ -57,8 +56,7 @@ def tracked(directory: Path, owner: bool = True, **facts: Any) -> Iterator[dict[
     results: dict[str, Any] = {}
 
     def note(state: str, **more: Any) -> None:
-        if owner:
-            write_json(directory / STATUS_FILE, {"state": state, **own, **more})
+        write_json(directory / STATUS_FILE, {"state": state, **own, **more})
 
     def end(state: str, **more: Any) -> None:
         times = {"finished": time.strftime(TIME_FORMAT), "seconds": round(before + time.monotonic() - clock, 3)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from gaze.config.model import ModelConfig
 from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
-from gaze.runs.run import Run, runs_below
+from gaze.runs.run import Run, methods, runs_below
 from gaze.training.checkpoints import WholeCheckpoints
 from gaze.training.module import GazeModule
 
@@ -163,10 +163,10 @@ def precision_of(run: Run, device: torch.device) -> str:
     return run.precision
 
 
-def precision_notes(runs: Iterable[Run], device: torch.device) -> list[str]:
-    """What a reader must know where runs are not looked at in their own precision."""
+def how_looked(runs: Sequence[Run], device: torch.device) -> list[str]:
+    """With which CAM runs are looked at, and where not in their own precision."""
     pairs = {(run.precision, precision_of(run, device)) for run in runs}
-    return [
+    return [f"The gaze is a map of {methods(runs)}."] + [
         f"Trained with trainer.precision={own}, which {device.type} does not allow: looked at in {used}."
         for own, used in sorted(pairs)
         if own != used

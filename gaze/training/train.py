@@ -219,7 +219,7 @@ def build_trainer(
         callbacks.append(EpochBar(theme=RichProgressBarTheme(metrics_format=".4f")))
     # What TensorBoard has of an epoch that is done again is hidden.
     logger = EpochTensorBoard(directory, name="", version="", purge_step=found.epochs + 1 if found else None)
-    logger.hparams.update(_hyperparameters(config))
+    logger.hparams.update(_hyperparameters(run))
     try:
         return Trainer(
             **config.trainer,
@@ -252,17 +252,16 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
 
 def _finish(run: Run, trainer: Trainer, table: EpochTable) -> None:
     """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
-    config, directory = run.settings, run.folder
     console, last = get_console(), table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
     shown = [m for m in measures().values() if m.column in last and m.column.startswith("val/")]
     final = {f"final/{measure.name}": last[measure.column] for measure in shown}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(_hyperparameters(config), final)
+            logger.log_hyperparams(_hyperparameters(run), final)
             logger.save()
             logger.finalize("success")
-    view = Table(title=f"{config.dataset.name}  {run.label}  lambda={config.lambda_:g}  seed={config.seed}")
+    view = Table(title="  ".join(run.words))
     view.add_column("on the evaluation set")
     view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
     view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")
@@ -270,27 +269,17 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable) -> None:
         values = (f"{row[measure.column]:.{measure.digits}f}" for row in (last, best))
         view.add_row(measure.title, *values)
     console.print(view)
-    folder = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
+    folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
     where = f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}"
     console.print(where, highlight=False, markup=False, soft_wrap=True)
 
 
-def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
+def _hyperparameters(run: Run) -> dict[str, Any]:
     """The settings that a study varies, flat."""
-    return {
-        "study": config.study,
-        "dataset": config.dataset.name,
-        "model": config.model.label,
-        "lambda": config.lambda_,
-        "seed": config.seed,
-        "method": config.gaze.method,
-        "distance": config.gaze.distance,
-        "reference": config.gaze.reference,
-        "second_order": config.gaze.second_order,
-        "augmentation": config.augmentation.name,
-        "image_size": config.dataset.image_size,
-        "lr": config.optimizer.lr,
-    }
+    c = run.settings
+    gaze = {name: getattr(c.gaze, name) for name in ("method", "distance", "reference", "second_order")}
+    own = {"augmentation": c.augmentation.name, "image_size": c.dataset.image_size, "lr": c.optimizer.lr}
+    return {**run.keys, **gaze, **own}
 
 
 def _quiet() -> None:

@@ -196,7 +196,7 @@ class ScreenSweeper(GridSweeper):
         """Train a rung; mean accuracy of each candidate over its seeds, NaN where a run failed. Ends the command where
         a run neither became complete nor failed: a rung is decided whole.
         """
-        from gaze.runs.grid import runs_left, words
+        from gaze.runs.grid import runs_left
         from gaze.runs.screening import last_accuracy
 
         left = runs_left(runs)
@@ -206,7 +206,7 @@ class ScreenSweeper(GridSweeper):
         values: dict[str, list[float]] = {}
         for run, found in zip(runs, outcomes, strict=True):
             if found.state == "failed":
-                say(f"{' '.join(words(run))}: failed: {found.error}")
+                say(f"{' '.join(run.words)}: failed: {found.error}")
             value = last_accuracy(run) if found.state == "complete" and not undecided else math.nan
             values.setdefault(run.settings.augmentation.name, []).append(value)
         if undecided or code:

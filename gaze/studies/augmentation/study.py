@@ -32,7 +32,7 @@ from gaze.studies.augmentation.arms import arm_names, arm_settings
 from gaze.studies.augmentation.compared import PAIR_COLUMNS, Compared
 from gaze.studies.augmentation.pairs import compare_runs, shapes_of_runs
 from gaze.studies.augmentation.store import FOLDER, gaze_of_runs
-from gaze.studies.opened import Images, Looked, check_runs, compute_device, evaluation_images, precision_notes
+from gaze.studies.opened import Images, Looked, check_runs, compute_device, evaluation_images, how_looked
 
 
 class StudyPart(NamedTuple):
@@ -113,7 +113,7 @@ def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Co
 
     images = evaluation_images(part.runs[0].settings.dataset, config.images, say)
     device = compute_device(config.device)
-    part = part._replace(notes=part.notes + precision_notes(part.runs, device))
+    part = part._replace(notes=part.notes + how_looked(part.runs, device))
     with progress_bar(console, f"CAMs of {len(part.runs)} runs over {len(images.place)} images") as progress:
         found = gaze_of_runs(part.runs, images, directory, config.checkpoint, device, progress)
     batch = images.data.evaluation_batch(images.place.tolist())

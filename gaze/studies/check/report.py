@@ -29,7 +29,7 @@ from gaze.studies.check.checks import (
     estimate,
     verdicts,
 )
-from gaze.studies.opened import Opened, precision_notes
+from gaze.studies.opened import Opened, how_looked
 
 IMAGES_FILE = "images.csv"
 HOW_TO_READ = (
@@ -78,7 +78,7 @@ def run_check(
         found = verdicts(c)
     with atomic_path(directory / IMAGES_FILE) as part:
         c.scores.to_csv(part, index=False)
-    lines = summary(c, found) + precision_notes([one.run], one.device)
+    lines = summary(c, found) + how_looked([one.run], one.device)
     _print(lines, found, console)
     with console.status("figures"):
         title = f"Is this gaze faithful? {one.run.title}"

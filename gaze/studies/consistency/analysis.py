@@ -18,6 +18,7 @@ from gaze.report.provenance import left_out_item
 from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
 from gaze.runs.load import Runs, mixed_settings
+from gaze.runs.run import methods
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings, plots, tables
 
@@ -72,7 +73,7 @@ def summary(runs: Runs, parts: list[Part]) -> list[str]:
 
 def sections(runs: Runs, parts: list[Part]) -> list[Section]:
     """The report from top to bottom."""
-    left = left_out_item(runs.listing)
+    left, looked = left_out_item(runs.listing), methods(runs.used.values())
     published = not any(part.dataset in tables.DATASET_NAMES for part in parts)
     follow = [item for part in parts for item in _follow(part)]
     if published:
@@ -108,7 +109,7 @@ def sections(runs: Runs, parts: list[Part]) -> list[Section]:
             tuple(item for part in parts for item in _scale(part)),
         ),
         Section("Where does it look?", *_atlas(parts)),
-        Section("How to read this", findings.HOW_TO_READ, ()),
+        Section("How to read this", tuple(text.format(looked) for text in findings.HOW_TO_READ), ()),
         Section("The runs", (), (tables.runs_item(runs.listing), *([left] if left else []))),
     ]
     # A table without rows, where a whole measure is missing, is no table.

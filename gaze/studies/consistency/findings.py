@@ -12,8 +12,8 @@ from gaze.report.words import each, number, p_value
 
 FEWEST = 3  # seeds from which on a finding is called clear: two that agree by chance give a short interval
 
-HOW_TO_READ = (
-    "Gaze: the Grad-CAM map of a correctly classified image, scaled to 0..1. Gaze consistency L_CAM: the mean "
+HOW_TO_READ = (  # {} is the CAM method
+    "Gaze: the {} map of a correctly classified image, scaled to 0..1. Gaze consistency L_CAM: the mean "
     "deviation of these gazes from their class's mean gaze. Lower is more consistent, which is not the same as right.",
     "L_CAM has two forms. Squared (Eq. 9) is a mean squared difference, 0..1; its square root, the RMS deviation, is "
     "in units of the map's own range: 0.2 says that a cell is typically a fifth of the range away from its class's "

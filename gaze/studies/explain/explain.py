@@ -172,8 +172,8 @@ def typical_gaze(one: Opened, console: Console) -> Typical:
         kept = read_run_maps(one.run)
         if kept is None or list(kept.classes) != one.classes:
             raise
-        first = str(error).splitlines()[0]
-        note = f"The run's evaluation images are not at hand ({first}): class means are those that it drew last."
+        why, file = str(error).splitlines()[0], one.run.maps_file.name
+        note = f"The run's evaluation images are not at hand ({why}): class means are those of its {file}."
         return Typical(kept.gaze, kept.counts, [np.empty(0, np.float32)] * number, note)
     with progress_bar(console, f"mean gazes over {len(images.target)} evaluation images") as progress:
         looked = one.look(images.data.data.test.images, torch.from_numpy(images.target), progress)

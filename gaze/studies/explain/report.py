@@ -32,19 +32,19 @@ from gaze.report.terminal import progress_bar
 from gaze.report.words import number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.explain.explain import Shown, Typical, explain, typical_gaze
-from gaze.studies.opened import Opened, precision_notes
+from gaze.studies.opened import Opened, how_looked
 
 OWN_FILE = re.compile(r"\d{3,}-.*\.(png|npy)")
 SIDE = 256  # pixels of a panel, at least
 ALPHA = 0.55  # of the map over the image
 FEW = 20  # correct images under which a class mean, and a percentile of them, is shaky
 PAGE, ROW, FIGURE = 40, 4, 8  # pictures on the page, in a row, in a figure
-HOW_TO_READ = (
+HOW_TO_READ = (  # {} is the CAM method
     "Deviation: mean squared difference of a map from the mean gaze of its class over the run's correct evaluation "
     "images (thesis, Eq. 9; 0..1). Percentile: the share of those images that deviate as much or less. Times median: "
     "the deviation over the median of those. A large deviation says that the network looks elsewhere than it does in "
     "most images of the class, not that it is wrong.",
-    "Maps are Grad-CAM of the class that is explained, scaled to 0..1 each: the true class where the folder's name is "
+    "Maps are {} of the class that is explained, scaled to 0..1 each: the true class where the folder's name is "
     "one of the run's classes, else the predicted one. An all-zero map has nothing to deviate: it has no rank.",
 )
 
@@ -74,7 +74,7 @@ def run_explain(
     manifest["map"] = [f"maps/{stem}.npy" for stem in stems]
     with progress_bar(console, f"writing {len(manifest)} overlays and maps") as progress:
         _write_pictures(directory, manifest, images, cams, progress)
-    lines = summary(images, typical, manifest, one.classes) + precision_notes([one.run], one.device)
+    lines = summary(images, typical, manifest, one.classes) + how_looked([one.run], one.device)
     written = _write_manifest(directory, manifest, images, typical, provenance)
     _print(lines, manifest, console)
     with console.status("page"):
@@ -232,7 +232,7 @@ def sections(
     found += [
         Section("The classes", (), (item,)),
         Section("All images", (), (_table(manifest),)),
-        Section("How to read this", HOW_TO_READ, ()),
+        Section("How to read this", tuple(text.format(one.run.method) for text in HOW_TO_READ), ()),
     ]
     return [section for section in found if section.items or section.text]
 

@@ -19,11 +19,16 @@ from browser import needs_browser, open_in_browser
 from conftest import FIXTURES, REPO
 from made_up import made_up_runs
 from rich.console import Console
+from run_folders import SMALL, write_run
 from scipy import stats
 
 from gaze.config.analysis import AnalyzeConfig
+from gaze.config.train import check_config
+from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError, DataError
+from gaze.runs.load import read_runs
 from gaze.runs.tidy import TIDY_COLUMNS
+from gaze.studies.consistency.analysis import sections
 from gaze.studies.run import run_analysis
 
 DATA = FIXTURES / "epochs.csv"
@@ -57,6 +62,14 @@ def test_the_report_is_the_golden_one(analysis):
         GOLDEN.parent.mkdir(parents=True, exist_ok=True)
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_report_names_the_cams_of_its_runs(composed, tmp_path):
+    for seed, method in enumerate(("hires_cam", "layer_cam")):
+        config = check_config(composed(*SMALL, f"gaze.method={method}", f"seed={seed}"))
+        write_run(tmp_path / method, config, list(CLASSES))
+    text = " ".join(words for section in sections(read_runs(tmp_path), []) for words in section.text)
+    assert "the HiResCAM or LayerCAM map of a correctly classified image" in text and "Grad-CAM" not in text
 
 
 def test_every_table_and_figure_is_there_in_every_form(analysis):

@@ -160,6 +160,15 @@ def test_zero_maps_are_flagged_and_have_no_rank(one, folder, tmp_path):
     assert "map is zero" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_the_page_names_the_cam_of_the_run_and_its_network(composed, data, folder, tmp_path):
+    config = check_config(composed(*SMALL, "gaze.method=hires_cam"))
+    own = open_run(write_run(tmp_path / "run", config, list(data.classes)), CPU)
+    run(own, tmp_path / "out", folder / "colour.jpg")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "Maps are HiResCAM of the class" in page and "Grad-CAM" not in page
+    assert "# Where does it look? default, phantom, level2, lambda 0, seed 0" in page
+
+
 def test_ranks_put_the_largest_first_and_nothing_last():
     table = ranked(pd.DataFrame({"path": list("abcd"), "deviation": [0.1, np.nan, 0.4, 0.2]}))
     assert table["path"].tolist() == ["c", "d", "a", "b"]
