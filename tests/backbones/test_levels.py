@@ -26,7 +26,6 @@ PARAMETERS = {
 TOTALS = {"level1": 4_932, "level2": 389_828, "level3": 1_208_772, "level4": 401_056, "level5": 4_825_988}
 CHANNELS = {"level1": 32, "level2": 256, "level3": 256, "level4": 256, "level5": 512}
 DROPOUT = {"level1": [], "level2": [0.5], "level3": [0.5], "level4": [0.5], "level5": [0.6]}
-every_level = pytest.mark.parametrize("name", LEVELS)
 
 
 def _build(name: str, in_channels: int = 1):
@@ -34,23 +33,23 @@ def _build(name: str, in_channels: int = 1):
     return build_backbone(name, K, in_channels)
 
 
-@every_level
-def test_parameter_count_is_the_tables(name):
-    assert PARAMETERS[name] == TOTALS[name]
-    assert sum(p.numel() for p in _build(name).parameters()) == TOTALS[name]
+def test_parameter_count_is_the_tables():
+    for name in LEVELS:
+        assert PARAMETERS[name] == TOTALS[name]
+        assert sum(p.numel() for p in _build(name).parameters()) == TOTALS[name]
 
 
-@every_level
-def test_three_channels_add_two_planes_to_the_first_convolution_only(name):
-    first = 64 if name == "level5" else 16 if name == "level1" else 32
-    backbone = _build(name, in_channels=3)
-    assert sum(p.numel() for p in backbone.parameters()) == TOTALS[name] + 9 * 2 * first
-    assert backbone.eval()(torch.randn(2, 3, 16, 16)).shape == (2, K)
+def test_three_channels_add_two_planes_to_the_first_convolution_only():
+    for name in LEVELS:
+        first = 64 if name == "level5" else 16 if name == "level1" else 32
+        backbone = _build(name, in_channels=3)
+        assert sum(p.numel() for p in backbone.parameters()) == TOTALS[name] + 9 * 2 * first
+        assert backbone.eval()(torch.randn(2, 3, 16, 16)).shape == (2, K)
 
 
-@every_level
-def test_map_size_at_224(name):
-    assert hooked_map_size(name, 224) == ((112, 112) if name == "level1" else (28, 28))
+def test_map_size_at_224():
+    for name in LEVELS:
+        assert hooked_map_size(name, 224) == ((112, 112) if name == "level1" else (28, 28))
 
 
 @pytest.mark.parametrize(("name", "size", "side"), [
@@ -65,56 +64,56 @@ def test_a_real_forward_has_that_map(name, size, side):
     assert hooked_map_size(name, size) == (side, side)
 
 
-@every_level
-def test_forward_is_head_of_features(name):
-    backbone, x = _build(name).eval(), torch.randn(3, 1, 16, 16)
-    logits = backbone(x)
-    assert logits.shape == (3, K)
-    assert torch.equal(logits, backbone.forward_head(backbone.forward_features(x)))
-    assert {id(p) for p in backbone.parameters()} == {
-        id(p) for part in (backbone.features, backbone.head) for p in part.parameters()
-    }
+def test_forward_is_head_of_features():
+    for name in LEVELS:
+        backbone, x = _build(name).eval(), torch.randn(3, 1, 16, 16)
+        logits = backbone(x)
+        assert logits.shape == (3, K)
+        assert torch.equal(logits, backbone.forward_head(backbone.forward_features(x)))
+        assert {id(p) for p in backbone.parameters()} == {
+            id(p) for part in (backbone.features, backbone.head) for p in part.parameters()
+        }
 
 
-@every_level
-def test_only_level2_is_hooked_before_its_relu(name):
-    features = _build(name).forward_features(torch.randn(4, 1, 16, 16))  # train mode: BatchNorm centres its output
-    assert (features < 0).any() == (name == "level2")
-    assert (features > 0).any()
+def test_only_level2_is_hooked_before_its_relu():
+    for name in LEVELS:
+        features = _build(name).forward_features(torch.randn(4, 1, 16, 16))  # train mode: BatchNorm centres its output
+        assert (features < 0).any() == (name == "level2")
+        assert (features > 0).any()
     # A squeeze-and-excitation gate rescales channels that a ReLU left >= 0.
 
 
-@every_level
-def test_the_head_leaves_the_hooked_tensor_alone(name):
-    backbone = _build(name)
-    features = backbone.forward_features(torch.randn(4, 1, 16, 16)).detach()
-    before, version = features.clone(), features._version
-    backbone.forward_head(features)
-    assert features._version == version and torch.equal(features, before)
+def test_the_head_leaves_the_hooked_tensor_alone():
+    for name in LEVELS:
+        backbone = _build(name)
+        features = backbone.forward_features(torch.randn(4, 1, 16, 16)).detach()
+        before, version = features.clone(), features._version
+        backbone.forward_head(features)
+        assert features._version == version and torch.equal(features, before)
 
 
-@every_level
-def test_the_head_mixes_no_two_images(name):
-    backbone = _build(name).eval()
-    features = torch.randn(3, CHANNELS[name], 4, 4, requires_grad=True)
-    (gradient,) = torch.autograd.grad(backbone.forward_head(features)[1].sum(), features)
-    assert gradient[1].abs().sum() > 0
-    assert gradient[[0, 2]].abs().sum() == 0
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in backbone.head.modules())
+def test_the_head_mixes_no_two_images():
+    for name in LEVELS:
+        backbone = _build(name).eval()
+        features = torch.randn(3, CHANNELS[name], 4, 4, requires_grad=True)
+        (gradient,) = torch.autograd.grad(backbone.forward_head(features)[1].sum(), features)
+        assert gradient[1].abs().sum() > 0
+        assert gradient[[0, 2]].abs().sum() == 0
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in backbone.head.modules())
 
 
-@every_level
-def test_dropout_is_the_tables(name):
-    backbone = _build(name)
-    assert [m.p for m in backbone.modules() if isinstance(m, nn.Dropout)] == DROPOUT[name]
+def test_dropout_is_the_tables():
+    for name in LEVELS:
+        backbone = _build(name)
+        assert [m.p for m in backbone.modules() if isinstance(m, nn.Dropout)] == DROPOUT[name]
 
 
-@every_level
-def test_finding_the_map_size_draws_no_random_number(name):
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    hooked_map_size(name, 224)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_finding_the_map_size_draws_no_random_number():
+    for name in LEVELS:
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+        hooked_map_size(name, 224)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_level4_has_three_gates_of_reduction_16():
@@ -132,12 +131,12 @@ def test_one_class_is_refused():
         build_backbone("level1", 1)
 
 
-@pytest.mark.parametrize(("name", "size"), [("level1", 3), ("level1", 1), ("level2", 15), ("level5", 2)])
-def test_a_map_below_2x2_is_refused(name, size):
-    with pytest.raises(ConfigError, match=r"2x2 or more.*dataset\.image_size"):
-        hooked_map_size(name, size)
+def test_a_map_below_2x2_is_refused():
+    for name, size in [("level1", 3), ("level1", 1), ("level2", 15), ("level5", 2)]:
+        with pytest.raises(ConfigError, match=r"2x2 or more.*dataset\.image_size"):
+            hooked_map_size(name, size)
 
 
-@pytest.mark.parametrize(("name", "size"), [("level1", 4), ("level2", 16)])
-def test_the_smallest_map_is_2x2(name, size):
-    assert hooked_map_size(name, size) == (2, 2)
+def test_the_smallest_map_is_2x2():
+    for name, size in [("level1", 4), ("level2", 16)]:
+        assert hooked_map_size(name, size) == (2, 2)

@@ -44,35 +44,33 @@ def _boxes(matrices: torch.Tensor, size: int = S) -> dict[str, torch.Tensor]:
 # ---- the resampling
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(("top", "left", "height", "width"), [(0, 0, 32, 32), (3, 1, 28, 30), (5, 9, 17, 20)])
-def test_warp_is_torchvisions_resized_crop(top, left, height, width, flip):
+def test_warp_is_torchvisions_resized_crop():
     """Inside. Half a source pixel from the crop's edge torchvision repeats the crop's last pixel, where one
     resampling of the whole image sees its neighbour; half a source pixel is here below one of the output."""
-    image = torch.rand(2, 3, 32, 32, generator=_generator())
-    expected = tv.resized_crop(image, top, left, height, width, [32, 32])
-    expected = tv.horizontal_flip(expected) if flip else expected
-    got = warp(image, _crop_matrix(top, left, height, width, 32, flip).expand(2, -1, -1))
-    inside = (..., slice(2, -2), slice(2, -2))
-    torch.testing.assert_close(got[inside], expected[inside], rtol=0, atol=1e-5)
-    assert (got - expected).abs().max() < 1.0 and got.shape == expected.shape
-    if (height, width) == (32, 32):  # no edge inside the image
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    for top, left, height, width in [(0, 0, 32, 32), (3, 1, 28, 30), (5, 9, 17, 20)]:
+        for flip in [False, True]:
+            image = torch.rand(2, 3, 32, 32, generator=_generator())
+            expected = tv.resized_crop(image, top, left, height, width, [32, 32])
+            expected = tv.horizontal_flip(expected) if flip else expected
+            got = warp(image, _crop_matrix(top, left, height, width, 32, flip).expand(2, -1, -1))
+            inside = (..., slice(2, -2), slice(2, -2))
+            torch.testing.assert_close(got[inside], expected[inside], rtol=0, atol=1e-5)
+            assert (got - expected).abs().max() < 1.0 and got.shape == expected.shape
+            if (height, width) == (32, 32):  # no edge inside the image
+                torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(
-    ("top", "left", "height", "width"), [(0, 0, 32, 32), (3, 1, 28, 30), (5, 9, 17, 20), (0, 31, 32, 1)]
-)
-def test_resized_crops_are_torchvisions(top, left, height, width, flip):
-    image = torch.rand(2, 3, 32, 32, generator=_generator())
-    matrices = _crop_matrix(top, left, height, width, 32, flip).expand(2, -1, -1)
-    for mode, method in (("bilinear", "bilinear"), ("nearest", "nearest-exact")):
-        expected = tv.resized_crop(
-            image, top, left, height, width, [32, 32], tv.InterpolationMode(method), antialias=False
-        )
-        expected = tv.horizontal_flip(expected) if flip else expected
-        torch.testing.assert_close(resize_crops(image, matrices, mode), expected, rtol=0, atol=1e-6)
+def test_resized_crops_are_torchvisions():
+    for top, left, height, width in [(0, 0, 32, 32), (3, 1, 28, 30), (5, 9, 17, 20), (0, 31, 32, 1)]:
+        for flip in [False, True]:
+            image = torch.rand(2, 3, 32, 32, generator=_generator())
+            matrices = _crop_matrix(top, left, height, width, 32, flip).expand(2, -1, -1)
+            for mode, method in (("bilinear", "bilinear"), ("nearest", "nearest-exact")):
+                expected = tv.resized_crop(
+                    image, top, left, height, width, [32, 32], tv.InterpolationMode(method), antialias=False
+                )
+                expected = tv.horizontal_flip(expected) if flip else expected
+                torch.testing.assert_close(resize_crops(image, matrices, mode), expected, rtol=0, atol=1e-6)
 
 
 def test_the_fast_way_of_a_cpu_is_the_plain_one():
@@ -169,15 +167,15 @@ def test_only_an_allowed_aspect_stands_in_for_crops_that_never_fit():
     torch.testing.assert_close(box["height"], torch.full((50,), S / 2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.5, 0.9, 1.0])
-def test_flips_come_with_their_probability_whatever_the_crop(probability):
-    config = _frame(probability, [0.5, 1.0], [0.75, 1.33])
-    box = _boxes(random_affine(DRAWS, (S, S), config, _generator()))
-    flips = box["flip"].double()
-    assert flips.mean() == pytest.approx(probability, abs=4 * (probability * (1 - probability) / DRAWS) ** 0.5)
-    if probability == 0.5:
-        correlation = torch.corrcoef(torch.stack([flips, box["width"], box["left"]]))[0, 1:]
-        assert correlation.abs().max() < 4 / DRAWS**0.5
+def test_flips_come_with_their_probability_whatever_the_crop():
+    for probability in [0.0, 0.5, 0.9, 1.0]:
+        config = _frame(probability, [0.5, 1.0], [0.75, 1.33])
+        box = _boxes(random_affine(DRAWS, (S, S), config, _generator()))
+        flips = box["flip"].double()
+        assert flips.mean() == pytest.approx(probability, abs=4 * (probability * (1 - probability) / DRAWS) ** 0.5)
+        if probability == 0.5:
+            correlation = torch.corrcoef(torch.stack([flips, box["width"], box["left"]]))[0, 1:]
+            assert correlation.abs().max() < 4 / DRAWS**0.5
 
 
 def test_every_image_of_a_batch_gets_its_own_crop():
@@ -218,11 +216,9 @@ def test_no_augmentation_is_the_identity():
     assert torch.equal(warp(images, matrices, mode="nearest"), images)
 
 
-@pytest.mark.parametrize(
-    "changed", [{"hflip": 0.1}, {"crop_scale": [0.9, 1.0]}, {"crop_ratio": [0.9, 1.0]}, {"crop_ratio": [2.0, 2.0]}]
-)
-def test_any_change_is_not_the_identity(changed):
-    assert list(AugmentationConfig(**changed).on("frame")) == list(changed)
+def test_any_change_is_not_the_identity():
+    for changed in [{"hflip": 0.1}, {"crop_scale": [0.9, 1.0]}, {"crop_ratio": [0.9, 1.0]}, {"crop_ratio": [2.0, 2.0]}]:
+        assert list(AugmentationConfig(**changed).on("frame")) == list(changed)
 
 
 def test_flipping_twice_gives_the_image_back():

@@ -98,19 +98,17 @@ def test_one_item_is_a_batch_of_one():
 # ---- one image, once, whatever the number of processes
 
 
-@pytest.mark.parametrize("count", [1, 6, 7, 8])
-@pytest.mark.parametrize("replicas", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_every_image_comes_once_over_all_processes(count, replicas, batch_size):
-    dataset = SplitDataset(_split(count))
-    shares = [
-        list(DataLoader(dataset, batch_size, sampler=EvaluationSampler(dataset, replicas, r), collate_fn=lambda b: b))
-        for r in range(replicas)
-    ]
-    assert len({len(batches) for batches in shares}) == 1  # else the processes wait for each other for ever
-    indices = [i for batches in shares for batch in batches for i in batch.place.tolist()]
-    assert sorted(indices) == list(range(count))
-    assert all(torch.equal(b.image, dataset.split.images[b.place]) for batches in shares for b in batches)
+def test_every_image_comes_once_over_all_processes():
+    for batch_size in [1, 2, 4]:
+        for replicas in [1, 2, 3]:
+            for count in [1, 6, 7, 8]:
+                dataset = SplitDataset(_split(count))
+                samplers = [EvaluationSampler(dataset, replicas, r) for r in range(replicas)]
+                shares = [list(DataLoader(dataset, batch_size, sampler=s, collate_fn=lambda b: b)) for s in samplers]
+                assert len({len(batches) for batches in shares}) == 1  # else the processes wait for each other for ever
+                indices = [i for batches in shares for batch in batches for i in batch.place.tolist()]
+                assert sorted(indices) == list(range(count))
+                assert all(torch.equal(b.image, dataset.split.images[b.place]) for batches in shares for b in batches)
 
 
 def test_rows_that_fill_up_are_dropped_from_their_batch():

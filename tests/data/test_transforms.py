@@ -35,39 +35,39 @@ def grey(images: torch.Tensor) -> torch.Tensor:
     return (images + 1) / 2
 
 
-@pytest.mark.parametrize(("name", "value"), [*PHOTOMETRIC.items(), *GEOMETRIC.items(), ("erasing", 1.0)])
-def test_each_image_is_changed_by_itself_and_by_the_seed_alone(name, value):
-    images, settings = disc(6), config(**{name: value})
-    assert list(settings.on("image")) == [name] and not settings.on("frame")
-    torch.manual_seed(1)
-    first, masks = transform(images, None, settings)
-    torch.manual_seed(1)
-    again, _ = transform(images, None, settings)
-    assert masks is None and torch.equal(first, again)
-    assert first.shape == images.shape and first.dtype == images.dtype
-    assert first.min() >= -1 and first.max() <= 1
-    assert len({tuple(image.flatten().tolist()) for image in first}) == 6
-    assert torch.equal(images, disc(6))  # the batch that came in stays as it is
+def test_each_image_is_changed_by_itself_and_by_the_seed_alone():
+    for name, value in [*PHOTOMETRIC.items(), *GEOMETRIC.items(), ("erasing", 1.0)]:
+        images, settings = disc(6), config(**{name: value})
+        assert list(settings.on("image")) == [name] and not settings.on("frame")
+        torch.manual_seed(1)
+        first, masks = transform(images, None, settings)
+        torch.manual_seed(1)
+        again, _ = transform(images, None, settings)
+        assert masks is None and torch.equal(first, again)
+        assert first.shape == images.shape and first.dtype == images.dtype
+        assert first.min() >= -1 and first.max() <= 1
+        assert len({tuple(image.flatten().tolist()) for image in first}) == 6
+        assert torch.equal(images, disc(6))  # the batch that came in stays as it is
 
 
-@pytest.mark.parametrize(("name", "value"), GEOMETRIC.items())
-def test_masks_follow_the_image(name, value):
-    torch.manual_seed(0)
-    images = disc(16)
-    masks = (images > 0).float()
-    moved, moved_masks = transform(images, masks, config(**{name: value}))
-    assert set(moved_masks.unique().tolist()) == {0.0, 1.0}
-    centre = [ndimage.center_of_mass(m.numpy()) for m in moved_masks[:, 0]]
-    bright = [ndimage.center_of_mass((i.numpy() > 0).astype(float)) for i in moved[:, 0]]
-    np.testing.assert_allclose(centre, bright, atol=0.6)
-    assert np.ptp([c[0] for c in centre]) > 1  # they did move
+def test_masks_follow_the_image():
+    for name, value in GEOMETRIC.items():
+        torch.manual_seed(0)
+        images = disc(16)
+        masks = (images > 0).float()
+        moved, moved_masks = transform(images, masks, config(**{name: value}))
+        assert set(moved_masks.unique().tolist()) == {0.0, 1.0}
+        centre = [ndimage.center_of_mass(m.numpy()) for m in moved_masks[:, 0]]
+        bright = [ndimage.center_of_mass((i.numpy() > 0).astype(float)) for i in moved[:, 0]]
+        np.testing.assert_allclose(centre, bright, atol=0.6)
+        assert np.ptp([c[0] for c in centre]) > 1  # they did move
 
 
-@pytest.mark.parametrize("name", [*PHOTOMETRIC, "erasing"])
-def test_masks_stay_where_only_grey_values_change(name):
-    images = disc(4)
-    masks = (images > 0).float()
-    assert torch.equal(transform(images, masks, config(**{name: PHOTOMETRIC.get(name, 1.0)}))[1], masks)
+def test_masks_stay_where_only_grey_values_change():
+    for name in [*PHOTOMETRIC, "erasing"]:
+        images = disc(4)
+        masks = (images > 0).float()
+        assert torch.equal(transform(images, masks, config(**{name: PHOTOMETRIC.get(name, 1.0)}))[1], masks)
 
 
 def test_rotation_is_uniform_within_its_degrees():
@@ -159,22 +159,23 @@ def test_a_run_trains_on_mixed_labels(tiny, tmp_path):
     assert 0 < row["train/loss"] < 3
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_a_mixed_image_has_no_gaze_of_one_class(composed, name):
-    with pytest.raises(ConfigError, match=f"lambda=50 with augmentation={name}"):
-        check_config(composed(f"augmentation={name}", "lambda=50"))
+def test_a_mixed_image_has_no_gaze_of_one_class(composed):
+    for name in ["mixup", "cutmix"]:
+        with pytest.raises(ConfigError, match=f"lambda=50 with augmentation={name}"):
+            check_config(composed(f"augmentation={name}", "lambda=50"))
 
 
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("rotation=-1", "must be 0 (off) .. 180"), ("rotation=400", "180: rotation to either side, in degrees."),
-        ("erasing=2", "0 (off) .. 1: probability"), ("gamma=[2,1]", "0 < low <= high, or [1.0, 1.0] (off)"),
-        ("blur=[0.5,0.6]", "<= 0.2"), ("noise=-1", "0 (off) or more"), ("noise=true", "SD of the noise"),
+def test_strengths_out_of_range_are_refused(composed):
+    for setting, words in [
+        ("rotation=-1", "must be 0 (off) .. 180"),
+        ("rotation=400", "180: rotation to either side, in degrees."),
+        ("erasing=2", "0 (off) .. 1: probability"),
+        ("gamma=[2,1]", "0 < low <= high, or [1.0, 1.0] (off)"),
+        ("blur=[0.5,0.6]", "<= 0.2"),
+        ("noise=-1", "0 (off) or more"),
+        ("noise=true", "SD of the noise"),
         ("rotatoin=3", "Did you mean rotation?"),
-    ],
-)  # fmt: skip
-def test_strengths_out_of_range_are_refused(composed, setting, words):
-    with pytest.raises(ConfigError) as error:
-        check_config(composed(f"+augmentation.{setting}"))
-    assert f"augmentation.{setting.partition('=')[0]}=" in str(error.value) and words in str(error.value)
+    ]:
+        with pytest.raises(ConfigError) as error:
+            check_config(composed(f"+augmentation.{setting}"))
+        assert f"augmentation.{setting.partition('=')[0]}=" in str(error.value) and words in str(error.value)

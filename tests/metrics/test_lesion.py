@@ -93,32 +93,32 @@ def fed(metric: MaskSums, data: Evaluated, sizes: tuple[int, ...] = (N,)) -> Mas
 # ---- values
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_value_is_that_of_a_loop_over_cells_and_pixels(data, name):
-    assert 10 < len(data.counted()) < 30
-    value = fed(METRICS[name](K), data).compute()
-    assert value.dtype == torch.float32 and value.shape == ()
-    assert value.item() == pytest.approx(by_hand(data, name), rel=1e-6)
-    assert 0.05 < value < 3
+def test_value_is_that_of_a_loop_over_cells_and_pixels(data):
+    for name in METRICS:
+        assert 10 < len(data.counted()) < 30
+        value = fed(METRICS[name](K), data).compute()
+        assert value.dtype == torch.float32 and value.shape == ()
+        assert value.item() == pytest.approx(by_hand(data, name), rel=1e-6)
+        assert 0.05 < value < 3
 
 
-@pytest.mark.parametrize("tolerance", [1, 2])
-def test_tolerance_widens_the_lesion(data, tolerance):
-    value = fed(GazePointing(K, tolerance), data).compute().item()
-    assert value == pytest.approx(by_hand(data, "pointing", tolerance), rel=1e-6)
-    assert value > by_hand(data, "pointing", tolerance - 1)
+def test_tolerance_widens_the_lesion(data):
+    for tolerance in [1, 2]:
+        value = fed(GazePointing(K, tolerance), data).compute().item()
+        assert value == pytest.approx(by_hand(data, "pointing", tolerance), rel=1e-6)
+        assert value > by_hand(data, "pointing", tolerance - 1)
 
 
-@pytest.mark.parametrize("shape", [((4, 4), (8, 8)), ((8, 8), (8, 8)), ((5, 5), (7, 7)), ((8, 8), (4, 4))])
-def test_functions_at_other_sizes(shape):
-    (h, w), size = shape
-    g = np.random.default_rng(1)
-    cam, mask = g.random((6, h, w)), (g.random((6, 1, *size)) < 0.4).astype(np.float64)
-    both = torch.from_numpy(cam), torch.from_numpy(mask)
-    expected = [energy_by_hand(c, m[0]) for c, m in zip(cam, mask, strict=True)]
-    np.testing.assert_allclose(mask_energy(*both), expected, rtol=1e-12)
-    np.testing.assert_allclose(mask_lift(*both), np.array(expected) / mask.mean((1, 2, 3)), rtol=1e-12)
-    np.testing.assert_array_equal(pointing(*both), [hit_by_hand(c, m[0]) for c, m in zip(cam, mask, strict=True)])
+def test_functions_at_other_sizes():
+    for shape in [((4, 4), (8, 8)), ((8, 8), (8, 8)), ((5, 5), (7, 7)), ((8, 8), (4, 4))]:
+        (h, w), size = shape
+        g = np.random.default_rng(1)
+        cam, mask = g.random((6, h, w)), (g.random((6, 1, *size)) < 0.4).astype(np.float64)
+        both = torch.from_numpy(cam), torch.from_numpy(mask)
+        expected = [energy_by_hand(c, m[0]) for c, m in zip(cam, mask, strict=True)]
+        np.testing.assert_allclose(mask_energy(*both), expected, rtol=1e-12)
+        np.testing.assert_allclose(mask_lift(*both), np.array(expected) / mask.mean((1, 2, 3)), rtol=1e-12)
+        np.testing.assert_array_equal(pointing(*both), [hit_by_hand(c, m[0]) for c, m in zip(cam, mask, strict=True)])
 
 
 def test_a_uniform_gaze_has_lift_one_and_a_perfect_one_has_all_energy():
@@ -162,18 +162,18 @@ def test_wrong_images_padding_zero_maps_and_empty_masks_do_not_count(data):
         torch.testing.assert_close(fed(cls(K), only).compute(), fed(cls(K), data).compute())
 
 
-@pytest.mark.parametrize("change", ["cam", "mask", "wrong", "nothing at all"])
-@pytest.mark.parametrize("cls", METRICS.values())
-def test_nan_where_there_is_nothing_to_average(data, cls, change):
-    batch = data.tensors()
-    if change in ("cam", "mask"):
-        batch[change] = torch.zeros_like(batch[change])
-    if change == "wrong":
-        batch["preds"] = (batch["target"] + 1) % K
-    rows = 0 if change == "nothing at all" else N
-    metric = cls(K)
-    metric.update(**{name: value[:rows] for name, value in batch.items()})
-    assert metric.compute().isnan()
+def test_nan_where_there_is_nothing_to_average(data):
+    for cls in METRICS.values():
+        for change in ["cam", "mask", "wrong", "nothing at all"]:
+            batch = data.tensors()
+            if change in ("cam", "mask"):
+                batch[change] = torch.zeros_like(batch[change])
+            if change == "wrong":
+                batch["preds"] = (batch["target"] + 1) % K
+            rows = 0 if change == "nothing at all" else N
+            metric = cls(K)
+            metric.update(**{name: value[:rows] for name, value in batch.items()})
+            assert metric.compute().isnan()
 
 
 def test_predictions_may_be_logits(data):
@@ -187,17 +187,17 @@ def test_predictions_may_be_logits(data):
 # ---- states
 
 
-@pytest.mark.parametrize("cls", METRICS.values())
-def test_two_halves_merged_are_the_whole(data, cls):
-    whole, first, second = fed(cls(K), data), cls(K), cls(K)
-    first.update(**data.tensors(slice(0, 13)))
-    second.update(**data.tensors(slice(13, N)))
-    assert first.compute() != second.compute()
-    for name in first._defaults:  # as DDP does
-        assert first._reductions[name] is whole._reductions[name] is torchmetrics_sum()
-        setattr(first, name, getattr(first, name) + getattr(second, name))
-    first._computed = None
-    torch.testing.assert_close(first.compute(), whole.compute(), rtol=1e-7, atol=0)
+def test_two_halves_merged_are_the_whole(data):
+    for cls in METRICS.values():
+        whole, first, second = fed(cls(K), data), cls(K), cls(K)
+        first.update(**data.tensors(slice(0, 13)))
+        second.update(**data.tensors(slice(13, N)))
+        assert first.compute() != second.compute()
+        for name in first._defaults:  # as DDP does
+            assert first._reductions[name] is whole._reductions[name] is torchmetrics_sum()
+            setattr(first, name, getattr(first, name) + getattr(second, name))
+        first._computed = None
+        torch.testing.assert_close(first.compute(), whole.compute(), rtol=1e-7, atol=0)
 
 
 def torchmetrics_sum():
@@ -206,12 +206,12 @@ def torchmetrics_sum():
     return dim_zero_sum
 
 
-@pytest.mark.parametrize("sizes", [(1,) * N, (17, 0, 23), (39, 1)])
-def test_sizes_of_batches_do_not_matter_and_memory_is_constant(data, sizes):
-    metric = fed(GazeMaskLift(K), data, sizes)
-    torch.testing.assert_close(metric.compute(), fed(GazeMaskLift(K), data).compute())
-    assert [getattr(metric, name).shape for name in metric._defaults] == [()] * 4
-    assert {getattr(metric, name).dtype for name in metric._defaults} == {torch.float64}
+def test_sizes_of_batches_do_not_matter_and_memory_is_constant(data):
+    for sizes in [(1,) * N, (17, 0, 23), (39, 1)]:
+        metric = fed(GazeMaskLift(K), data, sizes)
+        torch.testing.assert_close(metric.compute(), fed(GazeMaskLift(K), data).compute())
+        assert [getattr(metric, name).shape for name in metric._defaults] == [()] * 4
+        assert {getattr(metric, name).dtype for name in metric._defaults} == {torch.float64}
 
 
 def test_a_collection_updates_the_shared_states_once(data, monkeypatch):
@@ -244,19 +244,17 @@ def test_reset_starts_afresh(data):
 # ---- errors
 
 
-@pytest.mark.parametrize(
-    "change", [{"mask": (N, S, T)}, {"mask": (N, 2, S, T)}, {"mask": (3, 1, S, T)}, {"cam": (N, H)}]
-)
-def test_shapes_that_do_not_fit_are_named(data, change):
-    batch = data.tensors()
-    batch |= {name: torch.zeros(shape) for name, shape in change.items()}
-    (shape,) = change.values()
-    with pytest.raises(ValueError, match="masks \\(B, 1, S, T\\)") as error:
-        GazeMaskEnergy(K).update(**batch)
-    assert str(shape) in str(error.value)
+def test_shapes_that_do_not_fit_are_named(data):
+    for change in [{"mask": (N, S, T)}, {"mask": (N, 2, S, T)}, {"mask": (3, 1, S, T)}, {"cam": (N, H)}]:
+        batch = data.tensors()
+        batch |= {name: torch.zeros(shape) for name, shape in change.items()}
+        (shape,) = change.values()
+        with pytest.raises(ValueError, match="masks \\(B, 1, S, T\\)") as error:
+            GazeMaskEnergy(K).update(**batch)
+        assert str(shape) in str(error.value)
 
 
-@pytest.mark.parametrize("arguments", [{"num_classes": 0}, {"num_classes": 2, "tolerance": -1}])
-def test_settings_out_of_range(arguments):
-    with pytest.raises(ValueError, match="must be"):
-        GazePointing(**arguments)
+def test_settings_out_of_range():
+    for arguments in [{"num_classes": 0}, {"num_classes": 2, "tolerance": -1}]:
+        with pytest.raises(ValueError, match="must be"):
+            GazePointing(**arguments)

@@ -169,31 +169,31 @@ def tex(report: Path, name: str) -> str:
     return (report / f"tables/{name}.tex").read_text(encoding="ascii")  # fails on anything else
 
 
-@pytest.mark.parametrize("name", ["awkward", "plain", "long"])
-def test_latex_is_balanced(report, name):
-    text = tex(report, name)
-    opened: list[str] = []
-    for kind, environment in re.findall(r"\\(begin|end)\{(\w+)\}", text):
-        if kind == "begin":
-            opened.append(environment)
-        else:
-            assert opened.pop() == environment
-    assert opened == []
-    bare = re.sub(r"\\.", "", text)
-    assert bare.count("{") == bare.count("}")
+def test_latex_is_balanced(report):
+    for name in ["awkward", "plain", "long"]:
+        text = tex(report, name)
+        opened: list[str] = []
+        for kind, environment in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+            if kind == "begin":
+                opened.append(environment)
+            else:
+                assert opened.pop() == environment
+        assert opened == []
+        bare = re.sub(r"\\.", "", text)
+        assert bare.count("{") == bare.count("}")
 
 
-@pytest.mark.parametrize("name", ["awkward", "plain", "long"])
-def test_latex_has_no_special_sign_unescaped_and_equal_cells_in_each_row(report, name):
-    text = tex(report, name)
-    assert text.startswith("% \\usepackage{booktabs")
-    inside = re.sub(r"\\label\{[^}]*\}", "", text.split("\n", 1)[1])  # a label may hold "_"
-    bare = re.sub(r"\\ensuremath\{(?:[^{}]|\{[^{}]*\})*\}", "", inside)  # mathematics may hold "^" and "_"
-    bare = re.sub(r"\\[^a-zA-Z]", "", re.sub(r"\\\\$", "", bare, flags=re.MULTILINE))
-    assert re.findall(r'[#$%_^~|<>"]', bare) == []
-    rows = [line for line in bare.splitlines() if "&" in line]
-    table = {item.name: item for item in (awkward_table(), plain_table(), plain_table("long", rows=LONG + 1))}[name]
-    assert [row.count("&") for row in rows] == [len(table.shown.columns) - 1] * (len(table.shown) + 1)
+def test_latex_has_no_special_sign_unescaped_and_equal_cells_in_each_row(report):
+    for name in ["awkward", "plain", "long"]:
+        text = tex(report, name)
+        assert text.startswith("% \\usepackage{booktabs")
+        inside = re.sub(r"\\label\{[^}]*\}", "", text.split("\n", 1)[1])  # a label may hold "_"
+        bare = re.sub(r"\\ensuremath\{(?:[^{}]|\{[^{}]*\})*\}", "", inside)  # mathematics may hold "^" and "_"
+        bare = re.sub(r"\\[^a-zA-Z]", "", re.sub(r"\\\\$", "", bare, flags=re.MULTILINE))
+        assert re.findall(r'[#$%_^~|<>"]', bare) == []
+        rows = [line for line in bare.splitlines() if "&" in line]
+        table = {item.name: item for item in (awkward_table(), plain_table(), plain_table("long", rows=LONG + 1))}[name]
+        assert [row.count("&") for row in rows] == [len(table.shown.columns) - 1] * (len(table.shown) + 1)
 
 
 def test_latex_of_awkward_cells(report):

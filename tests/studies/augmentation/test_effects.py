@@ -80,20 +80,20 @@ def test_class_balanced_is_pandas_over_any_axes():
 # --- distance_matrix, run_table, pair_table
 
 
-@pytest.mark.parametrize("column", ["mad", "pearson", "pred_kl", "sim"])
-def test_distances_are_the_literal_loops(study, column):
-    d = distance_matrix(study, column)
-    assert (d == d.T).all() and (np.diagonal(d) == 0).all()
-    for i, j in itertools.combinations(range(14), 2):
-        assert d[i, j] == pytest.approx(literal_distance(study, column, i, j), rel=1e-9)
-    assert (distance_matrix(study) == distance_matrix(study, "pearson")).all()
+def test_distances_are_the_literal_loops(study):
+    for column in ["mad", "pearson", "pred_kl", "sim"]:
+        d = distance_matrix(study, column)
+        assert (d == d.T).all() and (np.diagonal(d) == 0).all()
+        for i, j in itertools.combinations(range(14), 2):
+            assert d[i, j] == pytest.approx(literal_distance(study, column, i, j), rel=1e-9)
+        assert (distance_matrix(study) == distance_matrix(study, "pearson")).all()
 
 
-@pytest.mark.parametrize("column", ["overlap", "spearman", "xcorr_peak", "js", "xcorr_lag"])
-def test_a_similarity_counts_as_1_less_it(column):
-    c = made_up_study(base=2, columns=(column,), dead=0)
-    mean = class_balanced(c.values[0], c.target)[0]
-    assert distance_matrix(c, column)[0, 1] == (mean if column in ("js", "xcorr_lag") else 1 - mean)
+def test_a_similarity_counts_as_1_less_it():
+    for column in ["overlap", "spearman", "xcorr_peak", "js", "xcorr_lag"]:
+        c = made_up_study(base=2, columns=(column,), dead=0)
+        mean = class_balanced(c.values[0], c.target)[0]
+        assert distance_matrix(c, column)[0, 1] == (mean if column in ("js", "xcorr_lag") else 1 - mean)
 
 
 def test_run_table_is_the_literal_loops(study):
@@ -183,21 +183,21 @@ def test_image_table_skips_pairs_with_an_unusable_map():
 # --- mean_shift_p
 
 
-@pytest.mark.parametrize(("n", "k"), [(3, 3), (5, 2), (2, 4), (4, 4), (6, 2)])
-def test_p_of_a_shift_is_scipys_two_sided_on_the_difference(n, k):
-    labels = ["other", *["base"] * n, *["arm"] * k]
-    for seed in range(3):
-        values = np.random.default_rng(seed).normal(size=1 + n + k) + 5
-        values[1 + n :] += seed
-        base, arm = values[1 : 1 + n], values[1 + n :]
-        difference, p, smallest = mean_shift_p(values, labels, "base", "arm")
-        assert difference == pytest.approx(np.mean(arm) - np.mean(base))
-        test = stats.permutation_test(
-            (arm, base), lambda a, b: abs(np.mean(a) - np.mean(b)), vectorized=False, n_resamples=np.inf,
-            alternative="greater",
-        )  # fmt: skip
-        assert p == pytest.approx(test.pvalue)
-        assert smallest == (2 if n == k else 1) / math.comb(n + k, k) and p >= smallest
+def test_p_of_a_shift_is_scipys_two_sided_on_the_difference():
+    for n, k in [(3, 3), (5, 2), (2, 4), (4, 4), (6, 2)]:
+        labels = ["other", *["base"] * n, *["arm"] * k]
+        for seed in range(3):
+            values = np.random.default_rng(seed).normal(size=1 + n + k) + 5
+            values[1 + n :] += seed
+            base, arm = values[1 : 1 + n], values[1 + n :]
+            difference, p, smallest = mean_shift_p(values, labels, "base", "arm")
+            assert difference == pytest.approx(np.mean(arm) - np.mean(base))
+            test = stats.permutation_test(
+                (arm, base), lambda a, b: abs(np.mean(a) - np.mean(b)), vectorized=False, n_resamples=np.inf,
+                alternative="greater",
+            )  # fmt: skip
+            assert p == pytest.approx(test.pvalue)
+            assert smallest == (2 if n == k else 1) / math.comb(n + k, k) and p >= smallest
 
 
 def test_smallest_p_of_a_shift_is_reached_on_either_side():
@@ -349,17 +349,17 @@ def test_a_run_without_a_map_is_left_out():
     assert cell(table, "arm", "dead_rate")["effect"] == pytest.approx(dead[:5].mean() - dead[5:].mean())
 
 
-@pytest.mark.parametrize("rows", [[5, 6, 7], [5, 6], [0, 1, 2, 3], range(12)])
-def test_an_arm_without_maps_is_not_tested(rows):
-    table = profile_table(without_maps(made_up_study(base=5, arm=3, more=4), list(rows)), draws=DRAWS)
-    arm = table[(table["arm"] == "arm") & (table["kind"] == "pair")]
-    assert arm["underpowered"].all() and np.isnan(arm[["effect", "p", "q", "ci_low", "smallest_p"]]).all(axis=None)
-    more = cell(table, "more", "pearson")
-    assert more["family"] == 2  # as many as there are arms
-    if 0 not in rows:
-        assert more["q"] == pytest.approx(min(1, 2 * more["p"]))
-    else:
-        assert more["underpowered"] and not table.loc[table["kind"] == "pair", "marked"].any()
+def test_an_arm_without_maps_is_not_tested():
+    for rows in [[5, 6, 7], [5, 6], [0, 1, 2, 3], range(12)]:
+        table = profile_table(without_maps(made_up_study(base=5, arm=3, more=4), list(rows)), draws=DRAWS)
+        arm = table[(table["arm"] == "arm") & (table["kind"] == "pair")]
+        assert arm["underpowered"].all() and np.isnan(arm[["effect", "p", "q", "ci_low", "smallest_p"]]).all(axis=None)
+        more = cell(table, "more", "pearson")
+        assert more["family"] == 2  # as many as there are arms
+        if 0 not in rows:
+            assert more["q"] == pytest.approx(min(1, 2 * more["p"]))
+        else:
+            assert more["underpowered"] and not table.loc[table["kind"] == "pair", "marked"].any()
 
 
 def test_two_runs_without_a_common_image_are_both_left_out():
