@@ -15,7 +15,6 @@ import json
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_dir
 
 Say = Callable[[str], None]
 
@@ -62,24 +62,17 @@ def cache_folder(setting: str | None) -> Path | None:
 
     Args:
         setting: of ``dataset.cache``. "auto" is ``$GAZE_CACHE`` (a folder, or "off") if set, else
-            ``$XDG_CACHE_HOME/gaze``, else ``%LOCALAPPDATA%\\gaze\\cache`` on Windows and ``~/.cache/gaze`` elsewhere;
+            the system's place for caches: ``$XDG_CACHE_HOME/gaze`` or ``~/.cache/gaze`` on Linux;
             "off" or None is nowhere; anything else is a folder.
     """
     if setting == "auto":
-        setting = os.environ.get("GAZE_CACHE") or _own_folder()
+        setting = os.environ.get("GAZE_CACHE") or user_cache_dir("gaze", appauthor=False)
     if setting is None or setting.lower() in OFF:
         return None
     try:
         return Path(setting).expanduser().absolute()
     except RuntimeError:  # no home
         return None
-
-
-def _own_folder() -> str:
-    xdg, local = os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("LOCALAPPDATA", "")
-    if Path(xdg).is_absolute():  # others are to be ignored, says its specification
-        return str(Path(xdg) / "gaze")
-    return str(Path(local) / "gaze" / "cache") if sys.platform == "win32" and local else "~/.cache/gaze"
 
 
 def cached(folder: Path | None, request: Request, build: Callable[[], Entry], say: Say, verb: str = "decoded") -> Entry:

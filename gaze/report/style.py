@@ -6,7 +6,6 @@ as hues, so that figures can be read in greyscale. Nothing here reads or sets ma
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from natsort import natsorted
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: paper is white
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
@@ -43,7 +43,7 @@ class Style(NamedTuple):
 def model_styles(models: Iterable[str]) -> dict[str, Style]:
     """Okabe-Ito colour, marker and line style of each model, in drawing order: level1 .. level5, then by name."""
     present = set(models)
-    order = [*THESIS_MODELS, *sorted(present - set(THESIS_MODELS), key=_natural)]
+    order = [*THESIS_MODELS, *natsorted(present - set(THESIS_MODELS))]
     looks = {
         name: Style(OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], 1.6)
         for i, name in enumerate(order)
@@ -105,11 +105,6 @@ def _wrapped(label: str) -> str:
     """Lines of at most 34 letters, which fit the smallest panel; the bracket starts a line of its own."""
     parts = label.replace(" (", "\n(").split("\n") if len(label) > 34 else [label]
     return "\n".join(textwrap.fill(part, 34, break_on_hyphens=False) for part in parts)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorting key that puts resnet18 before resnet101."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 GAZE_COLOURS = "inferno"  # as in gaze.report.pictures

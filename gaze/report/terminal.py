@@ -1,13 +1,16 @@
-"""What the terminal shows while something long goes on."""
+"""What the terminal shows: progress while something long goes on, and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 
 @contextmanager
@@ -21,3 +24,13 @@ def progress_bar(console: Console, what: str) -> Iterator[Any]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=1.0)
         yield lambda share: bar.update(task, completed=share)
+
+
+def print_table(console: Console, title: str, shown: pd.DataFrame, right: Collection[str] = ()) -> None:
+    """Print a table of texts, "-" where there is none; the columns named in ``right`` are aligned there."""
+    view = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in shown:
+        view.add_column(str(column), justify="right" if column in right else "left", overflow="fold")
+    for row in shown.astype(object).where(shown.notna(), "-").itertuples(index=False):
+        view.add_row(*map(str, row))
+    console.print(view)

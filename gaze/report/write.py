@@ -14,7 +14,6 @@ from __future__ import annotations
 # ruff: noqa: RUF001  the look-alike signs are what this module translates
 import base64
 import json
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ import tabulate  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
 from gaze.errors import ConfigError
+from gaze.files import atomic_path
 from gaze.report.latex import latex_text
 
 DPI = 130  # of the PNGs; the page shows them at CSS's 96 pixels an inch, so that they stay sharp when enlarged
@@ -349,20 +349,12 @@ def _encode(text: str) -> bytes:
 
 def _write_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:
     for name, content in files.items():
-        _write(directory / name, content)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(directory / name) as part:
+            part.write_bytes(content)
     for path in _stale(directory, files):
         path.unlink()
     return [directory / name for name in files]
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _stale(directory: Path, files: Mapping[str, bytes]) -> Iterator[Path]:

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from gaze.statistics.intervals import Floats
 
 
-def nan_mean(values: ArrayLike, axis: int) -> Floats:
-    """Mean along an axis without the NaN; NaN, and no warning, where there is nothing else."""
+def nan_mean(values: ArrayLike, axis: int | None = None) -> Floats:
+    """Mean along an axis, or of all, without the NaN; NaN, and no warning, where there is nothing else."""
     array = np.asarray(values, dtype=np.float64)
     there = ~np.isnan(array)
     return _ratio(np.where(there, array, 0).sum(axis), there.sum(axis))

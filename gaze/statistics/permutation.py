@@ -16,13 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from gaze.statistics.intervals import TIE, holm
+from gaze.statistics.intervals import TIE, Floats, holm
 
 DRAWS = 20_000  # up to so many labellings all are enumerated, above so many are drawn
 FLOAT32 = 1e-6  # distances worked out in single precision are symmetric, and 0 on the diagonal, to this
 COLUMNS = ["arm", "runs", "baseline_runs", "effect", "noise", "p", "p_holm", "smallest_p", "underpowered", "verdict"]
-
-Floats = NDArray[np.float64]
 
 
 class Permutation(NamedTuple):

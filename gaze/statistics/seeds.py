@@ -21,6 +21,7 @@ from scipy.special import stdtr  # type: ignore[import-untyped]
 
 from gaze.measures import compared
 from gaze.runs.tidy import RUN_KEYS
+from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.intervals import (
     Floats,
     fisher_interval,
@@ -95,7 +96,7 @@ def run_summaries(runs: pd.DataFrame) -> pd.DataFrame:
         columns = part[given].to_numpy(np.float64).T  # (metrics, epochs)
         for metric, values in zip(given, columns, strict=True):
             best = np.fmax.reduce(values) if metric in BEST_METRICS else math.nan  # fmax passes NaN over
-            rows.append((*key, metric, values[-1], _mean(values[-5:]), best, len(values)))
+            rows.append((*key, metric, values[-1], float(nan_mean(values[-5:])), best, len(values)))
     return pd.DataFrame(rows, columns=[*keys, "metric", *SUMMARIES, "epochs"])
 
 
@@ -143,7 +144,7 @@ def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
         if weight == 0 and summary == "last" and metric in SCALE_MEASURES:
             tables.setdefault((study, dataset, metric), {})[model] = list(seeds.values())
     for key, models in tables.items():
-        means = {model: _mean(values) for model, values in models.items()}
+        means = {model: float(nan_mean(values)) for model, values in models.items()}
         for model, values in models.items():
             others = present([mean for other, mean in means.items() if other != model])
             rows.append((*key, model, *_describe(values, mean_interval)[:4], *_beside(means[model], others)))
@@ -169,23 +170,17 @@ def gaze_shift_table(runs: pd.DataFrame) -> pd.DataFrame:
     for *cell, weight in dict.fromkeys(key[:4] for key in values if key[3] != 0):
         four = [values.get((*cell, w, m, "last5"), {}) for m in measures for w in (weight, 0.0)]
         rms, rms_plain, eta, eta_plain = _paired(*four)
-        shifts = [(_mean(d), *mean_interval(d)) for d in (rms - rms_plain, eta - eta_plain)]
+        shifts = [(float(nan_mean(d)), *mean_interval(d)) for d in (rms - rms_plain, eta - eta_plain)]
         rows.append((*cell, weight, rms.size, *shifts[0], *shifts[1], _reading(*shifts)))
     differences = [f"diff_{m}{end}" for m in ("rms", "eta") for end in ("", "_low", "_high")]
     return _sorted(pd.DataFrame(rows, columns=[*CELL_KEYS, "n_pairs", *differences, "reading"]), CELL_KEYS)
-
-
-def _mean(values: ArrayLike) -> float:
-    """Mean without the NaN; NaN if there is nothing else."""
-    defined = present(values)
-    return float(defined.mean()) if defined.size else math.nan
 
 
 def _describe(values: Sequence[float], interval: Callable[[ArrayLike], tuple[float, float]]) -> tuple[float, ...]:
     """n, n_nan, mean, sd, low, high."""
     defined = present(values)
     sd = float(defined.std(ddof=1)) if defined.size > 1 else math.nan
-    return (len(values), len(values) - defined.size, _mean(defined), sd, *interval(defined))
+    return (len(values), len(values) - defined.size, float(nan_mean(defined)), sd, *interval(defined))
 
 
 def _given(runs: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -222,7 +217,8 @@ def _correlate(kappa: Floats, gaze: Floats, measure: str) -> tuple[int, float, f
     if reason:
         return int(both.sum()), math.nan, math.nan, reason
     x, y = kappa[both], gaze[both]
-    return x.size, _pearson(x, y), _pearson(_ranks(x), _ranks(y)), ""
+    ranks = pd.DataFrame({"x": x, "y": y}).rank().to_numpy(np.float64)
+    return x.size, _pearson(x, y), _pearson(*ranks.T), ""
 
 
 def _pearson(x: Floats, y: Floats) -> float:
@@ -233,12 +229,6 @@ def _pearson(x: Floats, y: Floats) -> float:
     return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 1, ties at their average."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
 def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:
     """n .. reasons of pearson_table, from the runs of one row."""
     seeds = part.groupby("seed", dropna=False)[["pearson", "spearman"]].mean()
@@ -246,7 +236,7 @@ def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:
     p = sign_flip_p(seeds["pearson"]) if n - n_nan > 1 else math.nan
     counts = part.loc[part["reason"] != "", "reason"].value_counts().sort_index()
     reasons = "; ".join(f"{reason}: {count} run{'s' * (count > 1)}" for reason, count in counts.items())
-    return n, n_nan, *moments, p, sign_flip_floor(int(n - n_nan)), _mean(seeds["spearman"]), reasons
+    return n, n_nan, *moments, p, sign_flip_floor(int(n - n_nan)), float(nan_mean(seeds["spearman"])), reasons
 
 
 def _seed_values(runs: pd.DataFrame) -> SeedValues:
@@ -274,7 +264,7 @@ def _compare(seeds: Mapping[int, float], plain: Mapping[int, float]) -> tuple[fl
     difference, n, p = a - b, a.size, math.nan
     if n > 1 and np.ptp(difference) > ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
         p = 2 * float(stdtr(n - 1, -abs(difference.mean()) / (difference.std(ddof=1) / math.sqrt(n))))
-    return (n, _mean(difference), *mean_interval(difference), p)
+    return (n, float(nan_mean(difference)), *mean_interval(difference), p)
 
 
 def _beside(mean: float, others: Floats) -> tuple[float, float, float, bool]:

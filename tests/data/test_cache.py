@@ -527,12 +527,6 @@ def test_auto_takes_the_first_that_is_set(home, monkeypatch):
     assert cache_folder("auto") == home / "xdg" / "gaze"
 
 
-def test_auto_on_windows(home, monkeypatch):
-    monkeypatch.setattr(cache.sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(home / "local"))
-    assert cache_folder("auto") == home / "local" / "gaze" / "cache"
-
-
 def test_off(home):
     assert [cache_folder(setting) for setting in (None, "off", "OFF", "False")] == [None] * 4
 

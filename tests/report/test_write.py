@@ -482,7 +482,7 @@ def test_folder_that_cannot_be_written(tmp_path, block: Callable[[Path], None]):
     block(folder)
     with pytest.raises(ConfigError, match=r"cannot be written to .*report.*Name a folder that can be written"):
         write(folder, plain_table())
-    assert list(tmp_path.rglob("*.tmp")) == []
+    assert list(tmp_path.rglob(".*")) == []
 
 
 def test_broken_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -498,7 +498,7 @@ def test_broken_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="No space left on device"):
         write(tmp_path, plain_table(), title="Other")
     assert (tmp_path / "report.html").read_bytes() == before
-    assert list(tmp_path.rglob("*.tmp")) == []
+    assert list(tmp_path.rglob(".*")) == []
 
 
 def test_figure_stays_as_it_was(tmp_path):

@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from natsort import natsorted
+
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import Record, first_few
 from gaze.data.decode import Half
@@ -114,14 +116,9 @@ def divide(half: Half, config: DatasetConfig) -> dict[str, Half]:
 def _every_fifth(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[int]:
     step = max(2, round(1 / config.test_fraction))
     by_class: defaultdict[int, list[tuple[int, Record]]] = defaultdict(list)
-    for i, record in sorted(records, key=lambda pair: _natural(pair[1].path)):
+    for i, record in natsorted(records, key=lambda pair: pair[1].path):
         by_class[record.label].append((i, record))
     return {i for members in by_class.values() for i, _ in members[step - 1 :: step]}
-
-
-def _natural(path: str) -> list[tuple[int, str]]:
-    """Order of names in which 2 comes before 10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", path)]
 
 
 def _drawn(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[int]:

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gaze.statistics.intervals import TIE
+from gaze.statistics.intervals import TIE, Floats
 from gaze.statistics.permutation import randomisation_p, relabellings
 from gaze.studies.augmentation.compared import Compared
 
 LABELLINGS = 2000  # up to so many all are looked at, above so many are drawn
 FEWEST_IMAGES = 10  # of a rank correlation
-
-Floats = NDArray[np.float64]
 
 
 class Association(NamedTuple):

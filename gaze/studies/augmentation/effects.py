@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from gaze.statistics.bootstrap import interval, nan_mean, resampled_means, resampled_variance, resampling_weights
-from gaze.statistics.intervals import TIE
+from gaze.statistics.intervals import TIE, Floats
 from gaze.statistics.permutation import DRAWS, arms_table, permutation_p, randomisation_p, relabellings
 from gaze.statistics.seeds import ROUNDING
 from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, SIMILARITIES, Compared
@@ -30,7 +30,6 @@ PROFILE_COLUMNS = (
     *("p", "q", "family", "smallest_p", "underpowered", "marked"),
 )
 
-Floats = NDArray[np.float64]
 Cell = tuple[str, str, str, float, float, float, float, float, float]  # CELL_COLUMNS
 Groups = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
 

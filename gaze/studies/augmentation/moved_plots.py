@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gaze.report.style import DPI, GAZE_COLOURS, SMALL, TEXT, TITLE, new_figure, say
+from gaze.statistics.bootstrap import nan_mean
+from gaze.statistics.intervals import Floats
 from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.profile_plots import CHANGE_COLOURS, short_name
 
 MOST_CLASSES = 6  # up to so many classes have columns of their own
 LEAST_CHANGE = 0.05  # at which the colours of a change end at the earliest: noise must not look like a finding
 OUTLINE = "#00d5ff"  # of a mask, as in gaze.report.pictures
-
-Floats = NDArray[np.float64]
 
 
 def where_figure(c: Compared, arms: list[str]) -> Figure:
@@ -43,9 +43,11 @@ def where_figure(c: Compared, arms: list[str]) -> Figure:
         raise ValueError(f"No run of arm {absent[0]!r}.")
     names = [c.baseline, *arms]
     per_run = np.stack([_run_means(c, run) for run in range(len(c.runs))])  # (R, columns, H, W)
-    means = np.stack([_mean(per_run[c.rows(name)]) for name in names])
+    means = np.stack([nan_mean(per_run[c.rows(name)], 0) for name in names])
     base = c.rows(c.baseline)
-    changes = np.concatenate([(_mean(per_run[base[::2]]) - _mean(per_run[base[1::2]]))[None], means[1:] - means[0]])
+    changes = np.concatenate(
+        [(nan_mean(per_run[base[::2]], 0) - nan_mean(per_run[base[1::2]], 0))[None], means[1:] - means[0]]
+    )
     heads = ["all classes", *(c.classes if means.shape[1] > 1 else ())]
     tile = float(np.clip(10.2 / (2 * len(heads)), 0.62, 0.95))
     upright = len(heads) > 4 and max(len(word) for head in heads for word in head.split()) > 9
@@ -126,19 +128,11 @@ def _runs(c: Compared, arm: str) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
-def _mean(maps: NDArray[np.floating[Any]]) -> Floats:
-    """Mean over the first axis, NaN skipped; NaN where nothing is left, also for no maps at all."""
-    seen = np.isfinite(maps)
-    count = seen.sum(0)
-    total = np.where(seen, maps, 0).sum(0, dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
 def _run_means(c: Compared, run: int) -> Floats:
     """Mean map of a run: over the classes, then, for few classes, of each class, (1 or 1 + K, H, W)."""
     classes = range(len(c.classes))
-    of_class = np.stack([_mean(c.cams[run, (c.target == k) & c.valid[run]]) for k in classes])
-    balanced = _mean(of_class)[None]
+    of_class = np.stack([nan_mean(c.cams[run, (c.target == k) & c.valid[run]], 0) for k in classes])
+    balanced = nan_mean(of_class, 0)[None]
     return np.concatenate([balanced, of_class]) if len(c.classes) <= MOST_CLASSES else balanced
 
 
@@ -203,7 +197,7 @@ def _column(
         if name is None:
             continue
         rows = c.rows(name)
-        gaze = _mean(c.cams[rows, i][c.valid[rows, i]])
+        gaze = nan_mean(c.cams[rows, i][c.valid[rows, i]], 0)
         if np.isnan(gaze).all():
             say(axis, "no gaze")
             continue

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gaze.statistics.bootstrap import interval, resampled_spearman, resampling_weights
-from gaze.statistics.intervals import TIE, holm
+from gaze.statistics.intervals import TIE, Floats, holm
 from gaze.studies.augmentation.association import FEWEST_IMAGES, gain_and_excess_rho
 from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.effects import Shift, image_table, shape_shifts
@@ -26,7 +25,6 @@ COLUMNS = (
     *("underpowered", "answer", "reason"),
 )
 
-Floats = NDArray[np.float64]
 Row = tuple[object, ...]  # COLUMNS
 
 

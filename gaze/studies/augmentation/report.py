@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from gaze.config.analysis import AnalyzeConfig
 from gaze.report.provenance import left_out_item
+from gaze.report.terminal import print_table
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.runs.load import Runs
 from gaze.runs.tidy import write_tidy_csv
@@ -184,10 +183,4 @@ def _print(own: Measured, found: Numbers, console: Console) -> None:
     )
     criteria = answers.loc[list(c.arms)].rename(columns=SHORT).reset_index()
     for caption, shown in ((arms.caption, noise), (f"The three questions, {own.part.where}", criteria)):
-        view = Table(title=caption, title_justify="left", box=SIMPLE_HEAD)
-        for column in shown:
-            right = column in ("runs", "effect", "p (Holm)")
-            view.add_column(str(column), justify="right" if right else "left", overflow="fold")
-        for row in shown.astype(object).where(shown.notna(), "-").itertuples(index=False):
-            view.add_row(*map(str, row))
-        console.print(view)
+        print_table(console, caption, shown, ("runs", "effect", "p (Holm)"))

@@ -23,6 +23,7 @@ from gaze.metrics.faithfulness import area, cascade, centred_maps, deletion_inse
 from gaze.metrics.lesion import mask_lift, pointing
 from gaze.report.terminal import progress_bar
 from gaze.statistics.bootstrap import interval, resampled_means, resampling_weights
+from gaze.statistics.intervals import Floats
 from gaze.studies.opened import Opened, balanced_choice, batches, evaluation_images
 
 KINDS = ("gaze", "random", "centred")  # of maps, in all that follows
@@ -33,7 +34,6 @@ RANGE = 2.0  # of an image in -1..1
 RANDOMISATIONS = 3  # draws of new weights
 DRAWS = 2000  # of the bootstrap
 SHOWN = 6  # images whose maps are shown while the weights go
-Floats = NDArray[np.float64]
 Share = Callable[[float], None]
 
 

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from gaze.metrics.faithfulness import ROAD_SHARES
 from gaze.report.pictures import COLOURS
 from gaze.report.style import LINES, MARKERS, OKABE_ITO, SMALL, TEXT, Style, add_legend, dress, new_figure
-from gaze.studies.check.checks import CHANGE_ALLOWED, KINDS, NOISE, RHO_ALLOWED, Checked, Floats
+from gaze.statistics.intervals import Floats
+from gaze.studies.check.checks import CHANGE_ALLOWED, KINDS, NOISE, RHO_ALLOWED, Checked
 
 KIND_NAMES = {"gaze": "gaze", "random": "random map", "centred": "centred Gaussian"}
 STYLES = {

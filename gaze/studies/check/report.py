@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from gaze.files import atomic_path
+from gaze.report.terminal import print_table
 from gaze.report.words import number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.check import plots as check_plots
@@ -228,9 +227,6 @@ def _print(lines: list[str], found: list[Verdict], console: Console) -> None:
     """Verdicts, in the columns that a terminal has room for."""
     for line in (lines[0], *lines[1 + len(found) :]):  # those between are the table's
         console.print(line, highlight=False, markup=False)
-    view = Table(title="The checks", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("check", "answer", "gaze", "random map", "centred Gaussian"):
-        view.add_column(name, overflow="fold")
-    for v in found:
-        view.add_row(v.check, v.answer, _range(v.gaze) or "-", number(v.random) or "-", number(v.centred) or "-")
-    console.print(view)
+    rows = [(v.check, v.answer, _range(v.gaze), number(v.random), number(v.centred)) for v in found]
+    shown = pd.DataFrame(rows, columns=["check", "answer", "gaze", "random map", "centred Gaussian"])
+    print_table(console, "The checks", shown)

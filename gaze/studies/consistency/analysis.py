@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from gaze.report.provenance import left_out_item
+from gaze.report.terminal import print_table
 from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
 from gaze.runs.load import Runs, mixed_settings
@@ -215,10 +214,4 @@ def _print(item: TableItem, renamed: Mapping[str, str], dropped: tuple[str, ...]
     if item.shown.empty:
         return
     shown = item.shown.drop(columns=[c for c in dropped if c in item.shown]).rename(columns=dict(renamed))
-    view = Table(title=item.caption, title_justify="left", box=SIMPLE_HEAD)
-    for column in shown:
-        words = column in ("model", "measure", "lambda")
-        view.add_column(str(column), justify="left" if words else "right", overflow="fold")
-    for row in shown.astype(object).where(shown.notna(), "-").itertuples(index=False):
-        view.add_row(*map(str, row))
-    console.print(view)
+    print_table(console, item.caption, shown, shown.columns.difference(["model", "measure", "lambda"]))

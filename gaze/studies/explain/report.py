@@ -21,14 +21,12 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from gaze.files import atomic_path, write_json
 from gaze.report.pictures import COLOURS, OUTLINE, RIGHT, WRONG, class_gaze_figure
 from gaze.report.style import SMALL, new_figure
-from gaze.report.terminal import progress_bar
+from gaze.report.terminal import print_table, progress_bar
 from gaze.report.words import number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.explain.explain import Shown, Typical, explain, typical_gaze
@@ -287,11 +285,5 @@ def _table(manifest: pd.DataFrame) -> TableItem:
 def _print(lines: list[str], manifest: pd.DataFrame, console: Console) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False)
-    view = Table(title="Most unlike their class", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("rank", "image", "explained", "predicted", "deviation", "percentile"):
-        view.add_column(column, overflow="fold")
-    for row in manifest.head(10).to_dict("records"):
-        rank = "-" if pd.isna(row["rank"]) else str(row["rank"])
-        far = "zero map" if row["empty_map"] else number(row["deviation"], 4) or "-"
-        view.add_row(rank, row["path"], row["explained"], row["predicted"], far, number(row["percentile"], 0) or "-")
-    console.print(view)
+    columns = ["rank", "image", "explained", "predicted", "deviation", "percentile"]
+    print_table(console, "Most unlike their class", _table(manifest.head(10)).shown[columns])
