@@ -170,14 +170,14 @@ def forward_all(module: GazeModule, batches: list[Batch]) -> None:
 def maps(settings: Settings) -> list[Section]:
     """What Grad-CAM maps cost over the forward pass that they need anyway."""
     size = settings.number(64, 64, 8)
-    section = comparison(f"Maps of {size} images, level2", "GazeModule.gaze", "bare no_grad forward pass", settings)
+    section = comparison(f"Maps of {size} images, level2", "GazeModule.look", "bare no_grad forward pass", settings)
     for name, half in MODES.items():
         module = make_module("level2", 0.0, settings).eval()
         batch = make_batch(size, settings)
 
         def gaze(module: GazeModule = module, batch: Batch = batch, half: bool = half) -> None:
             with autocast(settings, half):
-                module.gaze(batch.image, batch.target)
+                module.look(batch.image, batch.target)
 
         def bare(module: GazeModule = module, batch: Batch = batch, half: bool = half) -> None:
             with autocast(settings, half):
@@ -186,7 +186,7 @@ def maps(settings: Settings) -> list[Section]:
         # The two differ by little, so this row takes more pairs.
         number, repeat = settings.number_of_pairs(cpu=15), settings.number(1, 10, 1)
         a, b = interleave(gaze, bare, settings, number, repeat, warmup=2)
-        filled = float((module.gaze(batch.image, batch.target).cam.amax((1, 2)) > 0).float().mean())
+        filled = float((module.look(batch.image, batch.target).cam.amax((1, 2)) > 0).float().mean())
         add_row(section, name, a, b, "<= 1.02", f"{filled:.0%} of the maps are not empty")
     return [section]
 

@@ -1,9 +1,8 @@
 """Gaze consistency in a LightningModule of your own: python examples/own_lightning.py
 
-As examples/own_loop.py, with three things that Lightning adds: the loss is a submodule, so that its class gaze moves
-with the module and is kept in checkpoints; the metrics are logged as objects, so that Lightning reads and resets them;
-and evaluation runs in inference mode, which has to be left for Grad-CAM. Autocast is left as well: the double
-backward wants float32. Data and network are stand-ins. It takes seconds on a CPU.
+As examples/own_loop.py, with two things that Lightning adds: the loss is a submodule, so that its class gaze moves with
+the module and is kept in checkpoints; and the metrics are logged as objects, so that Lightning reads and resets them.
+Data and network are stand-ins. It takes seconds on a CPU.
 """
 
 import torch
@@ -12,31 +11,20 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
-from gaze import CohenKappa, GazeConsistency, GazeConsistencyLoss, curriculum, grad_cam, normalize_cam
+from gaze import CohenKappa, GazeConsistency, GazeConsistencyLoss, curriculum, look
 
 
 class Classifier(LightningModule):
     def __init__(self, num_classes=2, gaze_lambda=1.0):
         super().__init__()
-        net = resnet18(num_classes=num_classes)  # your network, in two halves
-        self.body = nn.Sequential(*list(net.children())[:-2])  # up to its last spatial feature map
-        self.head = nn.Sequential(net.avgpool, nn.Flatten(), net.fc)  # and from there to the logits
+        self.net = resnet18(num_classes=num_classes)  # your network
         self.gaze_lambda = gaze_lambda
         self.gaze_loss = GazeConsistencyLoss(num_classes)
         self.kappa, self.consistency = CohenKappa(num_classes), GazeConsistency(num_classes)
 
-    def logits_and_cam(self, x, y):
-        features = self.body(x)  # (B, M, H', W')
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-            if not self.training:
-                features, y = features.clone().requires_grad_(), y.clone()  # tensors of inference mode have no graph
-            logits = self.head(features.float())
-            score = logits.gather(1, y[:, None]).squeeze(1)  # of the true class, before softmax (B,)
-            return logits, normalize_cam(grad_cam(features, score, create_graph=self.training))
-
     def training_step(self, batch, batch_idx):
         x, y = batch
-        logits, cam = self.logits_and_cam(x, y)
+        logits, cam = look(self.net, x, y)
         loss_cls, loss_gaze = nn.functional.cross_entropy(logits, y), self.gaze_loss(cam, logits.argmax(1), y)
         loss = loss_cls + curriculum(self.current_epoch + 1, self.gaze_lambda, start=0, end=2) * loss_gaze
         values = {"train/loss": loss, "train/loss_cls": loss_cls, "train/loss_gaze": loss_gaze}
@@ -45,7 +33,7 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch, batch_idx):
         x, y = batch
-        logits, cam = self.logits_and_cam(x, y)
+        logits, cam = look(self.net, x, y)
         self.kappa.update(logits.argmax(1), y)
         self.consistency.update(cam, logits.argmax(1), y)
         self.log_dict({"val/kappa": self.kappa, "val/gaze_consistency": self.consistency})

@@ -1,3 +1,4 @@
+from .backbones import look
 from .cam import grad_cam, normalize_cam
 from .consistency import GazeConsistencyLoss, curriculum, gaze_deviation
 from .metrics import CohenKappa, GazeConsistency
@@ -9,5 +10,6 @@ __all__ = [
     "curriculum",
     "gaze_deviation",
     "grad_cam",
+    "look",
     "normalize_cam",
 ]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
+from gaze.cam.hook import at_least_float32
+from gaze.cam.layers import Target
 from gaze.choices import METHODS, unknown
 from gaze.errors import ConfigError
 
@@ -25,31 +27,25 @@ class SplitBackbone(nn.Module):
         head: hooked tensor -> logits (B, K). It must not change the hooked tensor in place.
     """
 
+    target = Target("features", "BCHW", 0, (0, 0))  # where gaze.look looks
+
     def __init__(self, features: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.features = features
         self.head = head
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to the hooked tensor A (B, M, H', W')."""
-        return self.features(x)
+        """Images (B, C, H, W) to the hooked tensor A (B, M, H', W'), with which autocast ends."""
+        features = self.features(x)
+        return at_least_float32(features) if torch.is_autocast_enabled(features.device.type) else features
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Hooked tensor (B, M, H', W') to pre-softmax scores y (B, K)."""
-        return self.head(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
-
-    def alpha_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Grad-CAM's alpha (B, M) and the logits (B, K) in closed form; None where the head has none."""
-        return self.head.alpha_and_logits(features, target) if isinstance(self.head, PooledHead) else None
-
-    def class_weights_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What CAM is made of, see :meth:`PooledHead.class_weights_and_logits`; None where the head allows no CAM."""
-        if not (isinstance(self.head, PooledHead) and self.head.allows_cam):
-            return None
-        return self.head.class_weights_and_logits(features, target)
 
 
 class PooledHead(nn.Sequential):
@@ -61,52 +57,39 @@ class PooledHead(nn.Sequential):
     the share of positive cells after a ReLU. No backward pass is needed, and none is differentiated.
     """
 
-    def alpha_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Alpha for the classes ``target`` (B, M), and the logits (B, K) of the same dropout draw.
+    def closed_form(self, features: Tensor, target: Tensor | None, method: str) -> tuple[Tensor, Tensor, Tensor]:
+        """What a map is the weighted sum of, its weights, and the logits of the same dropout draw.
 
-        Both are what ``gaze.cam.methods.grad_cam`` and ``forward`` would give, gradients included.
+        All are what the functions of ``gaze.cam.methods`` and ``forward`` would give, gradients included.
 
         Args:
             features: hooked tensor (B, M, H', W').
-            target: classes (B,).
+            target: classes (B,); None takes the predicted ones.
+            method: "grad_cam" or, where :attr:`allows_cam`, "cam".
+
+        Returns:
+            Grad-CAM: the features themselves and alpha (B, M). CAM: what the average pool reads (B, M, H', W'), and
+            W_c m (B, M). Then logits (B, K).
         """
-        *body, linear = self
-        drop = body.pop() if isinstance(body[-1], nn.Dropout) else nn.Identity()
-        x, cells = features, features.shape[2] * features.shape[3]  # Z
-        gained: Tensor | float = 1.0
-        for layer in body:
-            x = layer(x)
-            if isinstance(layer, nn.ReLU):
-                gained = _share_of_positive(x)
-        kept = drop(torch.ones_like(x))  # the draw that dropout would make of x itself, as a factor of each channel
+        *front, pool, linear = (layer for layer in self if not isinstance(layer, nn.Dropout))
+        drop = next((layer for layer in self if isinstance(layer, nn.Dropout)), nn.Identity())
+        seen = features
+        for layer in front:
+            seen = layer(seen)
+        pooled = pool(seen)
+        kept = drop(torch.ones_like(pooled))  # the draw that dropout would make of it, as a factor of each channel
+        logits = linear(pooled * kept)
         assert isinstance(linear, nn.Linear)
-        return linear.weight[target] * kept * gained / cells, linear(x * kept)
+        weights = linear.weight[logits.argmax(1) if target is None else target] * kept
+        if method == "cam":
+            return seen, weights, logits
+        gained = _share_of_positive(seen) if any(isinstance(layer, nn.ReLU) for layer in front) else 1.0
+        return features, weights * gained / (features.shape[2] * features.shape[3]), logits
 
     @property
     def allows_cam(self) -> bool:
         """Whether the average pool reads the hooked tensor's own grid: no max pool comes between."""
         return not any(isinstance(layer, nn.MaxPool2d) for layer in self)
-
-    def class_weights_and_logits(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Parts of CAM (``gaze.cam.methods.class_activation_map``) without a backward pass.
-
-        Args:
-            features: hooked tensor (B, M, H', W').
-            target: classes (B,).
-
-        Returns:
-            What the average pool reads (B, M, H', W'), the class's weights in the linear layer with dropout's factors
-            (B, M), and the logits (B, K) of the same dropout draw.
-        """
-        *body, linear = self
-        drop = body.pop() if isinstance(body[-1], nn.Dropout) else nn.Identity()
-        *front, pool = body
-        for layer in front:
-            features = layer(features)
-        pooled = pool(features)
-        kept = drop(torch.ones_like(pooled))
-        assert isinstance(linear, nn.Linear)
-        return features, linear.weight[target] * kept, linear(pooled * kept)
 
 
 def _share_of_positive(x: Tensor) -> Tensor:

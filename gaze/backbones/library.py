@@ -16,7 +16,6 @@ import torchvision
 from torch import Tensor, nn
 
 from gaze.backbones.levels import SplitBackbone, build_backbone, check_method, hooked_map_size
-from gaze.cam.hook import captured
 from gaze.cam.layers import Target, find_target
 from gaze.choices import did_you_mean
 from gaze.config.model import ModelConfig
@@ -31,7 +30,7 @@ class HookedBackbone(nn.Module):
 
     Args:
         network: images (B, 3, S, S) -> logits (B, K).
-        target: the layer to look at.
+        target: the layer of ``network`` to look at.
         mean, std: of each channel on a scale of 0..1, as the pretrained weights expect them; None leaves images as
             they are, in [-1, 1]. Kept with the weights in ``state_dict``.
     """
@@ -42,7 +41,7 @@ class HookedBackbone(nn.Module):
     def __init__(self, network: nn.Module, target: Target, mean: Any = None, std: Any = None) -> None:
         super().__init__()
         self.network = network
-        self.target = target
+        self.target = target._replace(layer=f"network.{target.layer}")  # where gaze.look looks
         mean = torch.tensor([0.5] * 3 if mean is None else mean, dtype=torch.float32).view(1, 3, 1, 1)
         std = torch.tensor([0.5] * 3 if std is None else std, dtype=torch.float32).view(1, 3, 1, 1)
         self.register_buffer("scale", 0.5 / std)  # ((x + 1) / 2 - mean) / std of an x in [-1, 1]
@@ -51,28 +50,6 @@ class HookedBackbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 1 or 3, S, S) in [-1, 1] to logits (B, K)."""
         return self.network(x * self.scale + self.shift)  # one channel becomes three
-
-    def features_and_logits(self, x: Tensor, leaf: bool) -> tuple[Tensor, Tensor]:
-        """The map A (B, M, H', W') and the logits (B, K) that are a function of it.
-
-        Grad-CAM of one image is its own only where no batch normalisation in training mode follows the layer; none
-        does behind a layer that was found by itself in a common network.
-
-        Args:
-            x: images (B, 1 or 3, S, S) in [-1, 1].
-            leaf: True, for evaluation: only what follows A has a graph. Enter ``torch.inference_mode(False)`` before.
-
-        Raises:
-            ConfigError: the layer did not run exactly once.
-        """
-        x = x.clone() if x.is_inference() else x  # which no graph could keep
-        with torch.set_grad_enabled(not leaf), captured(self.network, self.target, leaf) as found:
-            logits = self(x)
-        if len(found) != 1:
-            raise ConfigError(
-                f"model.layer={self.target.layer} ran {len(found)} times in one forward pass. Name another layer."
-            )
-        return found[0], logits
 
 
 def build_network(
@@ -107,8 +84,7 @@ def map_size(model: ModelConfig, image_size: int, in_channels: int) -> tuple[int
     """
     if model.source == "gaze":
         return hooked_map_size(model.name, image_size, in_channels)
-    side = _target(model.source, model.name, model.layer, image_size).side
-    return side, side
+    return _target(model.source, model.name, model.layer, image_size).grid
 
 
 def check_network(model: ModelConfig, image_size: int, in_channels: int) -> str | None:
@@ -149,13 +125,14 @@ def check_method_of(method: str, model: ModelConfig, in_channels: int) -> None:
 
 @lru_cache(maxsize=64)
 def _target(source: str, name: str, layer: str | None, image_size: int) -> Target:
-    where = f"model={source} model.name={name} on {image_size}x{image_size} images"
+    asked = "" if layer is None else f" model.layer={layer}"
+    where = f"model={source} model.name={name}{asked} on {image_size}x{image_size} images"
     _check_name(source, name)
     error: Exception | None = None
     for device in ("meta", "cpu"):  # shapes only, or where a network's own code needs numbers, with them
         try:
             with torch.random.fork_rng(devices=[]), torch.device(device):
-                return find_target(_plain(source, name, 2, image_size).eval(), image_size, layer)
+                return find_target(_plain(source, name, 2, image_size), (image_size, image_size), layer)
         except ConfigError as refused:
             raise ConfigError(f"{where}: {refused}") from refused
         except Exception as failed:  # whatever the network's own code raises

@@ -36,6 +36,7 @@ def captured(network: nn.Module, target: Target, leaf: bool) -> Iterator[list[Te
     with ExitStack() as stack:
 
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            on = torch.is_autocast_enabled(output.device.type)
             prefix, features = split_map(output, target)
             if leaf or not features.requires_grad:  # a frozen network has no graph before the layer either
                 features = features.detach().requires_grad_(True)
@@ -43,10 +44,16 @@ def captured(network: nn.Module, target: Target, leaf: bool) -> Iterator[list[Te
             stack.enter_context(torch.autocast(features.device.type, enabled=False))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             found.append(features)
-            return join_map(prefix, features, target)
+            joined = join_map(prefix, features, target)
+            return joined if on else joined.to(output.dtype)  # weights of half precision want it back
 
         stack.callback(network.get_submodule(target.layer).register_forward_hook(hook).remove)
         yield found
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """In half precision the double backward fails or loses the map."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def split_map(output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -54,13 +61,13 @@ def split_map(output: Tensor, target: Target) -> tuple[Tensor, Tensor]:
 
     Half precision becomes float32.
     """
-    output = output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+    output = at_least_float32(output)
     if target.layout == "BCHW":
         return output[:, :0].flatten(2), output.clone()
     if target.layout == "BHWC":
         return output[:, :0].flatten(2), output.permute(0, 3, 1, 2).clone()
     prefix, cells = output[:, : target.prefix], output[:, target.prefix :]
-    return prefix, cells.transpose(1, 2).unflatten(2, (target.side, -1)).clone()
+    return prefix, cells.transpose(1, 2).unflatten(2, target.grid).clone()
 
 
 def join_map(prefix: Tensor, features: Tensor, target: Target) -> Tensor:

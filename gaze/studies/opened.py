@@ -253,9 +253,7 @@ class Opened(NamedTuple):
         for places in batches(len(pixels), self.dataset.batch_size):
             batch = self.prepare(pixels[places], torch.zeros(len(places), dtype=torch.int64))
             with self.precision():
-                with torch.no_grad():
-                    wanted = self.module(batch.image).argmax(1) if target is None else target[places].to(self.device)
-                found = self.module.gaze(batch.image, wanted)
+                found = self.module.look(batch.image, None if target is None else target[places].to(self.device))
             cams.append(found.cam.float().cpu())
             logits.append(found.logits.float().cpu())
             progress((int(places[-1]) + 1) / len(pixels))

@@ -63,7 +63,7 @@ class GradCAM(Callback):
         indices = _first_of_each_class(data.data.test.targets, len(data.classes), self.images_per_class)
         batch = data.evaluation_batch(indices)
         with _evaluating(module):
-            logits, cams = module.gaze(batch.image.to(module.device), batch.target.to(module.device))
+            logits, cams = module.look(batch.image.to(module.device), batch.target.to(module.device))
         title = f"epoch {epoch}, {_title(trainer)}"
         counts = [int(n) for n in module.class_counts]
         names = module.class_names

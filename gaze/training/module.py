@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from gaze.backbones.levels import SplitBackbone
-from gaze.backbones.library import HookedBackbone, build_network, check_method_of, map_size
-from gaze.cam.methods import normalize_cam, weighted_map
-from gaze.choices import METHODS
+from gaze.backbones.library import build_network, check_method_of, map_size
+from gaze.backbones.looking import Look, look
+from gaze.cam.hook import at_least_float32
 from gaze.config.model import ModelConfig
 from gaze.config.train import GazeConfig, OptimizerConfig
 from gaze.consistency.loss import GazeConsistencyLoss
@@ -36,15 +35,6 @@ from gaze.metrics.consistency import (
     GazeEtaSquared,
 )
 from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing
-
-CACHE = 4_000_000  # bytes of features that a CPU works on at a time
-
-
-class Gaze(NamedTuple):
-    """Logits (B, K) and normalised maps of the true class (B, H', W')."""
-
-    logits: Tensor
-    cam: Tensor
 
 
 class GazeModule(LightningModule):
@@ -115,9 +105,8 @@ class GazeModule(LightningModule):
         network = ModelConfig(model, channels_last, source, weights, layer)
         check_method_of(gaze.method, network, in_channels)
         size = map_size(network, image_size, in_channels)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone = build_network(network, num_classes, in_channels, image_size)
-        self.backbone.to(memory_format=self.memory_format)
+        self.backbone.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.gaze_loss = GazeConsistencyLoss(
             num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=size
         )
@@ -137,23 +126,27 @@ class GazeModule(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, C, S, S) in [-1, 1] to logits (B, K)."""
-        if isinstance(self.backbone, HookedBackbone):
-            return _at_least_float32(self.backbone(self._input(image)))
-        features = self._features(image)
-        with self._full_precision(features):
-            return self.backbone.forward_head(_at_least_float32(features))
+        # self.dtype is float32 unless trainer.precision=64-true; Lightning converts batches before their bytes do.
+        return at_least_float32(self.backbone(image.to(self.dtype)))
+
+    def look(self, image: Tensor, target: Tensor | None = None) -> Look:
+        """:func:`gaze.look` at this run's network with its method: in training a function of the weights, to second
+        order if ``gaze.second_order``; in evaluation without a graph.
+        """
+        create_graph = None if self.gaze_config.second_order else False
+        return look(self.backbone, image, target, method=self.gaze_config.method, create_graph=create_graph)
 
     # ---- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        cam = None
         if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
             logits = self(batch.image)
-            with self._full_precision(logits):
-                loss = loss_cls = F.cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
         else:
-            logits, cam = self._logits_and_cam(batch.image, batch.target, self.gaze_config.second_order)
-            with self._full_precision(logits):
-                loss_cls = F.cross_entropy(logits, batch.target)
+            logits, cam = self.look(batch.image, batch.target)
+        with torch.autocast(logits.device.type, enabled=False):
+            loss = loss_cls = F.cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
+            if cam is not None:
                 loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
                 loss = loss_cls + self.gaze_weight * loss_gaze
                 self._log_mean("loss_gaze", loss_gaze, batch)
@@ -210,37 +203,12 @@ class GazeModule(LightningModule):
 
     # ---- evaluation
 
-    def gaze(self, image: Tensor, target: Tensor) -> Gaze:
-        """Logits and the maps of the classes ``target``, without a graph of the backbone.
-
-        Works inside and outside ``torch.no_grad`` and ``torch.inference_mode``: at most the head is
-        differentiated, on features that were cloned out of inference mode, and one with a closed form not at all.
-
-        Args:
-            image: (B, C, S, S) in [-1, 1].
-            target: classes (B,) to explain; the true ones for the metric.
-        """
-        if isinstance(self.backbone, HookedBackbone):
-            with torch.inference_mode(False), torch.enable_grad():
-                logits, cam = self._hooked(self.backbone, image, target.clone(), second_order=False, leaf=True)
-            return Gaze(logits.detach(), cam.detach())
-        with torch.no_grad():
-            features = self._features(image)
-            closed = self._closed_form_in_parts(features, target)
-        if closed is not None:
-            return closed
-        with torch.inference_mode(False), torch.enable_grad(), self._full_precision(features):
-            features = _at_least_float32(features).detach().clone().requires_grad_()
-            # A target made in inference mode could not be saved for backward.
-            logits, cam = self._autograd(features, target.clone(), second_order=False)
-        return Gaze(logits.detach(), cam.detach())
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
         self._masks_seen |= batch.mask is not None
         if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
             return
-        logits, cam = self.gaze(batch.image, batch.target)
+        logits, cam = self.look(batch.image, batch.target)
         losses = F.cross_entropy(logits, batch.target, reduction="none")
         self.val_loss.update(losses)
         preds = logits.argmax(1)
@@ -268,73 +236,6 @@ class GazeModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
-
-    # ---- shared
-
-    def _input(self, image: Tensor) -> Tensor:
-        # self.dtype is float32 unless trainer.precision=64-true; Lightning converts batches before their bytes do.
-        return image.to(self.dtype).contiguous(memory_format=self.memory_format)
-
-    def _features(self, image: Tensor) -> Tensor:
-        assert isinstance(self.backbone, SplitBackbone)
-        return self.backbone.forward_features(self._input(image))
-
-    def _logits_and_cam(self, image: Tensor, target: Tensor, second_order: bool) -> Gaze:
-        """Logits, and maps of the classes ``target`` as functions of the weights."""
-        if isinstance(self.backbone, HookedBackbone):
-            return self._hooked(self.backbone, image, target, second_order, leaf=False)
-        features = self._features(image)
-        with self._full_precision(features):
-            features = _at_least_float32(features)
-            closed = self._closed_form(features, target, second_order)
-            return self._autograd(features, target, second_order) if closed is None else closed
-
-    def _hooked(self, backbone: HookedBackbone, image: Tensor, target: Tensor, second_order: bool, leaf: bool) -> Gaze:
-        """For a network that is not cut in two: one pass through all of it."""
-        features, logits = backbone.features_and_logits(self._input(image), leaf)
-        with self._full_precision(features):
-            return self._autograd(features, target, second_order, logits)
-
-    def _closed_form(self, features: Tensor, target: Tensor, second_order: bool) -> Gaze | None:
-        """Without a backward pass, where the head and the method allow it."""
-        assert isinstance(self.backbone, SplitBackbone)
-        if self.gaze_config.method == "cam":
-            parts = self.backbone.class_weights_and_logits(features, target)
-            if parts is None:
-                return None
-            features, alpha, logits = parts
-        else:
-            found = self.backbone.alpha_and_logits(features, target) if self.gaze_config.method == "grad_cam" else None
-            if found is None:
-                return None
-            alpha, logits = found
-        return Gaze(logits, normalize_cam(weighted_map(features, alpha if second_order else alpha.detach())))
-
-    def _closed_form_in_parts(self, features: Tensor, target: Tensor) -> Gaze | None:
-        """For evaluation. On a CPU by as many images at a time as its cache holds: each value is looked at often."""
-        size = len(features)
-        if features.device.type == "cpu":
-            size = max(1, CACHE // (4 * features[0].numel())) if size else 1
-        parts = []
-        with self._full_precision(features):
-            for part, own in zip(features.split(size), target.split(size), strict=True):
-                found = self._closed_form(_at_least_float32(part), own, second_order=False)
-                if found is None:
-                    return None
-                parts.append(found)
-        return Gaze(torch.cat([part.logits for part in parts]), torch.cat([part.cam for part in parts]))
-
-    def _autograd(self, features: Tensor, target: Tensor, second_order: bool, logits: Tensor | None = None) -> Gaze:
-        """For any head and method; ``logits`` where the head has run already."""
-        if logits is None:
-            logits = self.backbone.forward_head(features)  # type: ignore[operator]
-        score = logits.gather(1, target[:, None]).squeeze(1)
-        method = METHODS[self.gaze_config.method].function
-        return Gaze(logits, normalize_cam(method(features, score, create_graph=second_order)))
-
-    def _full_precision(self, features: Tensor) -> torch.autocast:
-        """Head and CAM run outside autocast: in half precision the double backward fails or loses the map."""
-        return torch.autocast(features.device.type, enabled=False)
 
     def _log_mean(self, name: str, value: Tensor, batch: Batch) -> None:
         """Mean over the epoch, weighted by batch size, read once at its end."""
@@ -382,7 +283,3 @@ def _mask_metrics(num_classes: int) -> MetricCollection:
         "gaze_pointing": GazePointing(num_classes),
     }
     return MetricCollection(metrics, compute_groups=[list(metrics)])
-
-
-def _at_least_float32(features: Tensor) -> Tensor:
-    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features

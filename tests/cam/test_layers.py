@@ -108,16 +108,16 @@ def _cam(network: nn.Module, target: Target, x: Tensor, leaf: bool = False, seco
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
-        (Skip(), Target("relu", "BCHW", 0, 8)),
-        (Rows(), Target("norm", "BHWC", 0, 4)),
-        (Tokens(), Target("norm1", "BNC", 2, 4)),  # norm2's cells have no gradient
+        (Skip(), Target("relu", "BCHW", 0, (8, 8))),
+        (Rows(), Target("norm", "BHWC", 0, (4, 4))),
+        (Tokens(), Target("norm1", "BNC", 2, (4, 4))),  # norm2's cells have no gradient
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, K)),
-         Target("0", "BCHW", 0, 14)),
+         Target("0", "BCHW", 0, (14, 14))),
     ],
     ids=["convolution", "channels last", "tokens", "pooled"],
 )  # fmt: skip
 def test_the_last_layer_with_a_map_is_found(network, expected):
-    assert find_target(network.eval(), SIZE, None) == expected
+    assert find_target(network.eval(), (SIZE, SIZE), None) == expected
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in network.modules())
 
 
@@ -126,33 +126,33 @@ def test_the_last_layer_with_a_map_is_found(network, expected):
     (Rows(4), "norm", "BHWC"), (Rows(4), "patches", "BCHW"),
 ])  # fmt: skip
 def test_a_map_with_as_many_channels_as_cells_a_side_is_told_by_a_larger_image(network, layer, layout):
-    target = find_target(network.eval(), SIZE, layer)
+    target = find_target(network.eval(), (SIZE, SIZE), layer)
     assert target.layout == layout
 
 
 def test_a_token_layer_behind_the_last_attention_can_be_asked_for():
-    assert find_target(Tokens().eval(), SIZE, "norm2") == Target("norm2", "BNC", 2, 4)
+    assert find_target(Tokens().eval(), (SIZE, SIZE), "norm2") == Target("norm2", "BNC", 2, (4, 4))
 
 
 @pytest.mark.parametrize(("layer", "words"), [
-    ("boddy", ["model.layer=boddy: there is no such layer", "Did you mean body", "body (8x8)"]),
-    ("fc", ["model.layer=fc gives a tensor (2, 3)", "body (8x8)"]),
-    ("pool", ["model.layer=pool has a 1x1 map", "2x2 or more", "dataset.image_size"]),
-    ("twice", ["model.layer=twice runs 2 times", "body (8x8)"]),
-    ("idle", ["model.layer=idle never runs"]),
-    ("pair", ["model.layer=pair gives no tensor"]),
+    ("boddy", ["layer=boddy: there is no such layer", "Did you mean body", "body (8x8)"]),
+    ("fc", ["layer=fc gives a tensor (2, 3)", "body (8x8)"]),
+    ("pool", ["layer=pool has a 1x1 map", "2x2 or more", "dataset.image_size"]),
+    ("twice", ["layer=twice runs 2 times", "body (8x8)"]),
+    ("idle", ["layer=idle never runs"]),
+    ("pair", ["layer=pair gives no tensor"]),
 ])  # fmt: skip
 def test_a_layer_that_cannot_be_looked_at(layer, words):
     network = Odd()
     with pytest.raises(ConfigError) as caught:
-        find_target(network.eval(), SIZE, layer)
+        find_target(network.eval(), (SIZE, SIZE), layer)
     assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
 
 
 def test_a_network_without_any_map_is_refused():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, K))
     with pytest.raises(ConfigError, match="No layer of this network has a map of 2x2 or more on 16x16 images"):
-        find_target(network, SIZE, None)
+        find_target(network, (SIZE, SIZE), None)
 
 
 # ---- the hook
@@ -163,14 +163,14 @@ def test_a_head_that_is_no_function_of_one_tensor(leaf):
     network, x = Skip().double(), _images(dtype=torch.float64)
     a, logits = network.by_hand(x)
     expected = grad_cam(a, logits[:, 1], create_graph=True)
-    actual = _cam(network, find_target(network, SIZE, "body"), x, leaf)
+    actual = _cam(network, find_target(network, (SIZE, SIZE), "body"), x, leaf)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     assert actual.amax() > 0
 
 
 def test_the_gradient_of_the_map_is_that_of_the_graph_without_a_hook():
     network, x = Skip().double(), _images(dtype=torch.float64)
-    target = find_target(network, SIZE, "body")
+    target = find_target(network, (SIZE, SIZE), "body")
     a, logits = network.by_hand(x)
     found = []
     for cam in (_cam(network, target, x), grad_cam(a, logits[:, 1], create_graph=True)):
@@ -184,7 +184,7 @@ def test_the_gradient_of_the_map_is_that_of_the_graph_without_a_hook():
 @pytest.mark.parametrize(("network", "layer"), [(Skip(), "body"), (Rows(), "norm"), (Tokens(), "norm1")])
 def test_gradcheck_of_the_map(network, layer):
     network = network.double().eval()
-    target = find_target(network, SIZE, layer)
+    target = find_target(network, (SIZE, SIZE), layer)
     weight = network.get_parameter("patches.weight" if hasattr(network, "patches") else "body.1.weight")
     start = weight.detach().clone()
     x = _images(2, torch.float64)
@@ -206,7 +206,7 @@ def test_in_place_activations_do_not_change_the_map(leaf):
     torch.manual_seed(1)
     plain, inplace = Skip(False), Skip(True)
     inplace.load_state_dict(plain.state_dict())
-    target, x = find_target(plain, SIZE, "body"), _images()
+    target, x = find_target(plain, (SIZE, SIZE), "body"), _images()
     maps = []
     for network in (plain, inplace):
         with torch.set_grad_enabled(not leaf), captured(network, target, leaf) as found:
@@ -221,7 +221,7 @@ def test_in_place_activations_do_not_change_the_map(leaf):
 
 def test_a_layer_that_works_in_place_itself_can_be_looked_at():
     network = Skip(True).eval()
-    target, x = find_target(network, SIZE, "relu"), _images()
+    target, x = find_target(network, (SIZE, SIZE), "relu"), _images()
     with captured(network, target, False) as found:
         network(x)
     assert torch.equal(found[0], network.by_hand(x)[0].relu())
@@ -230,7 +230,7 @@ def test_a_layer_that_works_in_place_itself_can_be_looked_at():
 @pytest.mark.parametrize(("network", "layer"), [(Rows(), "norm"), (Tokens(), "norm1")])
 def test_a_bright_patch_is_where_it_is_in_the_image(network, layer):
     network.eval()
-    target = find_target(network, SIZE, layer)
+    target = find_target(network, (SIZE, SIZE), layer)
     x = torch.zeros(1, 3, SIZE, SIZE)
     with captured(network, target, False) as found:
         network(x)
@@ -242,7 +242,7 @@ def test_a_bright_patch_is_where_it_is_in_the_image(network, layer):
 
 def test_the_graph_of_an_evaluation_begins_at_the_layer():
     network, x = Skip(), _images()
-    target, seen = find_target(network, SIZE, "body"), []
+    target, seen = find_target(network, (SIZE, SIZE), "body"), []
     handle = network.stem.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
     with torch.no_grad(), captured(network, target, True) as found:
         logits = network(x)
@@ -253,12 +253,12 @@ def test_the_graph_of_an_evaluation_begins_at_the_layer():
 
 def test_a_frozen_network_still_has_maps():
     network, x = Skip().requires_grad_(False), _images()
-    assert _cam(network, find_target(network, SIZE, "body"), x, second=False).shape == (4, 8, 8)
+    assert _cam(network, find_target(network, (SIZE, SIZE), "body"), x, second=False).shape == (4, 8, 8)
 
 
 def test_half_precision_ends_at_the_layer():
     network, x = Skip(), _images()
-    target = find_target(network, SIZE, "body")
+    target = find_target(network, (SIZE, SIZE), "body")
     with torch.autocast("cpu", torch.bfloat16):
         with captured(network, target, False) as found:
             logits = network(x)
@@ -269,7 +269,7 @@ def test_half_precision_ends_at_the_layer():
 
 def test_the_hook_is_gone_after_an_error():
     network = Skip()
-    target = find_target(network, SIZE, "body")
+    target = find_target(network, (SIZE, SIZE), "body")
     with pytest.raises(RuntimeError), captured(network, target, False):
         network(torch.zeros(1, 7, SIZE, SIZE))
     with pytest.raises(RuntimeError), torch.no_grad(), captured(network, target, True):
@@ -288,7 +288,7 @@ def _resident() -> int:
 
 def test_nothing_is_left_behind_in_200_steps():
     network, x = Skip(True), torch.randn(8, 3, 32, 32)
-    target = find_target(network, 32, "body")
+    target = find_target(network, (32, 32), "body")
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     counts, sizes = [], []
     gc.collect()

@@ -23,7 +23,7 @@ from tiny_modules import (
 )
 from torch import Tensor, nn
 
-import gaze.training.module
+import gaze.backbones.looking
 from gaze.backbones.levels import LEVELS, build_backbone
 from gaze.config.data import DatasetConfig
 from gaze.config.train import GazeConfig, OptimizerConfig
@@ -66,23 +66,24 @@ def test_the_gaze_is_the_same_in_every_grad_mode(name, train):
     module, batch = tiny_module(name, dropout=False).train(train), noise_batch(4)
 
     twins = [copy.deepcopy(module) for _ in range(4)]  # train mode moves BatchNorm's running statistics
-    plain = twins[0].gaze(batch.image, batch.target)
+    plain = twins[0].look(batch.image, batch.target)
     with torch.no_grad():
-        others = [twins[1].gaze(batch.image, batch.target)]
+        others = [twins[1].look(batch.image, batch.target)]
     with torch.inference_mode():
-        others.append(twins[2].gaze(batch.image, batch.target))
-        others.append(twins[3].gaze(batch.image.clone(), batch.target.clone()))  # made in inference mode
+        others.append(twins[2].look(batch.image, batch.target))
+        others.append(twins[3].look(batch.image.clone(), batch.target.clone()))  # made in inference mode
     for other in others:
         assert torch.equal(plain.logits, other.logits) and torch.equal(plain.cam, other.cam)
     assert plain.cam.shape == (4, *module.gaze_loss.class_gaze.shape[1:])
-    assert not plain.cam.requires_grad and not plain.logits.requires_grad
+    assert plain.cam.requires_grad == plain.logits.requires_grad == train
+    assert not any(t.requires_grad for other in others for t in other)
     assert plain.cam.amin() == 0 and plain.cam.amax() > 0.99 and module.training == train
 
 
 def test_the_gaze_of_level2_is_its_closed_form():
     """Global average pooling of a ReLU: d y / d A_k is w_k / Z where A is positive, so alpha is known."""
     module, batch = tiny_module(dropout=False).eval(), noise_batch(6)
-    logits, cam = module.gaze(batch.image, batch.target)
+    logits, cam = module.look(batch.image, batch.target)
     expected_logits, expected = _level2_by_hand(module, batch)
     torch.testing.assert_close(logits, expected_logits)
     torch.testing.assert_close(cam, expected, rtol=1e-3, atol=1e-4)
@@ -90,13 +91,13 @@ def test_the_gaze_of_level2_is_its_closed_form():
 
 def test_the_gaze_depends_on_the_class_asked_for():
     module, batch = tiny_module().eval(), noise_batch(4)
-    a, b = (module.gaze(batch.image, torch.full((4,), c)).cam for c in (0, 1))
+    a, b = (module.look(batch.image, torch.full((4,), c)).cam for c in (0, 1))
     assert (a - b).abs().amax() > 1e-2
 
 
 def test_forward_gives_the_logits_of_the_gaze():
     module, batch = tiny_module().eval(), noise_batch(4)
-    torch.testing.assert_close(module(batch.image), module.gaze(batch.image, batch.target).logits)
+    torch.testing.assert_close(module(batch.image), module.look(batch.image, batch.target).logits)
 
 
 # ---- the loss
@@ -203,7 +204,7 @@ def test_lambda_0_computes_no_cam(monkeypatch):
     def forbidden(*args, **kwargs):
         raise AssertionError("grad_cam was called")
 
-    monkeypatch.setattr(gaze.training.module, "weighted_map", forbidden)
+    monkeypatch.setattr(gaze.backbones.looking, "weighted_map", forbidden)
     module = alone(tiny_module(gaze_lambda=0.0)).train()
     module.training_step(noise_batch(), 0).backward()
     assert "train/loss_gaze" not in module.logged
@@ -277,9 +278,9 @@ def test_a_trainer_with_lambda_0_is_a_bare_loop(tmp_path):
 ])  # fmt: skip
 def test_half_precision_keeps_the_map_and_the_gradient(name, dtype, monkeypatch):
     seen = []
-    original = gaze.training.module.weighted_map
+    original = gaze.backbones.looking.weighted_map
     monkeypatch.setattr(
-        gaze.training.module, "weighted_map", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
+        gaze.backbones.looking, "weighted_map", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
     )
     config = GazeConfig(reference="batch")
     full = alone(tiny_module(name, dropout=False, gaze_lambda=5.0, gaze=config)).train()
@@ -303,9 +304,9 @@ def test_half_precision_keeps_the_map_and_the_gradient(name, dtype, monkeypatch)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_evaluation_has_float32_maps(dtype):
     module, batch = tiny_module().eval(), noise_batch(4)
-    expected = module.gaze(batch.image, batch.target)
+    expected = module.look(batch.image, batch.target)
     with torch.inference_mode(), torch.autocast("cpu", dtype=dtype):
-        logits, cam = module.gaze(batch.image, batch.target)
+        logits, cam = module.look(batch.image, batch.target)
     assert logits.dtype == cam.dtype == torch.float32
     torch.testing.assert_close(cam, expected.cam, rtol=0, atol=0.1)
 
@@ -380,7 +381,7 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
     ))  # fmt: skip
     (logged,) = tiny_trainer(tmp_path).validate(module, data, verbose=False)
 
-    logits, cam = (t.double().numpy() for t in module.gaze(everything.image, right))
+    logits, cam = (t.double().numpy() for t in module.look(everything.image, right))
     target, preds = right.numpy(), logits.argmax(1)
     correct = preds == target
     classes = [c for c in range(K) if (correct & (target == c)).sum() >= 2]
@@ -526,70 +527,3 @@ def test_settings_may_be_dicts_or_typed():
 def test_a_map_below_2x2_is_refused_before_any_work():
     with pytest.raises(ConfigError, match="2x2"):
         GazeModule("level2", 3, 1, 8)
-
-
-# ---- the closed form of alpha against the plain way
-
-
-def _two_ways(name: str, dtype: torch.dtype, second_order: bool, size: int, train: bool):
-    """Logits, maps and parameter gradients of a loss on both, by the closed form and by autograd; equal draws."""
-    torch.manual_seed(3)
-    module = tiny_module(name, gaze=GazeConfig(second_order=second_order)).to(dtype).train(train)
-    image, target = torch.rand(6, 1, size, size, dtype=dtype) * 2 - 1, torch.arange(6) % K
-    weight = torch.rand(6, 1, 1, dtype=dtype)
-    found = []
-    for way in (module._closed_form, module._autograd):
-        torch.manual_seed(11)  # dropout and batch statistics
-        module.zero_grad()
-        logits, cam = way(module._features(image), target, second_order)
-        (F.cross_entropy(logits, target) + (weight * cam.square()).sum()).backward()
-        found.append((logits.detach(), cam.detach(), {n: p.grad.clone() for n, p in module.named_parameters()}))
-    return found
-
-
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("second_order", [True, False])
-@pytest.mark.parametrize("size", [32, 38])  # 38: maps with a last row that no pooling window covers
-@pytest.mark.parametrize("name", LEVELS)
-def test_closed_form_is_autograds(name, size, second_order, train):
-    (logits, cam, gradients), expected = _two_ways(name, torch.float64, second_order, size, train)
-    torch.testing.assert_close(logits, expected[0], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(cam, expected[1], rtol=1e-9, atol=1e-9)
-    assert cam.amax() > 0
-    for key, gradient in gradients.items():
-        torch.testing.assert_close(
-            gradient, expected[2][key], rtol=1e-7, atol=1e-9, msg=lambda m, key=key: f"{key}: {m}"
-        )
-
-
-@pytest.mark.parametrize("name", LEVELS)
-def test_alpha_is_differentiated_only_where_asked(name):
-    first = _two_ways(name, torch.float64, True, 32, False)[0][2]
-    second = _two_ways(name, torch.float64, False, 32, False)[0][2]
-    weight = next(key for key in reversed(first) if key.endswith("weight"))  # of the last layer
-    assert not torch.allclose(first[weight], second[weight])
-
-
-@pytest.mark.parametrize("name", LEVELS)
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_closed_form_in_float32_and_either_memory_order(name, channels_last):
-    torch.manual_seed(0)
-    module = tiny_module(name, channels_last=channels_last).eval()
-    image, target = torch.rand(6, 1, 32, 32) * 2 - 1, torch.arange(6) % K
-    fast = module.gaze(image, target)
-    features = module._features(image).detach().requires_grad_()
-    plain = module._autograd(features, target, False)
-    torch.testing.assert_close(fast.logits, plain.logits.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(fast.cam, plain.cam.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_a_head_without_a_closed_form_goes_the_plain_way():
-    module = tiny_module("level2").eval()
-    image, target = torch.rand(6, 1, 32, 32) * 2 - 1, torch.arange(6) % K
-    expected = module.gaze(image, target)
-    module.backbone.head = nn.Sequential(*module.backbone.head)
-    assert module.backbone.alpha_and_logits(module._features(image), target) is None
-    with torch.inference_mode():
-        actual = module.gaze(image, target)
-    torch.testing.assert_close(actual.cam, expected.cam, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(actual.logits, expected.logits)

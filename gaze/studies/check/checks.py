@@ -203,7 +203,7 @@ def _noise(one: Opened, pixels: Tensor, target: NDArray[np.int64], progress: Sha
 
         def gaze(images: Tensor, classes: Tensor = batch.target) -> tuple[Tensor, Tensor]:
             with one.precision():
-                found = one.module.gaze(images, classes)
+                found = one.module.look(images, classes)
             return found.cam.float(), found.logits.argmax(1)
 
         for row, sd in enumerate(NOISE):

@@ -105,7 +105,7 @@ def test_what_is_measured_has_its_shapes_and_counts(checked, trained):
     probability = one.module(batch.image).softmax(1).gather(1, batch.target[:, None])[:, 0]
     np.testing.assert_allclose(checked.curves["deletion", "gaze"][:, 0], probability.detach(), atol=1e-5)
     np.testing.assert_allclose(checked.curves["insertion", "random"][:, -1], probability.detach(), atol=1e-5)
-    maps = one.module.gaze(batch.image, batch.target).cam
+    maps = one.module.look(batch.image, batch.target).cam
     np.testing.assert_allclose(checked.cascade_maps[0], maps[checked.shown], atol=1e-5)
 
 

@@ -104,7 +104,7 @@ def test_a_folder_of_all_kinds(one, data, folder, tmp_path):
     for name, row in rows.iterrows():  # the map is the module's own
         pixels = torch.from_numpy(np.asarray(find_images(one, str(folder / name), quiet()).pixels))
         label = torch.tensor([one.classes.index(row["explained"])])
-        cam = one.module.gaze(pixels.float() / 127.5 - 1, label).cam[0]
+        cam = one.module.look(pixels.float() / 127.5 - 1, label).cam[0]
         kept = np.load(tmp_path / "out" / row["map"])
         assert kept.dtype == np.float32 and kept.shape == tuple(cam.shape)
         np.testing.assert_allclose(kept, cam, atol=1e-5)
@@ -116,7 +116,7 @@ def test_a_folder_of_all_kinds(one, data, folder, tmp_path):
 def test_evaluation_images_worst_first_against_a_plain_computation(one, data, tmp_path):
     table, _, said = run(one, tmp_path / "out")
     batch = data.evaluation_batch(list(range(24)))
-    found = one.module.gaze(batch.image, batch.target)
+    found = one.module.look(batch.image, batch.target)
     cams, right = found.cam.numpy(), (found.logits.argmax(1) == batch.target).numpy()
     expected = {}
     for i in range(24):

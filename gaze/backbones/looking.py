@@ -1,0 +1,117 @@
+"""One way to look: logits and maps of any network, in training and in evaluation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from gaze.backbones.levels import PooledHead, SplitBackbone
+from gaze.cam.hook import at_least_float32, captured
+from gaze.cam.layers import Target, find_target
+from gaze.cam.methods import normalize_cam, weighted_map
+from gaze.choices import METHODS
+from gaze.errors import ConfigError
+
+CACHE = 4_000_000  # bytes of features that a CPU works on at a time
+# What was found in each network that lives, by layer and shape of an image: names and numbers alone.
+_targets: WeakKeyDictionary[nn.Module, dict[tuple[str | None, torch.Size], Target]] = WeakKeyDictionary()
+
+
+class Look(NamedTuple):
+    """Logits (B, K) and normalised maps (B, H', W') in [0, 1], float32 or float64."""
+
+    logits: Tensor
+    cam: Tensor
+
+
+def look(
+    network: nn.Module,
+    images: Tensor,
+    target: Tensor | None = None,
+    layer: str | None = None,
+    method: str = "grad_cam",
+    create_graph: bool | None = None,
+) -> Look:
+    """How a classifier sees images and where it looks, in one pass: ``logits, cam = look(network, images, target)``.
+
+    Works under autocast, ``torch.no_grad`` and ``torch.inference_mode``; what follows the layer runs outside autocast.
+    With create_graph=None the result is a differentiable function of the weights while the network trains
+    (``network.training`` and gradients enabled), the map to second order, and else has no graph: then what comes
+    before the layer keeps nothing for a backward pass either.
+
+    Args:
+        network: a level, a network of torchvision or timm, a ``SplitBackbone`` or any classifier of one's own: images
+            to logits (B, K). Nothing of it is changed, and it is not kept alive.
+        images: (B, C, H, W), as the network wants them; its floating type is the weights'.
+        target: classes to explain (B,); None explains the predicted ones.
+        layer: to look at, a name of ``network.named_modules()``. None takes the network's own, or the last one with a
+            spatial map, which one pass of two blank images finds, once for each network and size.
+        method: of ``gaze.choices.METHODS``. "cam" is what its name says where an average pool reads the layer.
+        create_graph: True keeps the graph of logits and map in evaluation mode, too; False holds the weights of the
+            channels constant, so that in training gradients reach the map through the features alone.
+
+    Raises:
+        ConfigError: unknown method or layer, no layer with a map of 2x2 or more, no classifier.
+        ValueError: shapes that do not fit.
+    """
+    if images.ndim != 4 or (target is not None and target.shape != images.shape[:1]):
+        shapes = f"{tuple(images.shape)} and {None if target is None else tuple(target.shape)}"
+        raise ValueError(f"gaze.look needs images (B, C, H, W) and one class per image (B,) or None, got {shapes}.")
+    function, training = METHODS[method].function, network.training and torch.is_grad_enabled()
+    graph, second_order = create_graph or training, training if create_graph is None else create_graph
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), images.dtype)
+    with torch.inference_mode(False), torch.set_grad_enabled(graph):
+        # What was made in inference mode could not be saved for backward.
+        images = (images.clone() if images.is_inference() else images).to(dtype)
+        target = target.clone() if target is not None and target.is_inference() else target
+        if layer is None and isinstance(network, SplitBackbone) and _has_closed_form(network.head, method):
+            return _closed_form(network, images, target, method, graph, second_order)
+        with captured(network, _target(network, images, layer), not graph) as found:
+            logits = network(images)
+        if len(found) != 1:
+            raise ConfigError(f"The layer to look at ran {len(found)} times in one forward pass. Name another layer.")
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ConfigError("This network does not give one score per image and class (B, K).")
+        with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+            logits = at_least_float32(logits)
+            wanted = logits.argmax(1) if target is None else target
+            score = logits.gather(1, wanted[:, None]).squeeze(1)
+            cam = normalize_cam(function(found[0], score, create_graph=second_order, retain_graph=graph))
+    return Look(logits, cam) if graph else Look(logits.detach(), cam.detach())
+
+
+def _target(network: nn.Module, images: Tensor, layer: str | None) -> Target:
+    own = getattr(network, "target", None)
+    if layer is None and isinstance(own, Target):
+        return own
+    known, key = _targets.setdefault(network, {}), (layer, images.shape[1:])
+    if key not in known:
+        known[key] = find_target(network, (images.shape[2], images.shape[3]), layer, images.shape[1])
+    return known[key]
+
+
+def _has_closed_form(head: nn.Module, method: str) -> bool:
+    return isinstance(head, PooledHead) and (method == "grad_cam" or (method == "cam" and head.allows_cam))
+
+
+def _closed_form(
+    network: SplitBackbone, images: Tensor, target: Tensor | None, method: str, graph: bool, second_order: bool
+) -> Look:
+    """Without a backward pass. In evaluation on a CPU by as many images at a time as its cache holds, since each value
+    is looked at often.
+    """
+    head, features, size = network.head, network.forward_features(images), max(1, len(images))
+    assert isinstance(head, PooledHead)
+    if images.device.type == "cpu" and not graph and len(images):
+        size = max(1, CACHE // (4 * features[0].numel()))
+    parts = []
+    with torch.autocast(images.device.type, enabled=False):
+        for part in range(0, max(1, len(images)), size):
+            own = None if target is None else target[part : part + size]
+            seen, weights, logits = head.closed_form(features[part : part + size], own, method)
+            cam = normalize_cam(weighted_map(seen, weights if second_order else weights.detach()))
+            parts.append(Look(logits, cam))
+    return parts[0] if len(parts) == 1 else Look(*(torch.cat(own) for own in zip(*parts, strict=True)))
