@@ -15,7 +15,6 @@ import torch
 from conftest import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gaze.runs.folder import RERUN
 from gaze.runs.status import is_busy, read_status, run_state
 
 pytestmark = [  # processes of their own, killed and started again
@@ -230,5 +229,5 @@ def test_a_rerun_keeps_the_old_run_until_it_is_complete(tiny, config, undisturbe
     assert read_status(folder)["state"] == "complete" and read_status(folder)["started"] == started
     assert faults.run(anew, folder)[0] == 0
     assert_same_result(folder, undisturbed.folder)
-    assert not (folder / RERUN).exists() and (folder / "mark").exists()
+    assert not (folder / "rerun").exists() and (folder / "mark").exists()
     assert (folder / "previous" / "1" / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
