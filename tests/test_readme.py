@@ -4,10 +4,13 @@ import re
 import sys
 
 import pytest
+import torch
 from conftest import REPO, Compose
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torchvision.models import resnet18
 
+import gaze
 from gaze import cli
 from gaze.config.naming import quoted
 from gaze.config.train import check_analysis, check_config
@@ -33,6 +36,19 @@ def test_the_first_page_is_one_screen_or_two():
 
 def test_every_page_is_found_from_the_first():
     assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in TEXT["README"]] == []
+
+
+def test_the_loop_on_the_first_page_runs_and_prints_a_consistency(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT["README"], re.DOTALL)
+    torch.manual_seed(0)
+    network = resnet18(num_classes=2)
+    batches = list(zip(torch.randn(16, 3, 64, 64).split(8), (torch.arange(16) % 2).split(8), strict=True))
+    optimizer = torch.optim.Adam(network.parameters())
+    before = network.fc.weight.detach().clone()
+    known = {"gaze": gaze, "cross_entropy": torch.nn.functional.cross_entropy, "network": network}
+    exec(block, known | {"optimizer": optimizer, "train": batches, "test": batches})
+    assert re.fullmatch(r"tensor\(0\.\d+.*\)\n", capsys.readouterr().out)
+    assert not torch.equal(before, network.fc.weight)
 
 
 def test_python_example_is_the_file_that_its_own_test_runs():
