@@ -103,15 +103,17 @@ def _closed_form(
     """Without a backward pass. In evaluation on a CPU by as many images at a time as its cache holds, since each value
     is looked at often.
     """
-    head, features, size = network.head, network.forward_features(images), max(1, len(images))
+    head, features = network.head, network.forward_features(images)
     assert isinstance(head, PooledHead)
-    if images.device.type == "cpu" and not graph and len(images):
-        size = max(1, CACHE // (4 * features[0].numel()))
-    parts = []
+
+    def one(part: Tensor, own: Tensor | None) -> Look:
+        seen, weights, logits = head.closed_form(part, own, method)
+        return Look(logits, normalize_cam(weighted_map(seen, weights if second_order else weights.detach())))
+
     with torch.autocast(images.device.type, enabled=False):
-        for part in range(0, max(1, len(images)), size):
-            own = None if target is None else target[part : part + size]
-            seen, weights, logits = head.closed_form(features[part : part + size], own, method)
-            cam = normalize_cam(weighted_map(seen, weights if second_order else weights.detach()))
-            parts.append(Look(logits, cam))
-    return parts[0] if len(parts) == 1 else Look(*(torch.cat(own) for own in zip(*parts, strict=True)))
+        if graph or images.device.type != "cpu" or not len(images):  # a part of features has no gradient in their order
+            return one(features, target)
+        size = max(1, CACHE // (4 * features[0].numel()))
+        owns = [None] * len(images) if target is None else target.split(size)
+        looks = [one(part, own) for part, own in zip(features.split(size), owns, strict=False)]
+    return Look(*(torch.cat(parts) for parts in zip(*looks, strict=True)))

@@ -295,3 +295,12 @@ def test_what_cannot_be_looked_at_is_said(network, layer, method, words):
 def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"one class per image .* \(4, 3, 64, 64\) and \(3,\)"):
         gaze.look(_net(), _images(), TARGET[:3])
+
+
+def test_in_training_gradients_reach_the_body_in_its_memory_order():
+    """One in another order, as a part of a tensor has it, would be rounded otherwise, and each layer would turn it."""
+    network, orders = build_backbone("level2", K, 3).to(memory_format=torch.channels_last).train(), []
+    network.features.register_forward_hook(lambda module, args, out: (out.register_hook(orders.append), None)[1])
+    logits, cam = gaze.look(network, _images(), TARGET)
+    (cross_entropy(logits, TARGET) + cam.square().sum()).backward()
+    assert orders[0].is_contiguous(memory_format=torch.channels_last) and not orders[0].is_contiguous()
