@@ -103,7 +103,7 @@ def make_config(settings: Settings, epochs: int, *overrides: str) -> TrainConfig
 
 def noise_data(config: DatasetConfig, train: int, test: int) -> ImageData:
     """Random bytes as a data set in memory, without masks."""
-    small = load_dataset(replace(config, train_images=8, test_images=8))  # for classes and audit
+    small = load_dataset(config.model_copy(update={"train_images": 8, "test_images": 8}))  # for classes and audit
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
@@ -245,8 +245,8 @@ def input_pipeline(settings: Settings) -> list[Section]:
 
 def _input_row(section: Section, root: Path, settings: Settings) -> None:
     config = DatasetConfig(
-        "brain_tumor_mri", "folder", settings.image_size, 1, settings.batch_size, str(root),
-        train_dir="Training", test_dir="Testing",
+        name="brain_tumor_mri", kind="folder", image_size=settings.image_size, batch_size=settings.batch_size,
+        root=str(root), train_dir="Training", test_dir="Testing",
     )  # fmt: skip
     thesis = AugmentationConfig(name="thesis", hflip=0.5, crop_scale=[0.9, 1.0], crop_ratio=[3 / 4, 4 / 3])
     data = GazeDataModule(config, thesis)

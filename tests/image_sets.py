@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from gaze.config.data import DatasetConfig
 from gaze.data.datasets import load_dataset
 from gaze.errors import DataError
-
-CONF = REPO / "conf" / "dataset"
 
 
 def refused(settings: DatasetConfig) -> str:
@@ -20,6 +19,6 @@ def refused(settings: DatasetConfig) -> str:
 
 
 def shipped(name: str, root: Path) -> DatasetConfig:
-    merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), OmegaConf.load(CONF / f"{name}.yaml"))
-    merged.root = str(root)
-    return OmegaConf.to_object(merged)
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        group = compose("train", [f"dataset={name}", f"dataset.root={root}"]).dataset
+    return DatasetConfig(**OmegaConf.to_container(group))

@@ -1,58 +1,54 @@
-"""Typed schema of ``conf/analyze.yaml`` and its rules; :mod:`gaze.config.train` checks with it."""
+"""Settings of ``conf/analyze.yaml``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from gaze.config.data import is_folder_name
+from pydantic import Field, ValidationInfo, field_validator
 
-KINDS = ("auto", "consistency", "augmentation")  # of an analysis
+from gaze.config.settings import FolderName, Settings, one_of
+
 LEFT_OUT = ("unfinished", "failed", "duplicate")  # runs that an analysis takes only when asked to
+Most = Annotated[int, Field(ge=10)] | None  # evaluation images, of each class alike; null takes all
 
 
-@dataclass
-class CompareConfig:
+class CompareConfig(Settings):
     """Group ``compare``: how an augmentation study holds CAMs against each other."""
 
     baseline: str = "none"  # the arm that the others are held against
-    images: int | None = 1000  # evaluation images at most, of each class alike; null takes all
-    checkpoint: str = "last"  # last | best
-    device: str = "auto"  # auto | cpu | cuda
+    images: Most = 1000
+    checkpoint: Literal["last", "best"] = "last"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-@dataclass
-class AnalyzeConfig:
+class AnalyzeConfig(Settings):
     """The whole of ``conf/analyze.yaml``."""
 
     source: str = "outputs"  # a folder of runs, or a tidy CSV
-    study: str | None = None  # one study; null takes all, apart from each other
-    include: list[str] = field(default_factory=list)  # of LEFT_OUT
-    kind: str = "auto"  # auto | consistency | augmentation
+    study: FolderName | None = None  # one study; null takes all, apart from each other
+    include: list[Annotated[str, one_of(LEFT_OUT)]] = []
+    kind: Literal["auto", "consistency", "augmentation"] = "auto"
     check: str | None = None  # a run folder: is its gaze faithful?
-    check_images: int | None = 200  # evaluation images at most, of each class alike; null takes all
+    check_images: Most = 200
     explain: str | None = None  # a run folder: where does its network look?
     images: str | None = None  # of explain: a folder or a file; null takes the run's evaluation images
-    compare: CompareConfig = field(default_factory=CompareConfig)
+    compare: CompareConfig = CompareConfig()
 
+    @field_validator("include", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value  # include=failed, as a person would write it
 
-def analysis_problems(a: AnalyzeConfig) -> list[str]:
-    """What is out of its range, a line each."""
-    c = a.compare
-    rules = [
-        *((name in LEFT_OUT, f"include={name} is unknown: {', '.join(LEFT_OUT)}.") for name in a.include),
-        (
-            a.study is None or is_folder_name(a.study),
-            f"study={a.study} names a folder: give one name without a slash.",
-        ),
-        (a.kind in KINDS, f"kind={a.kind} is unknown: {', '.join(KINDS)}."),
-        (a.check is None or a.explain is None, "check and explain are two questions: give one of them at a time."),
-        (a.images is None or a.explain is not None, f"images={a.images} belongs to explain=RUN: name the run, too."),
-        (
-            a.check_images is None or a.check_images >= 10,
-            f"check_images={a.check_images} must be 10 or more, or null for all.",
-        ),
-        (c.images is None or c.images >= 10, f"compare.images={c.images} must be 10 or more, or null for all."),
-        (c.checkpoint in ("last", "best"), f"compare.checkpoint={c.checkpoint} must be last or best."),
-        (c.device in ("auto", "cpu", "cuda"), f"compare.device={c.device} must be auto, cpu or cuda."),
-    ]
-    return [message for ok, message in rules if not ok]
+    @field_validator("explain")
+    @classmethod
+    def _one_question(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("check") is not None:
+            raise ValueError("asks another question than check: give one of them at a time")
+        return value
+
+    @field_validator("images")
+    @classmethod
+    def _with_explain(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("explain") is None:
+            raise ValueError("belongs to explain=RUN: name the run, too")
+        return value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict, model_validator
 
-from gaze.choices import AUGMENTATIONS, did_you_mean
+from gaze.choices import AUGMENTATIONS
+from gaze.config.settings import Settings, no_such
 from gaze.errors import ConfigError
 
 
-class AugmentationConfig(BaseModel):
+class AugmentationConfig(Settings):
     """What happens to a training image. What is not named is off: ``AugmentationConfig(name="flip", hflip=0.5)``."""
 
     model_config = ConfigDict(extra="allow")
@@ -22,13 +23,12 @@ class AugmentationConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _whole(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _whole(cls, values: Any) -> Any:
         """Every entry of the registry, in its order, checked."""
-        known, problems = ["name", *AUGMENTATIONS], []
-        for key in values.keys() - set(known):
-            problems.append(
-                f"augmentation.{key}={values[key]}: there is no such setting. {did_you_mean(key, known)}".rstrip()
-            )
+        if not isinstance(values, dict):
+            return values
+        known = ["name", *AUGMENTATIONS]
+        problems = [no_such(f"augmentation.{key}", values[key], known) for key in values if key not in known]
         whole = {"name": values.get("name", "none")}
         for name, entry in AUGMENTATIONS.items():
             try:

@@ -17,8 +17,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from gaze.config.model import model_label
-
 # Have a folder of their own.
 IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "model.source", "lambda", "seed")
 # What changes no figure of a run, or stands for settings that say for themselves what they are.
@@ -70,6 +68,8 @@ def _others(*, _root_: Any) -> str:
 
 
 def _network(*, _root_: Any) -> str:
+    from gaze.config.model import model_label  # --help answers before pydantic is loaded
+
     return model_label(_root_.model)
 
 

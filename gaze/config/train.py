@@ -1,108 +1,120 @@
-"""Typed schema of ``conf/``, checked before any data is read or any GPU is touched.
+"""Settings of ``conf/train.yaml``, checked before any data is read or any GPU is touched.
 
-Hydra composes plain YAML; :func:`check_config` turns it into dataclasses and names everything that is
-wrong with it in one error. ``lambda`` is a Python keyword, so in Python it is ``cfg["lambda"]`` on the
-Hydra side and ``TrainConfig.lambda_`` on this one.
+Hydra composes plain YAML; :func:`check_config` turns it into pydantic models and names everything that is wrong with it
+in one error. ``lambda`` is a Python keyword, so in Python it is ``cfg["lambda"]`` on the Hydra side and
+``TrainConfig.lambda_`` on this one.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
-import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import Field, ValidationInfo, field_validator
 
-from gaze.choices import DISTANCES, METHODS, SOURCES, did_you_mean, unknown
-from gaze.config.analysis import AnalyzeConfig, analysis_problems
+from gaze.choices import DISTANCES, METHODS, SOURCES
+from gaze.config.analysis import AnalyzeConfig
 from gaze.config.augmentation import AugmentationConfig
-from gaze.config.data import DatasetConfig, dataset_problems, is_folder_name
-from gaze.config.model import ModelConfig, model_problems
+from gaze.config.data import DatasetConfig
+from gaze.config.model import ModelConfig
+from gaze.config.settings import FolderName, Settings, no_such, one_of, shown
 from gaze.errors import ConfigError
 
 REFERENCES = ("ema", "batch")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
-WORDS: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    str | None: "text or null",
-    int | None: "a whole number or null",
-    list[float]: "a list of numbers, such as [0.9, 1.0]",
-    list[str]: "a list of words, such as [failed]",
-    list[str] | None: "a list of words, or null",
-    dict[str, int] | None: "whole numbers by class name, or null",
-}
 
 
-@dataclass
-class GazeConfig:
+class GazeConfig(Settings):
     """Group ``gaze``: the regulariser (thesis, Eq. 11-18)."""
 
-    method: str = "grad_cam"  # of gaze.choices.METHODS
-    distance: str = "squared"  # of gaze.choices.DISTANCES
-    reference: str = "ema"  # ema (Eq. 17) | batch
-    ema_decay: float = 0.9
-    min_samples: int = 2  # correct images that a class needs in a batch
+    method: Annotated[str, one_of(METHODS)] = "grad_cam"  # which CAM
+    distance: Annotated[str, one_of(DISTANCES)] = "squared"  # squared: Eq. 9; l2: as in the published runs
+    reference: Annotated[str, one_of(REFERENCES)] = "ema"  # ema: Eq. 17
+    ema_decay: float = Field(0.9, ge=0, lt=1)
+    min_samples: int = Field(2, ge=1)  # correct images that a class needs in a batch
     second_order: bool = True  # differentiate alpha too; false as in the published runs
-    start_epoch: int = 2  # T0 and T1 of Eq. 18; epochs count from 1
+    start_epoch: int = Field(2, ge=0)  # T0 and T1 of Eq. 18; epochs count from 1
     end_epoch: int = 10
-    common_grid: int = 7  # tiles a side of the grid on which networks with other map sizes are compared
+    common_grid: int = Field(7, ge=2)  # tiles a side of the grid on which networks with other map sizes are compared
+
+    @field_validator("end_epoch")
+    @classmethod
+    def _after_start(cls, value: int, info: ValidationInfo) -> int:
+        start = info.data.get("start_epoch", 0)
+        if value < start:
+            raise ValueError(f"(T1) is before gaze.start_epoch={start} (T0): lambda grows from T0 to T1")
+        return value
 
 
-@dataclass
-class OptimizerConfig:
-    """Adam and ReduceLROnPlateau on val/loss, as published."""
+class OptimizerConfig(Settings):
+    """Group ``optimizer``: Adam, as published."""
 
-    lr: float = 1e-4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    plateau_factor: float = 0.1
-    plateau_patience: int = 5
+    lr: float = Field(1e-4, gt=0)
+    betas: list[float] = [0.9, 0.999]
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
 
-
-@dataclass
-class PicturesConfig:
-    """What the GradCAM callback draws."""
-
-    every_n_epochs: int = 1  # 0 draws nothing
-    images_per_class: int = 2  # overlays of the same evaluation images each time
+    @field_validator("betas")
+    @classmethod
+    def _two(cls, value: list[float]) -> list[float]:
+        if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
+            raise ValueError("must be two numbers in [0, 1)")
+        return value
 
 
-@dataclass
-class TrainConfig:
+class SchedulerConfig(Settings):
+    """Group ``scheduler``: ReduceLROnPlateau on val/loss, as published."""
+
+    name: Literal["plateau"] = "plateau"
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(5, ge=0)
+
+
+class PicturesConfig(Settings):
+    """Group ``pictures``: what the GradCAM callback draws."""
+
+    every_n_epochs: int = Field(5, ge=0)  # and after the last epoch; 0 draws nothing
+    images_per_class: int = Field(2, ge=1)  # overlays of the same evaluation images each time
+
+
+class TrainConfig(Settings):
     """The whole of ``conf/train.yaml``."""
 
-    study: str = "default"
-    seed: int = 0
-    lambda_: float = 0.0
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    augmentation: Any = field(default_factory=AugmentationConfig)
-    gaze: GazeConfig = field(default_factory=GazeConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    pictures: PicturesConfig = field(default_factory=PicturesConfig)
-    trainer: dict[str, Any] = field(default_factory=dict)
+    study: FolderName = "default"
+    seed: int = Field(0, ge=0, lt=2**32)
+    dataset: DatasetConfig = DatasetConfig()
+    model: ModelConfig = ModelConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    lambda_: float = Field(0.0, alias="lambda")
+    gaze: GazeConfig = GazeConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    trainer: dict[str, Any] = {}
     resume: bool = True  # go on with an interrupted run from its last checkpoint
     rerun: bool = False  # train a finished run anew
+
+    @field_validator("lambda_")
+    @classmethod
+    def _of_one_class(cls, value: float, info: ValidationInfo) -> float:
+        augmentation = info.data.get("augmentation", AugmentationConfig())
+        if value and augmentation.on("label"):
+            raise ValueError(
+                f"with augmentation={augmentation.name}: a mixed image has no one class whose gaze could be compared. "
+                "Take lambda=0, or another augmentation"
+            )
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values with the user's own key names: what a checkpoint and a logger may hold.
 
         ``resume`` and ``rerun`` are about one start, not about the run, and are left out.
         """
-        values = {**asdict(self), "augmentation": self.augmentation.model_dump()}
-        del values["resume"], values["rerun"]
-        values["lambda"] = values.pop("lambda_")
-        return values
+        return self.model_dump(by_alias=True, exclude={"resume", "rerun"})
 
 
 def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
@@ -111,17 +123,7 @@ def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
     """
-    values = _plain(cfg)
-    if isinstance(values.get("include"), str):  # include=failed, as a person would write it
-        values["include"] = [values["include"]]
-    schema = OmegaConf.structured(AnalyzeConfig)
-    problems = _fill(schema, values)
-    config = OmegaConf.to_object(schema)
-    assert isinstance(config, AnalyzeConfig)
-    problems += analysis_problems(config)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return config
+    return AnalyzeConfig(**_plain(cfg))
 
 
 def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
@@ -134,21 +136,13 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
     """
-    values = _plain(cfg)
-    weight, augmentation = values.pop("lambda", 0.0), values.pop("augmentation", {})
-    schema = OmegaConf.structured(TrainConfig, flags={"allow_objects": True})
-    problems = [*_lambda_problems(weight), *_fill(schema, values)]
-    schema.lambda_ = 0.0 if problems else weight
-    config = OmegaConf.to_object(schema)
-    assert isinstance(config, TrainConfig)
+    values, problems = _plain(cfg), []
     try:
-        config.augmentation = AugmentationConfig(**augmentation)
-    except ValidationError as error:
-        problems += [str(e["ctx"]["error"]) if "ctx" in e else f"augmentation.name: {e['msg']}" for e in error.errors()]
-    problems += [*_range_problems(config), *_mixing_problems(config)]
-    problems += [*dataset_problems(config.dataset), *model_problems(config.model)]
-    if trainer:
-        problems += _trainer_problems(config.trainer)
+        config = TrainConfig(**values)
+    except ConfigError as error:
+        problems.append(str(error))
+    if trainer and isinstance(values.get("trainer", {}), dict):
+        problems += _trainer_problems(values.get("trainer", {}))
     if problems:
         raise ConfigError("\n".join(problems))
     return config
@@ -165,13 +159,13 @@ def check_trainer(config: TrainConfig) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _plain(cfg: DictConfig) -> dict[Any, Any]:
+def _plain(cfg: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
-    return values
+    return {str(key): value for key, value in values.items()}
 
 
 def config_hash(config: TrainConfig) -> str:
@@ -194,89 +188,6 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "dataset": dataset, "trainer": trainer}
 
 
-def _lambda_problems(value: Any) -> list[str]:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return []
-    return [f"lambda={value} is not a finite number. Write for example lambda=50, 0 or -100."]
-
-
-def _fill(schema: DictConfig, values: dict[Any, Any], path: str = "") -> list[str]:
-    """Put values into the typed schema one by one, so that every problem is found; those are returned."""
-    known = ["lambda" if key == "lambda_" else str(key) for key in schema]
-    problems = []
-    for key, value in values.items():
-        name = f"{path}{key}"
-        if key not in known:
-            problems.append(f"{name}={value}: there is no such setting. {_near(str(key), known)}")
-        elif isinstance(value, dict) and dataclasses.is_dataclass(OmegaConf.get_type(schema, key)):
-            problems += _fill(schema[key], value, f"{name}.")
-        else:
-            try:
-                schema[key] = value
-            except OmegaConfBaseException:
-                wanted = get_type_hints(OmegaConf.get_type(schema))[key]
-                shown = "null" if value is None else value
-                problems.append(f"{name}={shown} must be {WORDS.get(wanted, 'a group of settings')}.")
-    return problems
-
-
-def _near(name: str, known: list[str]) -> str:
-    return did_you_mean(name, known).rstrip() or f"Known: {', '.join(sorted(known))}."
-
-
-def _range_problems(c: TrainConfig) -> list[str]:
-    g, o = c.gaze, c.optimizer
-    rules = [
-        (0 <= c.seed < 2**32, f"seed={c.seed} must be in 0 .. 2^32 - 1."),
-        (
-            is_folder_name(c.study),
-            f"study={c.study} names a folder: give one name without a slash.",
-        ),
-        (g.method in METHODS, unknown("gaze.method", g.method, METHODS)),
-        (g.distance in DISTANCES, unknown("gaze.distance", g.distance, DISTANCES)),
-        (g.reference in REFERENCES, f"gaze.reference={g.reference} is unknown: {' or '.join(REFERENCES)}."),
-        (0 <= g.ema_decay < 1, f"gaze.ema_decay={g.ema_decay} must be in [0, 1)."),
-        (g.min_samples >= 1, f"gaze.min_samples={g.min_samples} must be 1 or more."),
-        (g.common_grid >= 2, f"gaze.common_grid={g.common_grid} must be 2 or more tiles a side."),
-        (g.start_epoch >= 0, f"gaze.start_epoch={g.start_epoch} must be 0 or more (epochs count from 1)."),
-        (
-            g.end_epoch >= g.start_epoch,
-            f"gaze.end_epoch={g.end_epoch} (T1) is before gaze.start_epoch={g.start_epoch} (T0): "
-            "lambda grows from T0 to T1, so T1 must not be smaller.",
-        ),
-        (0 < o.lr < math.inf, f"optimizer.lr={o.lr} must be a finite number above 0."),
-        (
-            len(o.betas) == 2 and all(0 <= b < 1 for b in o.betas),
-            f"optimizer.betas={o.betas} must be two numbers in [0, 1).",
-        ),
-        (0 < o.eps < math.inf, f"optimizer.eps={o.eps} must be a finite number above 0."),
-        (
-            0 <= o.weight_decay < math.inf,
-            f"optimizer.weight_decay={o.weight_decay} must be a finite number, 0 or more.",
-        ),
-        (0 < o.plateau_factor < 1, f"optimizer.plateau_factor={o.plateau_factor} must be between 0 and 1."),
-        (o.plateau_patience >= 0, f"optimizer.plateau_patience={o.plateau_patience} must be 0 or more."),
-        (
-            c.pictures.every_n_epochs >= 0,
-            f"pictures.every_n_epochs={c.pictures.every_n_epochs} must be 0 (none) or more.",
-        ),
-        (
-            c.pictures.images_per_class >= 1,
-            f"pictures.images_per_class={c.pictures.images_per_class} must be 1 or more.",
-        ),
-    ]
-    return [message for ok, message in rules if not ok]
-
-
-def _mixing_problems(c: TrainConfig) -> list[str]:
-    if c.lambda_ == 0 or not c.augmentation.on("label"):
-        return []
-    return [
-        f"lambda={c.lambda_:g} with augmentation={c.augmentation.name}: a mixed image has no one class whose gaze "
-        "could be compared. Take lambda=0, or another augmentation."
-    ]
-
-
 def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
     """Lightning's own argument names; the ones that this project sets itself are refused."""
     from lightning import Trainer  # slow to import: only when a config is really checked
@@ -284,12 +195,14 @@ def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
     known = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
     own = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar"}
     problems = [
-        f"trainer.{key}={trainer[key]}: Lightning's Trainer has no such argument. {_near(key, known)}"
+        no_such(f"trainer.{key}", trainer[key], known, "Lightning's Trainer has no such argument")
         for key in trainer
         if key not in known
     ]
     problems += [
-        f"trainer.{key}={trainer[key]}: this project sets it itself. Leave it out." for key in trainer if key in own
+        f"trainer.{key}={shown(trainer[key])}: this project sets it itself. Leave it out."
+        for key in trainer
+        if key in own
     ]
     precision = str(trainer.get("precision", "32-true"))
     if precision not in (*PRECISIONS, "32", "64"):
@@ -299,7 +212,7 @@ def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
         )
     epochs = trainer.get("max_epochs", 1)
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        problems.append(f"trainer.max_epochs={epochs} must be a whole number, 1 or more.")
+        problems.append(f"trainer.max_epochs={shown(epochs)} must be a whole number, 1 or more.")
     if trainer.get("limit_val_batches", 1) == 0 or trainer.get("check_val_every_n_epoch", 1) != 1:
         problems.append(
             "trainer.limit_val_batches=0 and trainer.check_val_every_n_epoch other than 1 leave epochs without a "

@@ -121,7 +121,7 @@ class Audit:
             return f"  {t.test_in_train} of {tests} test images also stood in train; dropped there: {self.dropped}"
         return (
             f"  {t.test_in_train} of {tests} test images also stand in train; "
-            f"dataset.drop_leaked=true removes those {t.train_in_test} training images"
+            f"dataset.on_leak=drop removes those {t.train_in_test} training images"
         )
 
 

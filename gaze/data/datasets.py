@@ -8,6 +8,7 @@ images out of the cache or decodes them into it (:mod:`gaze.data.decode`, :mod:`
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +70,7 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
 
 def load_phantom(config: DatasetConfig, say: Say) -> ImageData:
     """The phantom, drawn or out of the cache."""
+    assert config.train_images and config.test_images  # the phantom's settings have numbers
     counts = {"train": config.train_images, "test": config.test_images}
     wanted = {"kind": "phantom", "seed": config.seed, "image_size": config.image_size, "counts": counts}
     made_from = {"source": _source(phantom), "numpy": np.__version__}
@@ -255,18 +257,52 @@ def half_of(split: str, images: Pixels, targets: NDArray[np.int64], masks: Pixel
 
 
 def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Half, config: DatasetConfig) -> ImageData:
-    """A data set of its two halves: what could not be read is left out and, if so configured, what leaked; what is in
-    use is audited.
+    """A data set of its two halves: what could not be read is left out and, if so configured, what leaked and what is
+    too many; what is in use is audited.
 
     Raises:
-        DataError: a class has no image left.
+        DataError: images leaked where none may; a class has no image left.
     """
-    in_test = {r.digest for r in test.records if r is not None} if config.drop_leaked else set()
+    in_test = {r.digest for r in test.records if r is not None} if config.on_leak != "warn" else set()
     dropped = {r for r in train.records if r is not None and r.digest in in_test}
-    used = [r for r in (*train.records, *test.records) if r is not None and r not in dropped]
+    if dropped and config.on_leak == "error":
+        listed = "\n  ".join(first_few(sorted(r.path for r in dropped)))
+        raise DataError(
+            f"Training images of {config.name} that also stand in the test set: {len(dropped)}\n  {listed}\n"
+            "Remove them, or leave them out with dataset.on_leak=drop."
+        )
+    chosen = (
+        _chosen(train, dropped, config.train_images, config.seed),
+        _chosen(test, set(), config.test_images, config.seed),
+    )
+    used = [r for half, places in zip((train, test), chosen, strict=True) for r in _records(half, places)]
     _check_classes_left(root, classes, used)
     audit = make_audit(config.name, None if root is None else str(root), classes, used, list(dropped))
-    return ImageData(classes, _keep(train, dropped), _keep(test, set()), audit)
+    return ImageData(classes, _keep(train, chosen[0]), _keep(test, chosen[1]), audit)
+
+
+def _chosen(half: Half, dropped: set[Record], most: int | None, seed: int) -> list[int]:
+    """Places of the images in use."""
+    kept = [i for i, r in enumerate(half.records) if r is not None and r not in dropped]
+    labels = np.array([r.label for r in _records(half, kept)], dtype=np.int64)
+    return [kept[i] for i in balanced_choice(labels, len(kept) if most is None else most, seed)]
+
+
+def balanced_choice(target: NDArray[np.int64], most: int, seed: int = 0) -> NDArray[np.int64]:
+    """Places of ``most`` images (all, if there are no more), in order, with as many of each class as there are."""
+    if most >= len(target):
+        return np.arange(len(target))
+    order = np.random.default_rng(seed).permutation(len(target))
+    turn = np.empty(len(target), dtype=np.int64)  # the how-many-th of its class each image is
+    for label in np.unique(target):
+        own = order[target[order] == label]
+        turn[own] = np.arange(len(own))
+    first = np.lexsort((np.argsort(order), turn))  # all classes' first images, then all second ones
+    return np.sort(first[:most])
+
+
+def _records(half: Half, places: Sequence[int]) -> list[Record]:
+    return [r for r in (half.records[i] for i in places) if r is not None]
 
 
 def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[Record]) -> None:
@@ -275,15 +311,16 @@ def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[
         if empty:
             names = ", ".join(classes[i] for i in sorted(empty))
             raise DataError(
-                f"{split} in {root} has no image left of: {names}. Unreadable images and those that "
-                "dataset.drop_leaked removes are left out; mend the images or set dataset.drop_leaked=false."
+                f"{split} in {root} has no image left of: {names}. Unreadable images, those that "
+                f"dataset.on_leak=drop removes and those beyond dataset.{split}_images are left out; mend the images "
+                "or set dataset.on_leak=warn."
             )
 
 
-def _keep(half: Half, dropped: set[Record]) -> Split:
+def _keep(half: Half, places: list[int]) -> Split:
     """A half without what is left out; only then its images are copied, else they may stay in the cache's file."""
-    kept = [(i, r) for i, r in enumerate(half.records) if r is not None and r not in dropped]
-    rows = slice(None) if len(kept) == len(half.records) else [i for i, _ in kept]
-    targets = torch.tensor([r.label for _, r in kept], dtype=torch.int64)
+    rows = slice(None) if len(places) == len(half.records) else places
+    records = _records(half, places)
+    targets = torch.tensor([r.label for r in records], dtype=torch.int64)
     own = None if half.masks is None else torch.from_numpy(half.masks[rows])
-    return Split(torch.from_numpy(half.images[rows]), targets, [r.path for _, r in kept], own)
+    return Split(torch.from_numpy(half.images[rows]), targets, [r.path for r in records], own)

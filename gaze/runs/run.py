@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from gaze.choices import METHODS
 from gaze.config.train import TrainConfig
 from gaze.errors import ConfigError, DataError
+from gaze.runs.migrate import migrate
 from gaze.runs.status import STATUS_FILE, read_status, run_state
 
 LAST, BEFORE, BEST = "last", "before", "best"  # checkpoints, in the order in which a run resumes from them
@@ -87,7 +88,7 @@ class Run:
     # ---- settings
 
     def values(self) -> dict[str, Any]:
-        """``config.json`` as it stands there now.
+        """``config.json`` as it stands there now, under today's names.
 
         Raises:
             DataError: it is absent, damaged, or has no :data:`NEEDED` setting.
@@ -103,7 +104,7 @@ class Run:
             own = values.get(group) if group and isinstance(values, dict) else values
             if not isinstance(own, dict) or key not in own:
                 raise DataError(f"config.json has no {name}")
-        return dict(values)
+        return migrate(values)
 
     @cached_property
     def settings(self) -> TrainConfig:
@@ -114,12 +115,9 @@ class Run:
         """
         if self.given is not None:
             return self.given
-        groups: Any = {f.name: f.default_factory for f in fields(TrainConfig) if isinstance(f.default_factory, type)}
-        own = self.values()
         try:
-            own |= {name: group(**(own.get(name) or {})) for name, group in groups.items()}
-            return TrainConfig(lambda_=float(own.pop("lambda")), **own)
-        except (TypeError, ValueError, ConfigError) as error:
+            return TrainConfig(**self.values())
+        except ConfigError as error:
             raise DataError(f"config.json is not of this version of the project: {error}") from error
 
     @property

@@ -24,10 +24,12 @@ from torch import Tensor
 from gaze.backbones.library import map_size
 from gaze.config.analysis import CompareConfig
 from gaze.config.data import DatasetConfig
-from gaze.config.model import ModelConfig
+from gaze.config.model import model_label
 from gaze.data.datamodule import Batch, GazeDataModule
+from gaze.data.datasets import balanced_choice
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
+from gaze.runs.migrate import migrate
 from gaze.runs.run import Run, methods, runs_below
 from gaze.training.checkpoints import WholeCheckpoints
 from gaze.training.module import GazeModule
@@ -82,19 +84,6 @@ def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Ima
     return Images(data, place, target[place], data.classes, digest.hexdigest())
 
 
-def balanced_choice(target: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Places of ``most`` images (all, if there are no more), in order, with as many of each class as there are."""
-    if most >= len(target):
-        return np.arange(len(target))
-    order = np.random.default_rng(0).permutation(len(target))
-    turn = np.empty(len(target), dtype=np.int64)  # the how-many-th of its class each image is
-    for label in np.unique(target):
-        own = order[target[order] == label]
-        turn[own] = np.arange(len(own))
-    first = np.lexsort((np.argsort(order), turn))  # all classes' first images, then all second ones
-    return np.sort(first[:most])
-
-
 def batches(number: int, size: int) -> list[Tensor]:
     """Places 0 .. number - 1 in rows of at most ``size``."""
     return list(torch.arange(number).split(size)) if number else []
@@ -146,7 +135,7 @@ def load_module(path: Path) -> GazeModule:
     """
     try:
         checkpoint = WholeCheckpoints().load_checkpoint(path)
-        module = GazeModule(**checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY])
+        module = GazeModule(**migrate(checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY]))
         module.load_state_dict(checkpoint["state_dict"])
     except UNREADABLE as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
@@ -298,7 +287,7 @@ def opened(run: Run, checkpoint: str, device: torch.device) -> Opened:
     path, dataset = run.checkpoint(checkpoint), run.settings.dataset
     module = load_module(path)
     own = module.hparams
-    label = ModelConfig(own["model"], source=own["source"]).label
+    label = model_label({"name": own["model"], "source": own["source"]})
     of_checkpoint = (label, own["image_size"], own["in_channels"])
     of_settings = (run.label, dataset.image_size, dataset.channels)
     if of_checkpoint != of_settings:

@@ -19,7 +19,7 @@ from gaze.backbones.library import build_network, check_method_of, map_size
 from gaze.backbones.looking import Look, look
 from gaze.cam.hook import at_least_float32
 from gaze.config.model import ModelConfig
-from gaze.config.train import GazeConfig, OptimizerConfig
+from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.consistency.schedule import curriculum
 from gaze.data.datamodule import Batch
@@ -47,12 +47,13 @@ class GazeModule(LightningModule):
         image_size: in pixels; fixes the size of the class gaze maps.
         gaze_lambda: weight lambda of the gaze loss, of either sign; 0 trains plainly and computes no CAM.
         gaze: settings of the loss, as a ``GazeConfig`` or a plain dict of its fields.
-        optimizer: settings of Adam and ReduceLROnPlateau, likewise.
+        optimizer: settings of Adam, likewise.
         channels_last: keep the backbone and its images in NHWC order. Same mathematics, other rounding.
         class_names: for pictures and tables; numbers where None.
         source: "gaze" (the levels), "torchvision" or "timm".
         weights: pretrained ones of that source, see ``ModelConfig``; None for random ones.
         layer: of a network that is no level: where to look; None for the last layer with a spatial map.
+        scheduler: settings of ReduceLROnPlateau, like ``gaze``.
 
     Attributes:
         gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
@@ -76,11 +77,13 @@ class GazeModule(LightningModule):
         source: str = "gaze",
         weights: str | None = None,
         layer: str | None = None,
+        scheduler: SchedulerConfig | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # Plain values: a checkpoint that holds objects does not load with weights_only=True.
         gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
         optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**(optimizer or {}))
+        scheduler = scheduler if isinstance(scheduler, SchedulerConfig) else SchedulerConfig(**(scheduler or {}))
+        # Plain values: a checkpoint that holds objects does not load with weights_only=True.
         self.save_hyperparameters(
             {
                 "model": model,
@@ -88,8 +91,9 @@ class GazeModule(LightningModule):
                 "in_channels": in_channels,
                 "image_size": image_size,
                 "gaze_lambda": float(gaze_lambda),
-                "gaze": vars(gaze).copy(),
-                "optimizer": {**vars(optimizer), "betas": list(optimizer.betas)},
+                "gaze": gaze.model_dump(),
+                "optimizer": optimizer.model_dump(),
+                "scheduler": scheduler.model_dump(),
                 "channels_last": channels_last,
                 "class_names": list(class_names or map(str, range(num_classes))),
                 "source": source,
@@ -99,10 +103,10 @@ class GazeModule(LightningModule):
             logger=False,
         )
         self.gaze_config = gaze
-        self.optimizer_config = optimizer
+        self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.gaze_weight = float(gaze_lambda)
         self._logged_epoch = -1
-        network = ModelConfig(model, channels_last, source, weights, layer)
+        network = ModelConfig(name=model, channels_last=channels_last, source=source, weights=weights, layer=layer)
         check_method_of(gaze.method, network, in_channels)
         size = map_size(network, image_size, in_channels)
         self.backbone = build_network(network, num_classes, in_channels, image_size)
@@ -182,11 +186,11 @@ class GazeModule(LightningModule):
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], **once)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        o = self.optimizer_config
+        o, s = self.optimizer_config, self.scheduler_config
         adam = torch.optim.Adam(
             self.parameters(), o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay
         )
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=o.plateau_factor, patience=o.plateau_patience)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=s.factor, patience=s.patience)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
 
     def on_train_epoch_end(self) -> None:

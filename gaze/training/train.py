@@ -242,6 +242,7 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
         gaze_lambda=config.lambda_,
         gaze=config.gaze,
         optimizer=config.optimizer,
+        scheduler=config.scheduler,
         channels_last=config.model.channels_last,
         class_names=list(data.classes),
         source=config.model.source,

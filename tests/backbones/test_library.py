@@ -98,7 +98,7 @@ def test_maps_are_captums_in_training_and_in_evaluation(settings):
     with torch.inference_mode():
         again = module.look(image.clone(), target.clone())  # made in inference mode
     torch.testing.assert_close(again.cam, found.cam, rtol=1e-5, atol=1e-5)
-    assert found.cam.shape[1:] == map_size(ModelConfig(settings["model"], True, settings["source"]), SIZE, 1)
+    assert found.cam.shape[1:] == map_size(ModelConfig(name=settings["model"], source=settings["source"]), SIZE, 1)
     assert not found.cam.requires_grad and all(p.grad is None for p in module.parameters())
 
 
@@ -210,16 +210,17 @@ def test_half_precision_keeps_head_and_map_in_float32(settings):
 @pytest.mark.parametrize(
     ("model", "size", "words"),
     [
-        (ModelConfig("resnet17", source="torchvision"), 64, ["model.name=resnet17 is unknown", "resnet18"]),
-        (ModelConfig("test_vitt", source="timm"), 64, ["model.name=test_vitt is unknown", "test_vit"]),
-        (ModelConfig("fcn_resnet50", source="torchvision"), 64, ["unknown"]),  # no classifier
-        (ModelConfig("resnet18", source="torchvision", layer="layr4"), 64,
+        (ModelConfig(name="resnet17", source="torchvision"), 64, ["model.name=resnet17 is unknown", "resnet18"]),
+        (ModelConfig(name="test_vitt", source="timm"), 64, ["model.name=test_vitt is unknown", "test_vit"]),
+        (ModelConfig(name="fcn_resnet50", source="torchvision"), 64, ["unknown"]),  # no classifier
+        (ModelConfig(name="resnet18", source="torchvision", layer="layr4"), 64,
          ["model.layer=layr4", "Did you mean layer4", "layer4 (2x2)", "layer3 (4x4)"]),
-        (ModelConfig("resnet18", source="torchvision", layer="fc"), 64, ["model.layer=fc", "no spatial map", "layer4"]),
-        (ModelConfig("resnet18", source="torchvision", layer="layer4.1.relu"), 64, ["runs 2 times"]),
-        (ModelConfig("resnet18", source="torchvision", layer="layer4"), 32, ["1x1 map", "2x2 or more"]),
-        (ModelConfig("vit_b_16", source="torchvision"), 50, ["50x50 images", "cannot be used"]),
-        (ModelConfig("resnet18", source="torchvision", weights="best"), 64, ["weights=best", "IMAGENET1K_V1"]),
+        (ModelConfig(name="resnet18", source="torchvision", layer="fc"), 64,
+         ["model.layer=fc", "no spatial map", "layer4"]),
+        (ModelConfig(name="resnet18", source="torchvision", layer="layer4.1.relu"), 64, ["runs 2 times"]),
+        (ModelConfig(name="resnet18", source="torchvision", layer="layer4"), 32, ["1x1 map", "2x2 or more"]),
+        (ModelConfig(name="vit_b_16", source="torchvision"), 50, ["50x50 images", "cannot be used"]),
+        (ModelConfig(name="resnet18", source="torchvision", weights="best"), 64, ["weights=best", "IMAGENET1K_V1"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_early(model, size, words):
@@ -231,7 +232,7 @@ def test_what_cannot_be_used_is_refused_early(model, size, words):
 def test_a_missing_timm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(ConfigError, match=r'pip install -e "\.\[timm\]"'):
-        check_network(ModelConfig("resnet26", source="timm"), 64, 1)
+        check_network(ModelConfig(name="resnet26", source="timm"), 64, 1)
 
 
 def test_a_bad_layer_is_refused_before_images_are_read_and_anything_is_written(composed, tmp_path):
@@ -246,10 +247,10 @@ def test_a_bad_layer_is_refused_before_images_are_read_and_anything_is_written(c
 def test_the_check_draws_no_random_number_and_names_the_layer():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    line = check_network(ModelConfig("resnet18", source="torchvision"), 64, 1)
+    line = check_network(ModelConfig(name="resnet18", source="torchvision"), 64, 1)
     assert line == "torchvision-resnet18: looked at in layer4, a 2x2 map"
     assert torch.equal(torch.get_rng_state(), before)
-    assert check_network(ModelConfig("level2"), 64, 1) is None
+    assert check_network(ModelConfig(name="level2"), 64, 1) is None
 
 
 # ---- weights
@@ -265,7 +266,7 @@ def pretrained(monkeypatch) -> dict[str, Tensor]:
 
 
 def test_pretrained_weights_are_all_taken_but_the_classifier(pretrained):
-    model = ModelConfig("resnet18", source="torchvision", weights="default")
+    model = ModelConfig(name="resnet18", source="torchvision", weights="default")
     backbone = build_network(model, K, 1, SIZE)
     own = backbone.network.state_dict()
     assert all(torch.equal(own[key], value) for key, value in pretrained.items() if not key.startswith("fc."))
@@ -297,7 +298,7 @@ def test_weights_that_cannot_be_downloaded_are_one_clear_error(monkeypatch):
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
     with pytest.raises(ConfigError, match=r"model\.weights=default .* cannot be had: .*no route[\s\S]*weights=null"):
-        check_network(ModelConfig("resnet18", source="torchvision", weights="default"), 64, 1)
+        check_network(ModelConfig(name="resnet18", source="torchvision", weights="default"), 64, 1)
 
 
 def test_weights_of_another_image_size_are_refused(pretrained, monkeypatch):
@@ -306,7 +307,7 @@ def test_weights_of_another_image_size_are_refused(pretrained, monkeypatch):
     monkeypatch.setattr(gaze.backbones.library, "_plain", lambda *args, **kwargs: network)
     with pytest.raises(ConfigError, match=r"do not fit 64x64 images \(conv1\.weight\)\. Take dataset\.image_size=224"):
         gaze.backbones.library._from_torchvision(
-            ModelConfig("resnet18", source="torchvision", weights="default"), K, SIZE
+            ModelConfig(name="resnet18", source="torchvision", weights="default"), K, SIZE
         )
 
 

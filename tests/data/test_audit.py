@@ -50,7 +50,7 @@ def test_lines_show_counts_sizes_and_the_leak():
     assert ["a", "2", "3"] in [line.split() for line in text.splitlines()]
     assert ["total", "3", "4"] in [line.split() for line in text.splitlines()]
     assert "sizes: all 8x6" in text and "modes: L (7)" in text
-    assert "3 of 4 test images also stand in train; dataset.drop_leaked=true removes those 3 training images" in text
+    assert "3 of 4 test images also stand in train; dataset.on_leak=drop removes those 3 training images" in text
 
 
 def test_lines_show_ranges_and_lists():

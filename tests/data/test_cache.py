@@ -86,7 +86,7 @@ def assert_equal(a: ImageData, b: ImageData) -> None:
 # ---- the second start
 
 
-@pytest.mark.parametrize("changes", [{}, {"channels": 3, "drop_leaked": True}])
+@pytest.mark.parametrize("changes", [{}, {"channels": 3, "on_leak": "drop"}])
 @pytest.mark.filterwarnings("error")
 def test_second_start_gives_the_same_without_decoding(load, monkeypatch, changes):
     plain = load(**{**changes, "cache": "off"})
@@ -142,7 +142,7 @@ def test_errors_of_the_phantom_are_the_same(folder):
 
 def test_dropping_leaked_images_needs_no_second_entry(load, folder):
     load()
-    assert load(drop_leaked=True).audit.dropped == 1 and load.read
+    assert load(on_leak="drop").audit.dropped == 1 and load.read
     assert len(entries(folder)) == 1
 
 

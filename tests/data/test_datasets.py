@@ -298,16 +298,31 @@ def test_leaked_images_are_found_and_dropped(root):
     twins = load_dataset(config(root)).audit.twins
     assert twins.groups == [["test/dog/0.png", "train/cat/copy.tif", "train/dog/copy.bmp"]]
     assert (twins.test_in_train, twins.train_in_test, twins.class_groups) == (1, 2, 1)
-    data = load_dataset(config(root, drop_leaked=True))
+    data = load_dataset(config(root, on_leak="drop"))
     assert data.audit.dropped == 2 and not any("copy" in path for path in data.train.paths)
     assert len(data.train.paths) == len(data.train.images) == len(data.train.targets) == 6
     assert data.audit.twins == twins and len(data.test.paths) == 4
+    text = refused(config(root, on_leak="error"))
+    assert "also stand in the test set: 2\n  train/cat/copy.tif\n  train/dog/copy.bmp\n" in text
+
+
+def test_at_most_so_many_images_of_each_class_alike(root):
+    leak(root)
+    everything = load_dataset(config(root, on_leak="drop"))
+    few, same = (load_dataset(config(root, train_images=4, test_images=2, on_leak="drop")) for _ in range(2))
+    assert few.train.paths == same.train.paths and set(few.train.paths) < set(everything.train.paths)
+    assert few.audit.train_counts == {"cat": 2, "dog": 2} and few.audit.test_counts == {"cat": 1, "dog": 1}
+    places = [everything.train.paths.index(path) for path in few.train.paths]
+    assert torch.equal(few.train.images, everything.train.images[places])
+    others = {tuple(load_dataset(config(root, train_images=4, seed=seed)).train.paths) for seed in range(5)}
+    assert len(others) > 1
+    assert "train_images are left out" in refused(config(root, train_images=1))
 
 
 def test_class_that_dropping_empties(root):
     for i, path in enumerate((root / "train" / "dog").iterdir()):
         (root / "test" / "dog" / f"same{i}.png").write_bytes(path.read_bytes())
-    assert "drop_leaked=false" in refused(config(root, drop_leaked=True))
+    assert "on_leak=warn" in refused(config(root, on_leak="drop"))
 
 
 # ---- what ships

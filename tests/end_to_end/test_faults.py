@@ -25,7 +25,7 @@ pytestmark = [  # processes of their own, killed and started again
 # 4 epochs of 3 steps; dropout, augmentation, a growing lambda, and a rate that falls after each epoch without progress.
 SETTINGS = (
     "model=level2", "dataset.train_images=24", "trainer.max_epochs=4", "lambda=50", "gaze.start_epoch=1",
-    "gaze.end_epoch=3", "optimizer.lr=3e-3", "optimizer.plateau_patience=0",
+    "gaze.end_epoch=3", "optimizer.lr=3e-3", "scheduler.patience=0",
 )  # fmt: skip
 STEPS = 3
 

@@ -3,7 +3,6 @@
 import re
 import shutil
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -286,4 +285,4 @@ def test_what_is_no_csv_is_refused(tmp_path, content):
 
 def test_config_json_of_a_run_is_what_mixed_settings_needs(tiny_run):
     own = Run(tiny_run.folder)
-    assert mixed_settings([own, Run(Path("b"), replace(own.settings, seed=7, lambda_=1.0))]) == {}
+    assert mixed_settings([own, Run(Path("b"), own.settings.model_copy(update={"seed": 7, "lambda_": 1.0}))]) == {}

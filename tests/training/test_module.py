@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import gaze.backbones.looking
 from gaze.backbones.levels import LEVELS, build_backbone
 from gaze.config.data import DatasetConfig
-from gaze.config.train import GazeConfig, OptimizerConfig
+from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
 from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.data.datasets import ImageData, load_dataset
 from gaze.errors import ConfigError
@@ -473,7 +473,7 @@ def test_the_optimiser_is_the_published_one():
 
 
 def test_the_rate_falls_when_the_loss_stands_still():
-    module = tiny_module("level1", optimizer=OptimizerConfig(plateau_patience=1, plateau_factor=0.5))
+    module = tiny_module("level1", scheduler=SchedulerConfig(patience=1, factor=0.5))
     setup = module.configure_optimizers()
     for _ in range(3):
         setup["optimizer"].step()

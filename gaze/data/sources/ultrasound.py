@@ -5,7 +5,7 @@
 The set comes without training and test folders. Every fifth image of each class, in natural order of names
 ("benign (2)" before "benign (10)"), is for testing, as the project's reference has it: one in
 ``round(1 / test_fraction)``. Images with equal pixels may then stand on both sides; the audit says which, and
-``dataset.drop_leaked`` takes them out of training.
+``dataset.on_leak=drop`` takes them out of training.
 
 With ``dataset.split_seed`` a number, another split is drawn, in which they do not:
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from gaze.data.datasets import balanced_choice
 from gaze.errors import DataError
 from gaze.metrics.compare import compare_prepared, prepare_maps
 from gaze.metrics.faithfulness import area, cascade, centred_maps, deletion_insertion, noise_change, random_maps, road
@@ -24,7 +25,7 @@ from gaze.metrics.lesion import mask_lift, pointing
 from gaze.report.terminal import progress_bar
 from gaze.statistics.bootstrap import interval, resampled_means, resampling_weights
 from gaze.statistics.intervals import Floats
-from gaze.studies.opened import Opened, balanced_choice, batches, evaluation_images
+from gaze.studies.opened import Opened, batches, evaluation_images
 
 KINDS = ("gaze", "random", "centred")  # of maps, in all that follows
 NOISE = (0.01, 0.02, 0.05)  # SD, of the images' range

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -7,10 +5,11 @@ from run_folders import SMALL, new_module, write_run
 
 from gaze.cam.methods import normalize_cam
 from gaze.config.train import check_config
+from gaze.data.datasets import balanced_choice
 from gaze.errors import DataError
 from gaze.runs.run import Run
 from gaze.studies.augmentation.store import gaze_of_runs, read_manifest
-from gaze.studies.opened import balanced_choice, check_runs, compute_device, evaluation_images, load_module
+from gaze.studies.opened import check_runs, compute_device, evaluation_images, load_module
 
 CPU = torch.device("cpu")
 
@@ -33,6 +32,10 @@ def runs(config, images, tmp_path):
         folder = write_run(tmp_path / f"seed={seed}", own, list(images.classes))
         made.append(Run(folder, own))
     return made
+
+
+def at_size(settings, size):
+    return settings.model_copy(update={"dataset": settings.dataset.model_copy(update={"image_size": size})})
 
 
 def gazes(runs, images, directory, seen=None):
@@ -148,7 +151,7 @@ def test_missing_checkpoints_are_all_named_before_any_work(runs):
 
 
 def test_maps_that_are_too_coarse_are_refused_before_any_work(runs):
-    small = [Run(r.folder, replace(r.settings, dataset=replace(r.settings.dataset, image_size=24))) for r in runs]
+    small = [Run(r.folder, at_size(r.settings, 24)) for r in runs]
     with pytest.raises(DataError, match=r"level2 at dataset.image_size=24 has maps of 3x3 cells"):
         check_runs(small, "last")
     check_runs(runs, "last")

@@ -1,0 +1,92 @@
+"""What every group of settings is: a pydantic model whose problems come as one error, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, PydanticKnownError
+
+from gaze.choices import did_you_mean, unknown
+from gaze.errors import ConfigError
+
+TYPES = {
+    "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text",
+    "list_type": "a list", "dict_type": "a group of settings", "model_type": "a group of settings",
+}  # fmt: skip
+
+
+class Settings(BaseModel):
+    """A group of settings. Neither true nor '3' is a number, and numbers are finite.
+
+    Raises:
+        ConfigError: names every setting that is unknown, of the wrong type or out of its range, a line each.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_line(type(self), problem) for problem in error.errors())) from None
+
+    # pydantic then makes inner groups without this __init__, so that the outermost one has the problems of all.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+def one_of(known: Collection[str]) -> AfterValidator:
+    """A word of ``known``, which may grow."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, known))})
+        return value
+
+    return AfterValidator(check)
+
+
+def _one_folder(name: str) -> str:
+    if not name or Path(name).name != name or name == "..":
+        raise ValueError("names a folder: give one name without a slash")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_one_folder)]
+
+
+def no_such(setting: str, value: Any, known: Collection[str], what: str = "there is no such setting") -> str:
+    """Message for a setting that is not there, with the nearest of those that are."""
+    hint = did_you_mean(setting.rpartition(".")[2], known) or f"Known: {', '.join(sorted(known))}."
+    return f"{setting}={shown(value)}: {what}. {hint}".rstrip()
+
+
+def shown(value: Any) -> str:
+    """A value as a person writes it on the command line."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
+    """``gaze.ema_decay=1.5 must be less than 1.``"""
+    known: dict[Any, Any] = {}
+    kind: Any = model
+    for part in problem["loc"]:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            known = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+            kind = known.get(part)
+    name = ".".join(part for part in problem["loc"] if isinstance(part, str))
+    value, words = problem["input"], problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            return no_such(name, value, known)
+        case "literal_error":
+            return unknown(name, shown(value), words["expected"].replace(", ", " or ").replace("'", "").split(" or "))
+        case "value_error" if isinstance(value, dict):  # of a whole group, which names its settings itself
+            return str(words["error"])
+        case "value_error":
+            return f"{name}={shown(value)} {words['error']}."
+        case other:
+            wanted = f"must be {TYPES[other]}" if other in TYPES else problem["msg"].replace("Input should", "must")
+            return f"{name}={shown(value)} {wanted}{', or null' if type(None) in get_args(kind) else ''}."

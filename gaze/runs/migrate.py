@@ -1,0 +1,26 @@
+"""Settings of earlier states of this project under today's names: run folders and checkpoints live on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as today's models take them; what is missing has its default there.
+
+    Args:
+        values: a run's ``config.json``, or the hyper-parameters of a checkpoint, of any state of main.
+    """
+    values = dict(values)
+    optimizer = values.get("optimizer")
+    if isinstance(optimizer, Mapping) and "plateau_patience" in optimizer:
+        values["optimizer"] = {key: value for key, value in optimizer.items() if not key.startswith("plateau_")}
+        values["scheduler"] = {"factor": optimizer["plateau_factor"], "patience": optimizer["plateau_patience"]}
+    dataset = values.get("dataset")
+    if isinstance(dataset, Mapping) and "drop_leaked" in dataset:
+        values["dataset"] = {key: value for key, value in dataset.items() if key != "drop_leaked"}
+        values["dataset"]["on_leak"] = "drop" if dataset["drop_leaked"] else "warn"
+        if dataset.get("kind") != "phantom":  # the numbers were the phantom's and counted for nothing
+            values["dataset"] |= {"train_images": None, "test_images": None}
+    return values
