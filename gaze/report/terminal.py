@@ -13,11 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 
+def say(console: Console, line: str) -> None:
+    """A line as it is: no markup, and whole, so that a path can be copied."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar(console: Console, what: str) -> Iterator[Any]:
     """A progress bar; yields a function that takes the share that is done."""
     if not console.is_terminal:
-        console.print(f"{what} ...", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{what} ...")
         yield lambda share: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())

@@ -10,6 +10,7 @@ from rich.console import Console
 from gaze.config.analysis import AnalyzeConfig
 from gaze.errors import ConfigError, DataError
 from gaze.report.provenance import origin, provenance
+from gaze.report.terminal import say
 from gaze.report.write import write_report
 from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
@@ -121,21 +122,17 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
     if not studies and not runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any():
         return runs, False
     for study in studies:
-        console.print(
-            f"note: {study} compares augmentations and is left out here: python analyze.py study={study}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        note = f"note: {study} compares augmentations and is left out here: python analyze.py study={study}"
+        say(console, note)
     return read_runs(source, config.include, config.study, without=studies), False
 
 
 def _tell(written: list[Path], directory: Path, seconds: float, console: Console) -> None:
     console.print(f"\n{len(written)} files in {seconds:.1f} s:", highlight=False)
     for path in written:
-        console.print(f"  {_short(path)}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"  {_short(path)}")
     page = directory / "report.html"
-    console.print(f"Open {_short(page)} in a browser.", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"Open {_short(page)} in a browser.")
 
 
 def _make(directory: Path) -> None:

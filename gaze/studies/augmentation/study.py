@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from gaze.config.analysis import CompareConfig
 from gaze.errors import DataError
 from gaze.files import atomic_path
 from gaze.metrics.classification import CohenKappa
-from gaze.report.terminal import progress_bar
+from gaze.report.terminal import progress_bar, say
 from gaze.runs.run import Run
 from gaze.studies.augmentation.arms import arm_names, arm_settings
 from gaze.studies.augmentation.compared import PAIR_COLUMNS, Compared
@@ -108,10 +109,7 @@ def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Co
         DataError: images or a checkpoint that cannot be read.
     """
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    images = evaluation_images(part.runs[0].settings.dataset, config.images, say)
+    images = evaluation_images(part.runs[0].settings.dataset, config.images, partial(say, console))
     device = compute_device(config.device)
     part = part._replace(notes=part.notes + how_looked(part.runs, device))
     with progress_bar(console, f"CAMs of {len(part.runs)} runs over {len(images.place)} images") as progress:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from gaze.errors import DataError
 from gaze.metrics.compare import compare_prepared, prepare_maps
 from gaze.metrics.faithfulness import area, cascade, centred_maps, deletion_insertion, noise_change, random_maps, road
 from gaze.metrics.lesion import mask_lift, pointing
-from gaze.report.terminal import progress_bar
+from gaze.report.terminal import progress_bar, say
 from gaze.statistics.bootstrap import interval, resampled_means, resampling_weights
 from gaze.statistics.intervals import Floats
 from gaze.studies.opened import Opened, batches, evaluation_images
@@ -82,10 +83,7 @@ def check_run(one: Opened, most: int | None, console: Console) -> Checked:
         DataError: the images cannot be read, are of other classes, or none has a gaze.
     """
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    images = evaluation_images(one.dataset, None, say)
+    images = evaluation_images(one.dataset, None, partial(say, console))
     one.check_classes(images.classes)
     split, target = images.data.data.test, images.target
     with progress_bar(console, f"maps of {len(target)} evaluation images") as progress:

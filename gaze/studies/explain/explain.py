@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from gaze.data.decode import cause_of, decode_image
 from gaze.data.sources.folders import SUFFIXES, walk
 from gaze.data.sources.ultrasound import MASK_NAME
 from gaze.errors import DataError
-from gaze.report.terminal import progress_bar
+from gaze.report.terminal import progress_bar, say
 from gaze.runs.class_gaze import read_run_maps
 from gaze.studies.opened import Looked, Opened, evaluation_images
 
@@ -81,11 +82,8 @@ def find_images(one: Opened, where: str | None, console: Console) -> Shown:
         DataError: no such path, no image there, or none that can be read.
     """
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     if where is None:
-        images = evaluation_images(one.dataset, None, say)
+        images = evaluation_images(one.dataset, None, partial(say, console))
         one.check_classes(images.classes)
         split, number = images.data.data.test, len(images.target)
         source = "evaluation images of the run"
@@ -97,7 +95,7 @@ def find_images(one: Opened, where: str | None, console: Console) -> Shown:
     found = _decoded(one, path, files, console)
     if found.unreadable:
         lines = "\n  ".join(first_few(found.unreadable))
-        say(f"note: {len(found.unreadable)} of {len(files)} files cannot be read and are left out:\n  {lines}")
+        say(console, f"note: {len(found.unreadable)} of {len(files)} files cannot be read and are left out:\n  {lines}")
     return found
 
 
