@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from gaze.backbones.library import build_network, check_method_of, map_size
 from gaze.backbones.looking import Look, look
 from gaze.cam.hook import at_least_float32
+from gaze.cam.layers import Target
 from gaze.config.model import ModelConfig
 from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
 from gaze.consistency.loss import GazeConsistencyLoss
@@ -132,6 +133,12 @@ class GazeModule(LightningModule):
         """Images (B, C, S, S) in [-1, 1] to logits (B, K)."""
         # self.dtype is float32 unless trainer.precision=64-true; Lightning converts batches before their bytes do.
         return at_least_float32(self.backbone(image.to(self.dtype)))
+
+    @property
+    def target(self) -> Target:
+        """The layer that ``gaze.look(module, images)`` looks at: the run's."""
+        own: Target = self.backbone.target  # type: ignore[assignment]
+        return own._replace(layer=f"backbone.{own.layer}")
 
     def look(self, image: Tensor, target: Tensor | None = None) -> Look:
         """:func:`gaze.look` at this run's network with its method: in training a function of the weights, to second

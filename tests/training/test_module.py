@@ -23,6 +23,7 @@ from tiny_modules import (
 )
 from torch import Tensor, nn
 
+import gaze
 import gaze.backbones.looking
 from gaze.backbones.levels import LEVELS, build_backbone
 from gaze.config.data import DatasetConfig
@@ -95,9 +96,13 @@ def test_the_gaze_depends_on_the_class_asked_for():
     assert (a - b).abs().amax() > 1e-2
 
 
-def test_forward_gives_the_logits_of_the_gaze():
-    module, batch = tiny_module().eval(), noise_batch(4)
-    torch.testing.assert_close(module(batch.image), module.look(batch.image, batch.target).logits)
+@pytest.mark.parametrize("name", ["level1", "level2"])
+def test_a_module_is_looked_at_where_its_run_looks(name):
+    module, batch = tiny_module(name).eval(), noise_batch(4)
+    expected = module.look(batch.image, batch.target)
+    for a, b in zip(gaze.look(module, batch.image, batch.target), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module(batch.image), expected.logits)
 
 
 # ---- the loss
