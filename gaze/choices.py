@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gaze.errors import ConfigError
 
@@ -31,18 +31,22 @@ def unknown(setting: str, word: str, known: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An entry of a registry.
+class Entry:
+    """What a registry holds: a word, and what it is called in print."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Choice(Entry):
+    """An entry that names code.
 
     Attributes:
-        name: the word in the settings.
-        title: what it is called in print.
         source: where it was published; "" for what has no paper.
         code: where it stands, as ``package.module:name``.
     """
 
-    name: str
-    title: str
     source: str
     code: str
 
@@ -80,7 +84,8 @@ class Source(Choice):
 
 @dataclass(frozen=True)
 class Augmentation(Choice):
-    """What may happen to a training image, by a strength under its name in the group ``augmentation``.
+    """What may happen to a training image, by a strength under its name in the group ``augmentation``. The title says
+    it with ``{}`` for the strength.
 
     Attributes:
         off: the strength that does nothing: a number, or a pair (low, high) that each image draws from.
@@ -113,31 +118,22 @@ class Augmentation(Choice):
         wanted = (
             f"[low, high] with 0 < low <= high{most}, or {self.off} (off)" if pair else f"0 (off){most or ' or more'}"
         )
-        raise ConfigError(f"augmentation.{self.name}={value} must be {wanted}: {self.title}.")
+        raise ConfigError(f"augmentation.{self.name}={value} must be {wanted}: {self.title.format('X')}.")
 
 
-class Named(Protocol):
-    """What a registry holds."""
-
-    @property
-    def name(self) -> str:
-        """Its word."""
-        ...
+E = TypeVar("E", bound=Entry)
 
 
-C = TypeVar("C", bound=Named)
-
-
-class Registry(dict[str, C]):
+class Registry(dict[str, E]):
     """Entries by their words, in order. A word that is not there is a ConfigError that names the nearest."""
 
-    def __init__(self, setting: str, *entries: C) -> None:
+    def __init__(self, setting: str, *entries: E) -> None:
         super().__init__()
         self.setting = setting
         for entry in entries:
             self.add(entry)
 
-    def add(self, entry: C) -> None:
+    def add(self, entry: E) -> None:
         """Put an entry behind the others.
 
         Raises:
@@ -147,11 +143,12 @@ class Registry(dict[str, C]):
             raise ValueError(f"{self.setting}={entry.name} is there already: {self[entry.name]}.")
         self[entry.name] = entry
 
-    def __missing__(self, word: str) -> C:
+    def __missing__(self, word: str) -> E:
         raise ConfigError(unknown(self.setting, str(word), self))
 
 
 CAM, DISTANCE, AUGMENT = "gaze.cam.methods", "gaze.consistency.distances", "gaze.data.augment"
+FRAME = f"{AUGMENT}:random_affine"
 
 METHODS = Registry(
     "gaze.method",
@@ -189,22 +186,22 @@ SOURCES = Registry(
 )  # fmt: skip
 AUGMENTATIONS = Registry(  # in the order in which they are applied
     "augmentation",
-    Augmentation("hflip", "probability of a horizontal flip", "", f"{AUGMENT}:random_affine", 0.0, 1.0, "frame"),
-    Augmentation("crop_scale", "share of the area that is kept", "", f"{AUGMENT}:random_affine", [1.0, 1.0], 1.0,
-                 "frame"),
-    Augmentation("crop_ratio", "width / height of the crop", "", f"{AUGMENT}:random_affine", [1.0, 1.0], scope="frame"),
-    Augmentation("rotation", "rotation to either side, in degrees", "", f"{AUGMENT}:rotation", most=180.0),
-    Augmentation("translation", "shift in each direction, share of the side", "", f"{AUGMENT}:translation", most=1.0),
-    Augmentation("elastic", "field of displacements, share of the side", "Simard et al. 2003", f"{AUGMENT}:elastic"),
-    Augmentation("brightness", "factor 1 - x .. 1 + x", "", f"{AUGMENT}:brightness", most=1.0),
-    Augmentation("contrast", "factor 1 - x .. 1 + x", "", f"{AUGMENT}:contrast", most=1.0),
-    Augmentation("gamma", "power of the grey values, log-uniform", "", f"{AUGMENT}:gamma", [1.0, 1.0]),
-    Augmentation("blur", "SD of the Gaussian, share of the side", "", f"{AUGMENT}:blur", [0.0, 0.0], 0.2),
-    Augmentation("noise", "SD of the noise, of a range of 1", "", f"{AUGMENT}:noise"),
-    Augmentation("erasing", "probability that a rectangle of 2 to 20 % of the area is erased",
+    Augmentation("hflip", "mirrored left to right with probability {}", "", FRAME, 0.0, 1.0, "frame"),
+    Augmentation("crop_scale", "cropped to {} of the area", "", FRAME, [1.0, 1.0], 1.0, "frame"),
+    Augmentation("crop_ratio", "crop's width / height {}", "", FRAME, [1.0, 1.0], scope="frame"),
+    Augmentation("rotation", "turned by up to {} degrees to either side", "", f"{AUGMENT}:rotation", most=180.0),
+    Augmentation("translation", "moved by up to {} of the side", "", f"{AUGMENT}:translation", most=1.0),
+    Augmentation("elastic", "bent by a smooth field of strength {} (share of the side)", "Simard et al. 2003",
+                 f"{AUGMENT}:elastic"),
+    Augmentation("brightness", "brightness changed by a share of up to {}", "", f"{AUGMENT}:brightness", most=1.0),
+    Augmentation("contrast", "contrast changed by a share of up to {}", "", f"{AUGMENT}:contrast", most=1.0),
+    Augmentation("gamma", "grey values to a power of {}", "", f"{AUGMENT}:gamma", [1.0, 1.0]),
+    Augmentation("blur", "blurred with an SD of {} of the side", "", f"{AUGMENT}:blur", [0.0, 0.0], 0.2),
+    Augmentation("noise", "noise with an SD of {} of the range", "", f"{AUGMENT}:noise"),
+    Augmentation("erasing", "a rectangle erased with probability {}",
                  "Zhong et al. 2020, arXiv:1708.04896", f"{AUGMENT}:erasing", most=1.0),
-    Augmentation("mixup", "alpha of the Beta distribution of the share", "Zhang et al. 2018, arXiv:1710.09412",
+    Augmentation("mixup", "blended with another image, alpha {}", "Zhang et al. 2018, arXiv:1710.09412",
                  "torchvision.transforms.v2:MixUp", scope="label"),
-    Augmentation("cutmix", "alpha of the Beta distribution of the share", "Yun et al. 2019, arXiv:1905.04899",
+    Augmentation("cutmix", "a rectangle from another image, alpha {}", "Yun et al. 2019, arXiv:1905.04899",
                  "torchvision.transforms.v2:CutMix", scope="label"),
 )  # fmt: skip

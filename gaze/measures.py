@@ -11,18 +11,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gaze.choices import DISTANCES, Distance, Registry
+from gaze.choices import DISTANCES, Distance, Entry, Registry
 
 BY_DISTANCE = "gaze.distance="
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A row of the table.
+class Measure(Entry):
+    """A row of the table; its name is that in the tidy frame.
 
     Attributes:
-        name: in the tidy frame.
-        title: in print.
         unit: in brackets behind the title, or how to read the number.
         short: heading of a column; the title where empty.
         form: among other readings of the same maps, where that is shorter still.
@@ -35,8 +33,6 @@ class Measure:
         compared: stands in the tables by lambda.
     """
 
-    name: str
-    title: str
     unit: str = ""
     short: str = ""
     form: str = ""

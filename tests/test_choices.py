@@ -52,7 +52,7 @@ def test_one_of_each_that_is_added_trains_a_run(registries, tiny, tmp_path):
     METHODS.add(Method("brightest", "Brightest", "", f"{__name__}:brightest"))
     DISTANCES.add(Distance("largest", "largest difference", "", f"{__name__}:largest"))
     SOURCES.add(Source("halves", "bright halves", "", f"{__name__}:halves"))
-    AUGMENTATIONS.add(Augmentation("invert", "probability of a negative", "", f"{__name__}:inverted", most=1.0))
+    AUGMENTATIONS.add(Augmentation("invert", "a negative with probability {}", "", f"{__name__}:inverted", most=1.0))
     words = ("gaze.method=brightest", "gaze.distance=largest", "dataset.kind=halves", "+augmentation.invert=0.5")
     config = tiny(*words, "lambda=1", "gaze.start_epoch=0", "gaze.end_epoch=0", "pictures.every_n_epochs=1")
     row = run_training(config, tmp_path / "run")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gaze.choices import AUGMENTATIONS
 from gaze.report.words import each, number, p_value
 from gaze.report.write import TableItem
 from gaze.studies.augmentation.compared import Compared
@@ -26,22 +27,6 @@ MEASURES = {  # of the questions: a word, digits
     "centroid_variance": ("wandering", 5),
     "dispersion": ("spread", 4),
     "spearman": ("rho", 2),
-}
-SETTINGS = {  # of the augmentation group, in words
-    "hflip": "mirrored left to right with probability {}",
-    "crop_scale": "cropped to {} of the area",
-    "crop_ratio": "crop's width / height {}",
-    "rotation": "turned by up to {} degrees to either side",
-    "translation": "moved by up to {} of the side",
-    "elastic": "bent by a smooth field of strength {} (share of the side)",
-    "brightness": "brightness changed by a share of up to {}",
-    "contrast": "contrast changed by a share of up to {}",
-    "gamma": "grey values to a power of {}",
-    "blur": "blurred with an SD of {} of the side",
-    "noise": "noise with an SD of {} of the range",
-    "erasing": "a rectangle erased with probability {}",
-    "mixup": "blended with another image, alpha {}; CHANGES THE LABEL",
-    "cutmix": "a rectangle from another image, alpha {}; CHANGES THE LABEL",
 }
 RUNS_ARE_SAMPLES = (
     "Runs are the samples, never images: p says how often runs, relabelled at random, differ so much. Underpowered: "
@@ -249,7 +234,7 @@ def augmentations_item(settings: Mapping[str, Mapping[str, Any]], name: str = "a
         columns=["arm", "what it does to a training image"],
     )
     notes: tuple[str, ...] = ("The evaluation images are never augmented.",)
-    if any(key in ("mixup", "cutmix") for _, key, _ in rows):
+    if any(_mixes(key) for _, key, _ in rows):
         notes += ("Mixup and cutmix also change the label: what they move is not the work of the image alone.",)
     return TableItem(name, "What each arm does to the training images", frame, shown, notes)
 
@@ -323,4 +308,9 @@ def _setting(value: Any) -> str:
 
 
 def _words(key: str, value: Any) -> str:
-    return SETTINGS.get(key, f"{key} {{}}").format(_setting(value))
+    text = AUGMENTATIONS[key].title if key in AUGMENTATIONS else f"{key} {{}}"  # of runs with code of their own
+    return text.format(_setting(value)) + "; CHANGES THE LABEL" * _mixes(key)
+
+
+def _mixes(key: str) -> bool:
+    return key in AUGMENTATIONS and AUGMENTATIONS[key].scope == "label"
