@@ -41,12 +41,6 @@ def test_a_run_that_breaks_off_says_how_and_the_error_goes_on(tmp_path, error, s
     assert status.get("error") == ("RuntimeError: no memory" if state == "failed" else None)
 
 
-def test_a_process_that_does_not_own_the_folder_writes_nothing(tmp_path):
-    with tracked(tmp_path, owner=False):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"state": "asleep"}'])
 def test_a_file_that_says_nothing_is_no_status(tmp_path, text):
     if text is not None:
