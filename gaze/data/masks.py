@@ -59,9 +59,9 @@ def mirrored_masks(root: Path, folders: Sequence[Folder], config: DatasetConfig)
     found: dict[str, list[str]] = {}
     for folder in folders:
         for path, _ in list_folder(mask_root, folder.name).labelled():
-            found.setdefault(_bare(path), []).append(path)
+            found.setdefault(bare(path), []).append(path)
     images = [path for folder in folders for path, _ in folder.labelled()]
-    return checked_masks(mask_root, images, {path: found.get(_bare(path), []) for path in images}, config)
+    return checked_masks(mask_root, images, {path: found.get(bare(path), []) for path in images}, config)
 
 
 def checked_masks(root: Path, images: Sequence[str], files: dict[str, list[str]], config: DatasetConfig) -> MaskFiles:
@@ -80,7 +80,8 @@ def checked_masks(root: Path, images: Sequence[str], files: dict[str, list[str]]
     return MaskFiles(root, {path: files[path] for path in images if files.get(path)})
 
 
-def _bare(path: str) -> str:
+def bare(path: str) -> str:
+    """A path without its suffix."""
     return PurePosixPath(path).with_suffix("").as_posix()
 
 

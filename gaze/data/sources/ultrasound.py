@@ -23,7 +23,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from natsort import natsorted
@@ -31,7 +31,7 @@ from natsort import natsorted
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import Record, first_few
 from gaze.data.decode import Half
-from gaze.data.masks import MaskFiles, checked_masks
+from gaze.data.masks import MaskFiles, bare, checked_masks
 from gaze.data.sources.folders import Folder, entries, list_folder, unlike_published
 from gaze.errors import DataError
 
@@ -79,7 +79,7 @@ def list_pairs(root: Path, config: DatasetConfig, remedy: str) -> Pairs:
                 masks[image].append(path)
     if empty := [name for name, files in images.files.items() if not files]:
         raise DataError(f"No image in {root} in: {', '.join(empty)}. {remedy}")
-    by_name = {_bare(path): path for path, _ in images.labelled()}
+    by_name = {bare(path): path for path, _ in images.labelled()}
     alone = [path for image, paths in masks.items() if image not in by_name for path in paths]
     warnings = [f"masks without an image: {len(alone)} ({', '.join(first_few(alone, 3))})"] if alone else []
     warnings += _unlike(root, images, config, remedy)
@@ -140,11 +140,7 @@ def _order(path: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{path}".encode()).digest()
 
 
-def _bare(path: str) -> str:
-    return PurePosixPath(path).with_suffix("").as_posix()
-
-
 def _image_of(path: str) -> str | None:
     """Path without suffix of the image that a mask belongs to; None for a file that is no mask."""
-    found = MASK_NAME.fullmatch(_bare(path))
+    found = MASK_NAME.fullmatch(bare(path))
     return found["image"] if found else None
