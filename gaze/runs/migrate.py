@@ -10,7 +10,7 @@ def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as today's models take them; what is missing has its default there.
 
     Args:
-        values: a run's ``config.json``, or the hyper-parameters of a checkpoint, of any state of main.
+        values: a run's ``config.json``, or groups of it as a checkpoint has them, of any state of main.
     """
     values = dict(values)
     optimizer = values.get("optimizer")

@@ -29,7 +29,6 @@ from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.data.datasets import balanced_choice
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
-from gaze.runs.migrate import migrate
 from gaze.runs.run import Run, methods, runs_below
 from gaze.training.checkpoints import WholeCheckpoints
 from gaze.training.module import GazeModule
@@ -135,7 +134,7 @@ def load_module(path: Path) -> GazeModule:
     """
     try:
         checkpoint = WholeCheckpoints().load_checkpoint(path)
-        module = GazeModule(**migrate(checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY]))
+        module = GazeModule(**checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY])
         module.load_state_dict(checkpoint["state_dict"])
     except UNREADABLE as error:
         first = (str(error) or type(error).__name__).splitlines()[0]

@@ -36,6 +36,7 @@ from gaze.metrics.consistency import (
     GazeEtaSquared,
 )
 from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing
+from gaze.runs.migrate import migrate
 
 
 class GazeModule(LightningModule):
@@ -82,8 +83,10 @@ class GazeModule(LightningModule):
     ) -> None:
         super().__init__()
         gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
-        optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**(optimizer or {}))
-        scheduler = scheduler if isinstance(scheduler, SchedulerConfig) else SchedulerConfig(**(scheduler or {}))
+        own = migrate({"optimizer": optimizer or {}, "scheduler": scheduler or {}})  # of older checkpoints
+        optimizer, scheduler = own["optimizer"], own["scheduler"]
+        optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer)
+        scheduler = scheduler if isinstance(scheduler, SchedulerConfig) else SchedulerConfig(**scheduler)
         # Plain values: a checkpoint that holds objects does not load with weights_only=True.
         self.save_hyperparameters(
             {
