@@ -58,8 +58,8 @@ class Choice(Entry):
 
 
 class Method(Choice):
-    """A CAM: ``(features (B, M, H, W), score (B,), *, create_graph) -> maps (B, H, W), >= 0``, un-normalised, and
-    differentiable through both features and gradient as often as the head is."""
+    """A CAM: ``(features (B, M, H, W), score (B,), *, create_graph, retain_graph) -> maps (B, H, W), >= 0``, not yet
+    normalised, and differentiable as often as the head is; the last two arguments are for ``torch.autograd.grad``."""
 
 
 @dataclass(frozen=True)

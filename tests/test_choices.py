@@ -16,8 +16,8 @@ EVERY = [entry for registry in (METHODS, DISTANCES, SOURCES, AUGMENTATIONS) for 
 seen = []
 
 
-def brightest(features, score, *, create_graph):
-    (gradient,) = torch.autograd.grad(score.sum(), features, create_graph=create_graph)
+def brightest(features, score, *, create_graph, retain_graph):
+    (gradient,) = torch.autograd.grad(score.sum(), features, create_graph=create_graph, retain_graph=retain_graph)
     return (gradient.mean((2, 3), keepdim=True) * features).amax(1).relu()
 
 
