@@ -174,14 +174,6 @@ def split_file(load: Loader) -> str:
 # ---- what gives another entry
 
 
-def change_size(root: Path) -> None:
-    save(root / "train" / "cat" / "0.png", 500)
-
-
-def change_time(root: Path) -> None:
-    os.utime(root / "train" / "cat" / "0.png", ns=(1, 1))
-
-
 def change_content_only(root: Path) -> None:
     """Another image of the same size and date, as from an archive."""
     path = root / "train" / "cat" / "leak.bmp"
@@ -196,23 +188,25 @@ def add(root: Path) -> None:
     save(root / "test" / "dog" / "new.png", 501)
 
 
-def remove(root: Path) -> None:
-    (root / "train" / "dog" / "1.png").unlink()
+CHANGES = {
+    "size": lambda root: save(root / "train" / "cat" / "0.png", 500),
+    "time": lambda root: os.utime(root / "train" / "cat" / "0.png", ns=(1, 1)),
+    "content": change_content_only,
+    "one more": add,
+    "one less": lambda root: (root / "train" / "dog" / "1.png").unlink(),
+    "name": lambda root: (root / "train" / "dog" / "2.png").rename(root / "train" / "dog" / "9.png"),
+}
 
 
-def rename(root: Path) -> None:
-    (root / "train" / "dog" / "1.png").rename(root / "train" / "dog" / "9.png")
-
-
-@pytest.mark.parametrize("change", [change_size, change_time, change_content_only, add, remove, rename])
-def test_a_changed_folder_is_decoded_anew_and_takes_the_old_place(load, root, folder, change):
+def test_a_changed_folder_is_decoded_anew_and_takes_the_old_place(load, root, folder):
     old = load()
-    change(root)
-    new = load()
-    assert load.decoded and len(entries(folder)) == 1
-    assert_equal(new, load(cache="off"))
-    load()
-    assert load.read
+    for what, change in CHANGES.items():
+        change(root)
+        new = load()
+        assert load.decoded and len(entries(folder)) == 1, what
+        assert_equal(new, load(cache="off"))
+        load()
+        assert load.read, what
     assert old.train.images.sum() > 0  # who has the old one mapped keeps it
 
 
@@ -225,14 +219,12 @@ def test_other_settings_have_entries_of_their_own(load, folder):
     assert load.read
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "value"), [(cache, "FORMAT", -1), (datasets.PIL, "__version__", "0"), (decode, "__file__", "/x")]
-)
-def test_versions_are_part_of_the_key(load, monkeypatch, module, name, value):
+def test_versions_are_part_of_the_key(load, monkeypatch):
     load()
-    monkeypatch.setattr(module, name, value)
-    load()
-    assert load.decoded
+    for module, name, value in ((cache, "FORMAT", -1), (datasets.PIL, "__version__", "0"), (decode, "__file__", "/x")):
+        monkeypatch.setattr(module, name, value)
+        load()
+        assert load.decoded, name
 
 
 def test_files_that_are_no_images_change_the_audit_and_not_the_entry(load, root):
@@ -356,27 +348,27 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "name"), DAMAGE)
-def test_a_damaged_entry_is_said_and_built_anew(load, folder, damage, name):
+def test_a_damaged_entry_is_said_and_built_anew(load, folder):
     plain = load(cache="off")  # not out of the entry: a map of a file that is cut ends the process
     load()
     (entry,) = entries(folder)
-    damage(entry / name)
-    assert_equal(load(), plain)
-    assert [line.partition(" ")[0] for line in load.lines] == [str(entry), "decoded"]
-    assert "damaged or was not written by this program" in load.lines[0]
-    assert_equal(load(), plain)
-    assert load.read and entries(folder) == [entry]
+    for damage, name in DAMAGE:
+        damage(entry / name)
+        assert_equal(load(), plain)
+        assert [line.partition(" ")[0] for line in load.lines] == [str(entry), "decoded"], (damage, name)
+        assert "damaged or was not written by this program" in load.lines[0]
+        assert_equal(load(), plain)
+        assert load.read and entries(folder) == [entry]
 
 
-@pytest.mark.parametrize("foreign", [lambda path: path.write_text("mine"), lambda path: path.symlink_to("/nowhere")])
-def test_something_else_in_an_entrys_place(load, folder, foreign):
+def test_something_else_in_an_entrys_place(load, folder):
     plain = load()
     (entry,) = entries(folder)
-    entry.rename(folder.parent / "aside")
-    foreign(entry)
-    assert_equal(load(), plain)
-    assert load.decoded and len(load.lines) == 2
+    for aside, foreign in (("a", lambda: entry.write_text("mine")), ("b", lambda: entry.symlink_to("/nowhere"))):
+        entry.rename(folder.parent / aside)
+        foreign()
+        assert_equal(load(), plain)
+        assert load.decoded and len(load.lines) == 2
 
 
 def test_an_entry_for_something_else_is_not_taken(load, folder, root):

@@ -94,30 +94,27 @@ def test_earlier_runs_in_previous_are_not_found_again(tmp_path):
     assert list(listing(tmp_path).index) == ["study/phantom/level2/lambda=0/seed=0"]
 
 
-@pytest.mark.parametrize(
-    ("status", "state", "reason"),
-    [
+def test_runs_that_are_not_whole_are_listed_and_left_out(tmp_path):
+    write_run(tmp_path, seed=1)
+    folder = write_run(tmp_path, seed=0, rows=2)
+    for status, state, reason in (
         (None, "unfinished", "2 of 3 epochs"),
         ({"state": "running"}, "unfinished", "interrupted: 2 of 3 epochs"),
         ({"state": "interrupted"}, "unfinished", "interrupted: 2 of 3 epochs"),
         ({"state": "failed", "error": "ValueError: x\nmore"}, "failed", "ValueError: x (2 of 3 epochs)"),
         ({"state": "complete"}, "unfinished", "2 of 3 epochs"),  # metrics.csv was cut
-    ],
-)
-def test_runs_that_are_not_whole_are_listed_and_left_out(tmp_path, status, state, reason):
-    write_run(tmp_path, seed=1)
-    folder = write_run(tmp_path, seed=0, rows=2)
-    if status:
-        write_json(folder / STATUS_FILE, status)
-    runs = read_runs(tmp_path)
-    row = runs.listing.iloc[0]
-    assert (row["state"], row["reason"], row["used"], row["epochs"]) == (state, reason, False, 2)
-    assert set(runs.epochs["seed"]) == {1}
-    with pytest.warns(UserWarning, match=f"1 {state}"):
-        assert len(load_runs(tmp_path)) == 3
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert len(load_runs(tmp_path, include=[state])) == 5
+    ):
+        if status:
+            write_json(folder / STATUS_FILE, status)
+        runs = read_runs(tmp_path)
+        row = runs.listing.iloc[0]
+        assert (row["state"], row["reason"], row["used"], row["epochs"]) == (state, reason, False, 2)
+        assert set(runs.epochs["seed"]) == {1}
+        with pytest.warns(UserWarning, match=f"1 {state}"):
+            assert len(load_runs(tmp_path)) == 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(load_runs(tmp_path, include=[state])) == 5
 
 
 def test_a_run_that_was_asked_to_end_early_is_complete(tmp_path):
@@ -138,35 +135,32 @@ def test_of_duplicates_the_one_started_last_stands(tmp_path):
     assert set(read_runs(tmp_path, ["duplicate"]).epochs["run"]) == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / "config.json").write_text("{"), "Expecting property name"),
-        (lambda f: (f / "config.json").write_text("{}"), "config.json has no study"),
-        (lambda f: (f / "config.json").write_text("[1]"), "config.json has no study"),
-        (lambda f: (f / "metrics.csv").write_text("epoch,val/kappa\n1,0.5\n"), "metrics.csv: no column accuracy"),
-        (lambda f: (f / "metrics.csv").write_bytes(b"\xff\xfe\x00"), ""),
-    ],
-)
-def test_a_damaged_folder_is_listed_and_stops_nothing(tmp_path, damage, reason):
-    write_run(tmp_path, seed=1)
-    damage(write_run(tmp_path, seed=0))
-    found = listing(tmp_path)
-    assert sorted(found["state"]) == ["complete", "unreadable"]
-    (row,) = [row for row in found.itertuples() if row.state == "unreadable"]
-    assert reason in row.reason and row.reason
+def test_a_damaged_folder_is_listed_and_stops_nothing(tmp_path):
+    for number, (name, content, reason) in enumerate((
+        ("config.json", None, "config.json is missing"),
+        ("config.json", b"{", "Expecting property name"),
+        ("config.json", b"{}", "config.json has no study"),
+        ("config.json", b"[1]", "config.json has no study"),
+        ("metrics.csv", b"epoch,val/kappa\n1,0.5\n", "metrics.csv: no column accuracy"),
+        ("metrics.csv", b"\xff\xfe\x00", ""),
+    )):  # fmt: skip
+        root = tmp_path / str(number)
+        write_run(root, seed=1)
+        file = write_run(root, seed=0) / name
+        file.unlink() if content is None else file.write_bytes(content)
+        found = listing(root)
+        assert sorted(found["state"]) == ["complete", "unreadable"]
+        (row,) = [row for row in found.itertuples() if row.state == "unreadable"]
+        assert reason in row.reason and row.reason
 
 
-@pytest.mark.parametrize("content", [None, "", ",".join(epoch_columns()) + "\n"])
-def test_a_run_without_a_whole_epoch_is_unfinished(tmp_path, content):
+def test_a_run_without_a_whole_epoch_is_unfinished(tmp_path):
     write_run(tmp_path, seed=1)
     path = write_run(tmp_path, seed=0) / "metrics.csv"
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    assert listing(tmp_path, include=["unfinished"])["used"].tolist() == [False, True]
-    assert listing(tmp_path)["reason"].tolist() == ["0 of 3 epochs", ""]
+    for content in (",".join(epoch_columns()) + "\n", "", None):
+        path.unlink() if content is None else path.write_text(content)
+        assert listing(tmp_path, include=["unfinished"])["used"].tolist() == [False, True]
+        assert listing(tmp_path)["reason"].tolist() == ["0 of 3 epochs", ""]
 
 
 def test_one_study_of_several(tmp_path):
@@ -227,28 +221,22 @@ def test_csv_without_a_needed_column_is_refused_by_its_name(tmp_path):
             load_runs(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("accuracy", 55.2, r"line 7: accuracy=55\.2 is outside 0 \.\. 1 \(a share, not per cent\)"),
-        ("kappa", -1.5, r"line 7: kappa=-1\.5 is outside -1 \.\. 1"),
-        ("gaze_consistency", -0.1, r"line 7: gaze_consistency=-0\.1 is outside"),
-        ("gaze_eta_squared", 1.5, r"line 7: gaze_eta_squared=1\.5 is outside"),
-        ("epoch", 0, r"line 7: epoch=0\.0 is outside 1 \.\. inf"),
-        ("epoch", 1.5, r"line 7: epoch=1\.5 is not a whole number"),
-        ("epoch", "", "line 7: epoch is empty"),
-        ("seed", "", "line 7: seed is empty"),
-        ("lambda", "", "line 7: lambda is empty"),
-        ("model", "", "line 7: model is empty"),
-        ("kappa", "good", "line 7: kappa=good is not a number"),
-    ],
-)
-def test_a_value_that_cannot_be_is_refused_with_its_line(tmp_path, column, value, message):
-    table = made_up_runs().drop(columns="run").astype(object)
-    table.loc[5, column] = value
-    table.to_csv(tmp_path / "x.csv", index=False)
-    with pytest.raises(DataError, match=message):
-        load_runs(tmp_path / "x.csv")
+def test_a_value_that_cannot_be_is_refused_with_its_line(tmp_path):
+    for column, value, message in (
+        ("accuracy", 55.2, "accuracy=55.2 is outside 0 .. 1 (a share, not per cent)"),
+        ("kappa", -1.5, "kappa=-1.5 is outside -1 .. 1"),
+        ("gaze_consistency", -0.1, "gaze_consistency=-0.1 is outside"),
+        ("gaze_eta_squared", 1.5, "gaze_eta_squared=1.5 is outside"),
+        ("epoch", 0, "epoch=0.0 is outside 1 .. inf"),
+        ("epoch", 1.5, "epoch=1.5 is not a whole number"),
+        *((empty, "", f"{empty} is empty") for empty in ("epoch", "seed", "lambda", "model")),
+        ("kappa", "good", "kappa=good is not a number"),
+    ):
+        table = made_up_runs().drop(columns="run").astype(object)
+        table.loc[5, column] = value
+        table.to_csv(tmp_path / "x.csv", index=False)
+        with pytest.raises(DataError, match=f"line 7: {re.escape(message)}"):
+            load_runs(tmp_path / "x.csv")
 
 
 def test_measures_may_be_empty(tmp_path):
@@ -272,12 +260,12 @@ def test_rows_that_come_twice_are_a_second_run(tmp_path):
         load_runs(tmp_path / "y.csv")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n\x00\xff", b'a,b\n"1,2\n3'])
-def test_what_is_no_csv_is_refused(tmp_path, content):
+def test_what_is_no_csv_is_refused(tmp_path):
     path = tmp_path / "x.csv"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=re.escape(str(path))):
-        load_runs(path)
+    for content in (b"", b"\x89PNG\r\n\x1a\n\x00\xff", b'a,b\n"1,2\n3'):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            load_runs(path)
     path.write_text(",".join(TIDY_COLUMNS) + "\n")
     with pytest.raises(DataError, match="a header without rows"):
         load_runs(path)

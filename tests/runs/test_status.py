@@ -1,13 +1,15 @@
 """gaze.runs.status: what became of a run, and files that are written whole or not at all."""
 
 import json
-import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import time
 
 import filelock
 import pytest
+from conftest import REPO
 
 import gaze.runs.status as status_module
 from gaze.errors import BusyError
@@ -24,28 +26,23 @@ def test_a_run_that_ends_is_complete_and_was_running_before(tmp_path):
     assert status["started"] <= status["finished"]
 
 
-@pytest.mark.parametrize(
-    ("error", "state"),
-    [
-        (KeyboardInterrupt(), "interrupted"),
-        (SystemExit(1), "interrupted"),
-        (Interrupted(15), "interrupted"),
+def test_a_run_that_breaks_off_says_how_and_the_error_goes_on(tmp_path):
+    for error, state in (
+        (KeyboardInterrupt(), "interrupted"), (SystemExit(1), "interrupted"), (Interrupted(15), "interrupted"),
         (RuntimeError("no memory"), "failed"),
-    ],
-)
-def test_a_run_that_breaks_off_says_how_and_the_error_goes_on(tmp_path, error, state):
-    with pytest.raises(type(error)), tracked(tmp_path):
-        raise error
-    status = read_status(tmp_path)
-    assert status["state"] == state
-    assert status.get("error") == ("RuntimeError: no memory" if state == "failed" else None)
+    ):  # fmt: skip
+        with pytest.raises(type(error)), tracked(tmp_path):
+            raise error
+        status = read_status(tmp_path)
+        assert status["state"] == state
+        assert status.get("error") == ("RuntimeError: no memory" if state == "failed" else None)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"state": "asleep"}'])
-def test_a_file_that_says_nothing_is_no_status(tmp_path, text):
-    if text is not None:
-        (tmp_path / STATUS_FILE).write_text(text)
+def test_a_file_that_says_nothing_is_no_status(tmp_path):
     assert read_status(tmp_path) is None
+    for text in ("", "{", "[]", '{"state": "asleep"}'):
+        (tmp_path / STATUS_FILE).write_text(text)
+        assert read_status(tmp_path) is None
 
 
 def test_atomic_path_replaces_the_file_at_the_end(tmp_path):
@@ -76,55 +73,47 @@ def test_atomic_path_leaves_the_old_file_whole_when_the_writer_fails(tmp_path):
 # ---- who is at work
 
 
-def hold(folder, held, release):
-    with locked(folder), tracked(folder):
-        held.set()
-        release.wait(60)
+HOLD = (
+    "import sys; from pathlib import Path; from gaze.runs.status import locked, tracked\n"
+    "with locked(Path(sys.argv[1])), tracked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture
 def other_process(tmp_path):
-    """A process that works in tmp_path, and the event that lets it end."""
-    context = multiprocessing.get_context("forkserver")
-    held, release = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(tmp_path, held, release))
-    process.start()
-    assert held.wait(60)
-    yield process, release
-    if process.is_alive():  # a process that was killed while it waited would be waited for
-        release.set()
-    process.join(60)
+    """A process that works in tmp_path until its input ends."""
+    line = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(line, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
 
 
 def test_a_folder_in_use_is_refused_with_the_name_of_the_process(tmp_path, other_process):
-    process, release = other_process
     assert is_busy(tmp_path) and run_state(tmp_path) == "running"
-    with pytest.raises(BusyError, match=f"process {process.pid} on {socket.gethostname()}"), locked(tmp_path):
+    with pytest.raises(BusyError, match=f"process {other_process.pid} on {socket.gethostname()}"), locked(tmp_path):
         pass
-    release.set()
-    process.join(60)
+    other_process.communicate()
     assert not is_busy(tmp_path) and run_state(tmp_path) == "complete"
     with locked(tmp_path):
         assert is_busy(tmp_path)
 
 
 def test_a_killed_run_is_interrupted_and_its_folder_free(tmp_path, other_process):
-    process, _ = other_process
-    process.kill()
-    process.join(60)
+    other_process.kill()
+    other_process.wait()
     assert read_status(tmp_path)["state"] == "running"
     assert run_state(tmp_path) == "interrupted"
     with locked(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(("age", "alive"), [(0, True), (SILENCE + 5, False)])
-def test_a_run_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path, age, alive):
+def test_a_run_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path):
     write_json(tmp_path / STATUS_FILE, {"state": "running", "host": "another-machine", "pid": 1})
-    then = time.time() - age
-    os.utime(tmp_path / STATUS_FILE, (then, then))
-    assert is_busy(tmp_path) == alive
-    assert run_state(tmp_path) == ("running" if alive else "interrupted")
+    for age, alive in ((0, True), (SILENCE + 5, False)):
+        then = time.time() - age
+        os.utime(tmp_path / STATUS_FILE, (then, then))
+        assert is_busy(tmp_path) == alive
+        assert run_state(tmp_path) == ("running" if alive else "interrupted")
 
 
 def test_a_file_system_without_locks_can_be_used(tmp_path, monkeypatch):
