@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gaze.cam import pool
 from gaze.choices import SOURCES
 from gaze.config.data import DatasetConfig
 from gaze.data import decode, masks
@@ -140,7 +141,7 @@ def _decoded(
     source = {"source": _source(decode), "pillow": PIL.__version__}
     if found is not None:
         wanted |= {"masks": os.path.realpath(found.root), "classes": classes}
-        source |= {"masks": _source(masks)}
+        source |= {"masks": _source(masks), "pool": _source(pool)}
 
     def made_from() -> Any:
         images = [[path, *_stamp(root, path)] for folder in folders.values() for path, _ in folder.labelled()]

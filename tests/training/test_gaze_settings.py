@@ -102,7 +102,7 @@ def test_cam_is_refused_where_the_head_does_not_allow_it():
             check_method("cam", name)
     with pytest.raises(ConfigError, match=r"gaze.method=cam .* model=level1 has another. Take gaze.method=grad_cam"):
         GazeModule("level1", K, 1, SIZE, gaze={"method": "cam"})
-    with pytest.raises(ConfigError, match=r"gaze.method=hirescam is unknown: .* Did you mean hires_cam"):
+    with pytest.raises(ConfigError, match=r"method=hirescam is unknown: .* Did you mean hires_cam"):
         GazeModule("level2", K, 1, SIZE, gaze={"method": "hirescam"})
 
 
