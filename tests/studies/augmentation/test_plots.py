@@ -144,12 +144,10 @@ def test_profile_greys_what_has_no_test_no_value_or_no_row(c):
     assert "too few seeds to test" in " ".join(figure.axes[1].get_xlabel().split())
 
 
-@pytest.mark.parametrize(
-    ("z", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (12.34, "+12.3"), (-250.0, "-250"), (4e4, "> 999")]
-)
-def test_profile_numbers_fit_their_cells(c, z, text):
-    figure = profile_figure(made_up_profile(c, ["mad"]).assign(z=z))
-    assert [t.get_text() for t in cells(figure).values()] == [text] * 2
+def test_profile_numbers_fit_their_cells(c):
+    for z, text in ((0.04, "0.0"), (-0.04, "0.0"), (12.34, "+12.3"), (-250.0, "-250"), (4e4, "> 999")):
+        figure = profile_figure(made_up_profile(c, ["mad"]).assign(z=z))
+        assert [t.get_text() for t in cells(figure).values()] == [text] * 2
 
 
 def test_profile_says_what_it_cannot_draw(c):

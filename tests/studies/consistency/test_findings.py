@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pandas as pd
-import pytest
 from made_up import made_up_runs
 
 from gaze.report.words import estimate, number, p_value
@@ -15,12 +14,10 @@ from gaze.studies.consistency import findings
 from gaze.studies.consistency.tables import pearson_item, performance_item
 
 
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [(0.12345, 3, "0.123"), (-0.0004, 3, "0.000"), (-0.0006, 3, "-0.001"), (math.nan, 2, None), (55, 1, "55.0")],
-)
-def test_numbers(value, digits, text):
-    assert number(value, digits) == text
+def test_numbers_and_p_values():
+    shown = ((0.12345, 3, "0.123"), (-0.0004, 3, "0.000"), (-0.0006, 3, "-0.001"), (math.nan, 2, None), (55, 1, "55.0"))
+    assert [number(value, digits) for value, digits, _ in shown] == [text for *_, text in shown]
+    assert [p_value(p) for p in (0.0312, 0.0009, 1.0, math.nan)] == ["0.031", "< 0.001", "1.000", None]
 
 
 def test_estimates_say_what_stands_behind_them():
@@ -28,11 +25,6 @@ def test_estimates_say_what_stands_behind_them():
     assert estimate(0.5, math.nan, math.nan, 1) == "0.500 (1 run)"
     assert estimate(0.5, math.nan, math.nan, 2) == "0.500"
     assert estimate(math.nan, 0.4, 0.6, 3) is None
-
-
-@pytest.mark.parametrize(("p", "text"), [(0.0312, "0.031"), (0.0009, "< 0.001"), (1.0, "1.000"), (math.nan, None)])
-def test_p_values(p, text):
-    assert p_value(p) == text
 
 
 def frame_of(r: list[list[float]]) -> pd.DataFrame:
@@ -98,19 +90,16 @@ def test_shift_sentence_repeats_the_readings():
     assert findings.shift_finding(table[:0], by_lambda, "x") is None
 
 
-@pytest.mark.parametrize(
-    ("grid", "l2", "words"),
-    [
+def test_scale_sentence_says_what_the_data_say():
+    for grid, l2, words in (
         (0.15, 0.002, "it lies among the others (0.100 .. 0.200): map size set it apart"),
         (0.05, 0.002, "it still lies outside the others (0.100 .. 0.200), though map size is gone"),
         (0.05, 0.007, "It lies among the others even in the l2 form"),
-    ],
-)
-def test_scale_sentence_says_what_the_data_say(grid, l2, words):
-    runs = made_up_runs()
-    for model, on_grid, form in (("level1", grid, l2), ("level2", 0.1, 0.006), ("level3", 0.2, 0.008)):
-        runs.loc[runs["model"] == model, ["gaze_consistency_grid_rms", "gaze_consistency_l2"]] = [on_grid, form]
-    assert words in findings.scale_finding(scale_table(runs), "x")
+    ):
+        runs = made_up_runs()
+        for model, on_grid, form in (("level1", grid, l2), ("level2", 0.1, 0.006), ("level3", 0.2, 0.008)):
+            runs.loc[runs["model"] == model, ["gaze_consistency_grid_rms", "gaze_consistency_l2"]] = [on_grid, form]
+        assert words in findings.scale_finding(scale_table(runs), "x")
 
 
 def test_scale_sentence_without_the_grid_or_without_others():
