@@ -20,13 +20,17 @@ def test_metrics_csv_has_the_columns_that_it_always_had():
     assert epoch_columns() == EVERY_RUN.split()
 
 
-def test_what_a_module_logs_is_in_the_table_by_its_name():
-    logged = {"loss"}
+def test_what_a_module_logs_is_in_the_table_by_its_name_and_with_its_good_side():
+    logged, table = {"loss"}, measures()
     for distance in DISTANCES:
         module = GazeModule("level1", 2, 1, 32, gaze={"distance": distance})
-        logged |= {*module.val_metrics.keys(), *module.mask_metrics.keys()}
+        metrics = {**dict(module.val_metrics.items()), **dict(module.mask_metrics.items())}
+        logged |= set(metrics)
+        for name in metrics.keys() & table.keys():
+            if table[name].better:
+                assert metrics[name].higher_is_better == (table[name].better == "higher"), name
     logged |= {f"train_{name}" for name in module.train_means} | {"lr", "lambda_t"}
-    assert logged - {"class_gaze", "class_counts"} == {name for name, m in measures().items() if m.column}
+    assert logged - {"class_gaze", "class_counts"} == {name for name, m in table.items() if m.column}
 
 
 def test_the_page_is_the_table():

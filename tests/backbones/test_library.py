@@ -310,7 +310,8 @@ def test_weights_of_another_image_size_are_refused(pretrained, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [
-    ["model=torchvision", "model.name=resnet18"], ["model=timm", "model.name=test_vit"],
+    pytest.param(["model=torchvision", "model.name=resnet18"], marks=pytest.mark.slow),
+    ["model=timm", "model.name=test_vit"],
 ], ids=["resnet18", "vit"])  # fmt: skip
 def test_a_run_with_the_gaze_loss(composed, tmp_path, words):
     small = ["dataset.train_images=32", "dataset.test_images=16", "dataset.image_size=64", "dataset.batch_size=8"]

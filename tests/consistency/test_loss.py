@@ -335,6 +335,7 @@ def test_bad_arguments_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             GazeConsistencyLoss(**{"num_classes": K, **arguments})
+    assert GazeConsistencyLoss(num_classes=K, ema_decay=0.0).ema_decay == 0  # the last batch alone
 
 
 # ---- no wait for the host

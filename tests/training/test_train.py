@@ -400,6 +400,7 @@ def test_terminal_shows_a_bar_with_kappa_and_gaze_and_keeps_the_epoch_lines(tmp_
     ]
 
 
+@pytest.mark.slow
 def test_bf16_with_channels_last_follows_float32(tiny, tmp_path):
     words = ("model=level2", "dataset.train_images=64", "trainer.max_epochs=3", "lambda=50", "gaze.end_epoch=3")
     plain = run_training(tiny(*words, "model.channels_last=false"), tmp_path / "plain")

@@ -455,6 +455,7 @@ def test_figures_look_like_their_golden_thumbnails(runs):
     assert {path.stem for path in GOLDEN.iterdir()} == drawn.keys()
 
 
+@pytest.mark.slow
 def test_golden_thumbnails_survive_another_font(runs):
     with matplotlib.rc_context({"font.family": "DejaVu Serif"}):
         distances = golden_distances(thumbnails(runs))
@@ -462,6 +463,7 @@ def test_golden_thumbnails_survive_another_font(runs):
     assert max(distances.values()) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_golden_thumbnails_notice_other_data():
     other = made_up_runs(models=LEVELS, lambdas=[0.0, 7.0], seeds=[0], epochs=30, noise=0.3)
     assert min(golden_distances(thumbnails(other)).values()) > TOLERANCE
