@@ -2,6 +2,8 @@
 streams.
 """
 
+import pickle
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -53,7 +55,7 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_another_error_is_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises((AttributeError, TypeError, RuntimeError, ValueError)) as error:
+    with pytest.raises((AttributeError, pickle.PicklingError)) as error:  # the latter since Python 3.14
         WholeCheckpoints().save_checkpoint({"function": lambda: None}, tmp_path / "last.ckpt")
     assert not isinstance(error.value, TrainingError)
 

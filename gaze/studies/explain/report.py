@@ -188,7 +188,7 @@ def _write_manifest(
 def summary(images: Shown, typical: Typical, manifest: pd.DataFrame, classes: list[str]) -> list[str]:
     """What was looked at and found, a sentence or two each."""
     known = manifest["true"].notna()
-    right = int(manifest["correct"].fillna(False).astype(bool).sum())
+    right = int(manifest["correct"].eq(True).sum())
     lines = [f"{len(manifest)} images from {images.source}."]
     if known.any():
         lines.append(f"{right} of {int(known.sum())} with a known class are classified correctly.")

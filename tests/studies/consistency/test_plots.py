@@ -35,6 +35,10 @@ from gaze.studies.consistency.plots import (
 GOLDEN = FIXTURES / "golden" / "plots"
 # Mean absolute difference of thumbnails in 0..255. Measured: another font 0.4 to 1.2, other data 2.4 and more.
 TOLERANCE = 1.8
+same_text = pytest.mark.skipif(
+    tuple(map(int, matplotlib.__version__.split(".")[:2])) < (3, 11),
+    reason="the golden thumbnails are of matplotlib 3.11 or later, whose text is wider and moves the axes",
+)
 LEVELS = ("level1", "level2", "level3")
 LAMBDAS = (-100.0, 0.0, 50.0, 500.0)
 MANY = ("resnet101", *(f"level{i}" for i in range(1, 6)), "resnet18", "vgg", "densenet", "mobilenet", "vit", "swin")
@@ -445,6 +449,7 @@ def golden_distances(drawn: dict[str, NDArray]) -> dict[str, float]:
     return distances
 
 
+@same_text
 def test_figures_look_like_their_golden_thumbnails(runs):
     drawn = thumbnails(runs)
     if os.environ.get("GAZE_RENEW_GOLDEN") == "1":
@@ -455,6 +460,7 @@ def test_figures_look_like_their_golden_thumbnails(runs):
     assert {path.stem for path in GOLDEN.iterdir()} == drawn.keys()
 
 
+@same_text
 @pytest.mark.slow
 def test_golden_thumbnails_survive_another_font(runs):
     with matplotlib.rc_context({"font.family": "DejaVu Serif"}):
