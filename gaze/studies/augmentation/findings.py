@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import pandas as pd
 
@@ -11,21 +10,14 @@ from gaze.report.words import each, number, p_value
 from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, Compared
 from gaze.studies.augmentation.profile_plots import METRIC_NAMES
 
-__all__ = ["HOW_TO_READ_STUDY", "METRIC_NAMES", "accuracy_finding", "headline", "noise_finding", "question_finding"]
-__all__ += ["where_finding"]
-
-ASKED = {
-    1: "Does the gaze fall on what matters",
-    2: "Does the gaze vary less",
-    3: "Does the gain go with the gaze",
-}
-ANSWERS = {  # of each question, what an answer says
-    1: {"pass": "more of the gaze on the target", "fail": "less of the gaze on the target"},
-    2: {"pass": "it varies less", "fail": "it varies more"},
-    3: {
-        "pass": "images whose gaze moved more gained more",
-        "fail": "images whose gaze moved more gained less",
-    },
+ASKED = {  # of each question, what pass and fail say
+    1: ("Does the gaze fall on what matters", "more of the gaze on the target", "less of the gaze on the target"),
+    2: ("Does the gaze vary less", "it varies less", "it varies more"),
+    3: (
+        "Does the gain go with the gaze",
+        "images whose gaze moved more gained more",
+        "images whose gaze moved more gained less",
+    ),
 }
 PLACES = (*SHAPE_COLUMNS, "centroid_variance", *MASK_COLUMNS)  # what where_finding looks at
 MOST = 4  # changes of an arm that a sentence names
@@ -86,15 +78,8 @@ def noise_finding(arms: pd.DataFrame) -> str:
     for row in each(arms):
         p = "" if math.isnan(row.p_holm) else f" ({number(row.effect)}, p {p_value(row.p_holm)})"
         groups[row.verdict].append(f"{row.arm}{p}")
-    parts = [
-        f"Yes for {', '.join(groups['moved'])}" if groups["moved"] else "",
-        f"not shown, which does not mean that it stayed, for {', '.join(groups['not shown'])}"
-        if groups["not shown"]
-        else "",
-        f"underpowered, too few seeds to tell, for {', '.join(groups['underpowered'])}"
-        if groups["underpowered"]
-        else "",
-    ]
+    words = ("Yes", "not shown, which does not mean that it stayed,", "underpowered, too few seeds to tell,")
+    parts = [f"{word} for {', '.join(group)}" for word, group in zip(words, groups.values(), strict=True) if group]
     tail = " Beside each: effect in units of distance, p after Holm." if groups["moved"] or groups["not shown"] else ""
     # The statistic is above 0 as well for runs around the same gaze that scatter less or more.
     near = [
@@ -107,7 +92,7 @@ def noise_finding(arms: pd.DataFrame) -> str:
             " No further from the baseline's runs than runs of one arm are from each other, give or take the noise, so "
             f"that a change of scatter alone could explain it: {', '.join(near)}."
         )
-    return f"Is the gaze moved by more than training again moves it? {_join(parts)}.{tail}"
+    return f"Is the gaze moved by more than training again moves it? {'; '.join(parts)}.{tail}"
 
 
 def question_finding(questions: pd.DataFrame, question: int) -> str:
@@ -119,35 +104,28 @@ def question_finding(questions: pd.DataFrame, question: int) -> str:
     rows = questions[questions["question"] == question].drop_duplicates("arm")
     if rows.empty:
         raise ValueError(f"The table has no row of question {question}.")
-    few = questions[(questions["question"] == question) & questions["underpowered"]]["arm"].tolist()
-    groups: dict[str, list[str]] = {}
-    for row in each(rows):
-        answer = "underpowered" if row.arm in few and row.answer == "inconclusive" else row.answer
-        groups.setdefault(answer, []).append(str(row.arm))
-    parts = [
-        f"{answer}, {ANSWERS[question][answer]}: {', '.join(groups[answer])}"
-        for answer in ("pass", "fail")
-        if answer in groups
-    ]
-    if "inconclusive" in groups:
-        parts.append(f"inconclusive, which is not the same as no change: {', '.join(groups['inconclusive'])}")
-    if "underpowered" in groups:
-        parts.append(f"inconclusive for want of seeds (underpowered): {', '.join(groups['underpowered'])}")
-    if "not evaluated" in groups:
-        reasons = dict.fromkeys(str(reason).rstrip(".") for reason in rows[rows["answer"] == "not evaluated"]["reason"])
-        parts.append(f"not evaluated ({'; '.join(reasons)}): {', '.join(groups['not evaluated'])}")
+    few = set(questions.loc[(questions["question"] == question) & questions["underpowered"], "arm"])
+    weak = (rows["answer"] == "inconclusive") & rows["arm"].isin(few)
+    arms = rows.groupby(rows["answer"].mask(weak, "underpowered"))["arm"].agg(", ".join)
+    reasons = dict.fromkeys(rows.loc[rows["answer"] == "not evaluated", "reason"].str.rstrip("."))
+    asked, passed, failed = ASKED[question]
+    words = {
+        "pass": f"pass, {passed}",
+        "fail": f"fail, {failed}",
+        "inconclusive": "inconclusive, which is not the same as no change",
+        "underpowered": "inconclusive for want of seeds (underpowered)",
+        "not evaluated": f"not evaluated ({'; '.join(reasons)})",
+    }
+    said = "; ".join(f"{words[answer]}: {arms[answer]}" for answer in words if answer in arms)
     tail = " An association over images, for these trained models; not a cause." if question == 3 else ""
-    return f"{ASKED[question]}? {_join(parts)}.{tail}"
+    return f"{asked}? {said}.{tail}"
 
 
 def accuracy_finding(runs: pd.DataFrame, baseline: str) -> str:
     """Accuracy of the arms beside the range of the baseline's runs (``effects.run_table``); no test."""
     own = runs.loc[runs["arm"] == baseline, "accuracy"]
     means = runs[runs["arm"] != baseline].groupby("arm", sort=False)["accuracy"].mean()
-    text = (
-        f"Accuracy on these images: {baseline} {number(own.mean())} ({number(own.min())} to {number(own.max())} over "
-    )
-    text += f"{_count(len(own), 'run')})"
+    span = f"{number(own.min())} to {number(own.max())} over {_count(len(own), 'run')}"
     groups = {
         "mean above every run of the baseline": means[means > own.max()],
         "mean within that range": means[(means >= own.min()) & (means <= own.max())],
@@ -158,6 +136,7 @@ def accuracy_finding(runs: pd.DataFrame, baseline: str) -> str:
         for words, group in groups.items()
         if len(group)
     ]
+    text = f"Accuracy on these images: {baseline} {number(own.mean())} ({span})"
     return f"{'; '.join([text, *parts])}. Not a test."
 
 
@@ -177,17 +156,10 @@ def where_finding(profile: pd.DataFrame) -> str:
     text = "Where did the gaze go (exploratory, after Benjamini-Hochberg)? "
     if tested == 0:
         return f"{text}Nothing could be tested: too few seeds, or no values."
-    said = (
-        _join(parts) if parts else f"none of {_count(tested, 'change')} tested stands out, which does not rule one out"
-    )
-    return f"{text}{said}." + (
-        f" Underpowered, too few seeds to tell, at least in part: {', '.join(few)}." if few else ""
-    )
+    none = f"none of {_count(tested, 'change')} tested stands out, which does not rule one out"
+    tail = f" Underpowered, too few seeds to tell, at least in part: {', '.join(few)}." if few else ""
+    return f"{text}{'; '.join(parts) or none}.{tail}"
 
 
 def _count(number_of: int, word: str, plural: str = "") -> str:
     return f"{number_of} {word if number_of == 1 else plural or word + 's'}"
-
-
-def _join(parts: Iterable[str]) -> str:
-    return "; ".join(filter(None, parts))

@@ -21,10 +21,12 @@ from gaze.statistics.permutation import arms_table
 from gaze.studies.augmentation import findings as study_findings
 from gaze.studies.augmentation import moved_plots, profile_plots
 from gaze.studies.augmentation import tables as study_tables
+from gaze.studies.augmentation.arms import arm_settings
 from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.effects import distance_matrix, image_table, pair_table, profile_table, run_table
 from gaze.studies.augmentation.questions import question_table
-from gaze.studies.augmentation.study import Measured, check_parts, measure, settings_of, study_parts
+from gaze.studies.augmentation.study import Measured, measure, study_parts
+from gaze.studies.opened import check_runs
 
 SHORT = {1: "on what matters?", 2: "varies less?", 3: "gain with gaze?"}
 PAIRS_FILE, IMAGES_FILE = "pairs.csv", "images.csv"
@@ -61,21 +63,20 @@ def run_study(
         GazeError: nothing to compare, images or checkpoints that cannot be read; before any long work if possible.
     """
     parts = study_parts(runs.used.values(), config.compare.baseline)
-    check_parts(parts, config.compare)
+    for part in parts:  # all of them, before any long work
+        check_runs(part.runs, config.compare.checkpoint)
     measured = [measure(part, config.compare, directory, console) for part in parts]
     with console.status("statistics"):
         numbers = [_numbers(own.compared) for own in measured]
-    for own, found in zip(measured, numbers, strict=True):
-        _print(own, found, console)
-    written = _write_tables(measured, numbers, directory)
     both = list(zip(measured, numbers, strict=True))
+    for own, found in both:
+        _print(own, found, console)
+    written = _write_tables(both, directory)
     lines = [line for own, found in both for line in _summary(own, found, len(both) > 1)]
     sections = [section for own, found in both for section in _sections(own, found, len(both) > 1)]
-    left = left_out_item(runs.listing)
-    sections += [
-        Section("How to read this", study_findings.HOW_TO_READ_STUDY, ()),
-        *([Section("Runs that were left out", (), (left,))] if left else []),
-    ]
+    sections.append(Section("How to read this", study_findings.HOW_TO_READ_STUDY, ()))
+    if left := left_out_item(runs.listing):
+        sections.append(Section("Runs that were left out", (), (left,)))
     title = f"What augmentation does to the gaze: {measured[0].part.runs[0].settings.study}"
     with console.status("figures"):
         return written + write_report(title, lines, sections, provenance, directory)
@@ -87,13 +88,15 @@ def _numbers(c: Compared) -> Numbers:
     return Numbers(distances, arms, run_table(c), profile_table(c), question_table(c), image_table(c))
 
 
-def _write_tables(measured: Sequence[Measured], numbers: Sequence[Numbers], directory: Path) -> list[Path]:
+def _write_tables(both: Sequence[tuple[Measured, Numbers]], directory: Path) -> list[Path]:
     """The long tables, with the part that each row belongs to."""
-    pairs = [pair_table(own.compared).assign(part=own.part.where) for own in measured]
-    images = [found.images.assign(part=own.part.where) for own, found in zip(measured, numbers, strict=True)]
-    write_tidy_csv(pd.concat(pairs, ignore_index=True), directory / PAIRS_FILE)
-    write_tidy_csv(pd.concat(images, ignore_index=True), directory / IMAGES_FILE)
-    return [directory / PAIRS_FILE, directory / IMAGES_FILE]
+    tables = {
+        PAIRS_FILE: [pair_table(own.compared).assign(part=own.part.where) for own, _ in both],
+        IMAGES_FILE: [found.images.assign(part=own.part.where) for own, found in both],
+    }
+    for name, parts in tables.items():
+        write_tidy_csv(pd.concat(parts, ignore_index=True), directory / name)
+    return [directory / name for name in tables]
 
 
 def _summary(own: Measured, found: Numbers, several: bool) -> list[str]:
@@ -113,38 +116,44 @@ def _summary(own: Measured, found: Numbers, several: bool) -> list[str]:
 def _sections(own: Measured, found: Numbers, several: bool) -> list[Section]:
     """A part from top to bottom."""
     c, slug, where = own.compared, own.part.slug, own.part.where
+    settings = arm_settings(own.part.runs)
+    items: dict[str, Items] = {
+        "Is it more than retraining noise?": [
+            study_tables.arms_item(c, found.arms, found.distances, f"arms-{slug}", where),
+            FigureItem(
+                f"noise-{slug}",
+                f"Distances of the gazes of two runs, {where}",
+                profile_plots.noise_figure(c, found.arms, found.distances),
+            ),
+        ],
+        "The three questions": [
+            study_tables.criteria_item(found.questions, found.runs, c.baseline, f"criteria-{slug}", where),
+            FigureItem(
+                f"gain-{slug}",
+                f"Does the gain go with the gaze? {where}",
+                profile_plots.gain_figure(found.images, found.questions),
+            ),
+            study_tables.questions_item(found.questions, f"questions-{slug}", where),
+        ],
+        "What each augmentation changes": [
+            FigureItem(
+                f"profile-{slug}",
+                f"What each augmentation changes, {where}",
+                profile_plots.profile_figure(found.profile),
+            ),
+            study_tables.profile_item(found.profile, f"profile-{slug}-numbers", where),
+            study_tables.measures_item(found.profile, f"measures-{slug}"),
+        ],
+        "Where does the gaze go?": _pictures(own, found),
+        "The arms and the runs": [
+            study_tables.augmentations_item(
+                {arm: settings[arm] for arm in (c.baseline, *c.arms)}, f"augmentations-{slug}"
+            ),
+            study_tables.runs_item(found.runs, f"runs-{slug}", where),
+        ],
+    }
     suffix = f" ({where})" if several else ""
-    noise: Items = [
-        study_tables.arms_item(c, found.arms, found.distances, f"arms-{slug}", where),
-        FigureItem(
-            f"noise-{slug}",
-            f"Distances of the gazes of two runs, {where}",
-            profile_plots.noise_figure(c, found.arms, found.distances),
-        ),
-    ]
-    answers: Items = [
-        study_tables.criteria_item(found.questions, found.runs, c.baseline, f"criteria-{slug}", where),
-        FigureItem(
-            f"gain-{slug}",
-            f"Does the gain go with the gaze? {where}",
-            profile_plots.gain_figure(found.images, found.questions),
-        ),
-        study_tables.questions_item(found.questions, f"questions-{slug}", where),
-    ]
-    profile: Items = [
-        FigureItem(
-            f"profile-{slug}", f"What each augmentation changes, {where}", profile_plots.profile_figure(found.profile)
-        ),
-        study_tables.profile_item(found.profile, f"profile-{slug}-numbers", where),
-        study_tables.measures_item(found.profile, f"measures-{slug}"),
-    ]
-    return [
-        Section(f"Is it more than retraining noise?{suffix}", (), tuple(noise)),
-        Section(f"The three questions{suffix}", (), tuple(answers)),
-        Section(f"What each augmentation changes{suffix}", (), tuple(profile)),
-        Section(f"Where does the gaze go?{suffix}", (), tuple(_pictures(own, found))),
-        Section(f"The arms and the runs{suffix}", (), tuple(_runs(own, found))),
-    ]
+    return [Section(f"{title}{suffix}", (), tuple(shown)) for title, shown in items.items()]
 
 
 def _pictures(own: Measured, found: Numbers) -> Items:
@@ -156,19 +165,9 @@ def _pictures(own: Measured, found: Numbers) -> Items:
         rows = found.images[found.images["arm"] == arm]
         if rows["excess_distance"].notna().any():
             figure = moved_plots.moved_figure(c, rows, arm, own.pictures, own.masks)
-            items.append(
-                FigureItem(f"moved-{slug}-{number}", f"{arm}: where the gaze moved most and least, {where}", figure)
-            )
+            caption = f"{arm}: where the gaze moved most and least, {where}"
+            items.append(FigureItem(f"moved-{slug}-{number}", caption, figure))
     return items
-
-
-def _runs(own: Measured, found: Numbers) -> Items:
-    settings = settings_of(own.part)
-    order = {arm: settings[arm] for arm in (own.compared.baseline, *own.compared.arms)}
-    return [
-        study_tables.augmentations_item(order, f"augmentations-{own.part.slug}"),
-        study_tables.runs_item(found.runs, f"runs-{own.part.slug}", own.part.where),
-    ]
 
 
 def _print(own: Measured, found: Numbers, console: Console) -> None:

@@ -59,7 +59,9 @@ def gaze_of_runs(
         gaze = _kept(folder / f"{key}.npz", manifest.get(key))
         if gaze is None:
             gaze = gaze_of_run(run, images, checkpoint, device)
-            digest = _write(gaze, folder / f"{key}.npz")
+            with atomic_path(folder / f"{key}.npz") as part, part.open("wb") as file:
+                np.savez(file, cams=gaze.cams, logits=gaze.logits)
+            digest = _digest(folder / f"{key}.npz")
             manifest[key] = {**facts, "run": run.name, "file": f"{key}.npz", "sha256": digest}
             write_json(folder / MANIFEST, manifest)
         found.append(gaze)
@@ -102,8 +104,7 @@ def _fingerprint(path: Path, manifest: dict[str, dict[str, Any]]) -> dict[str, A
         known = entry.get("checkpoint", {})
         if stamp.items() <= known.items():
             return dict(known)
-    with path.open("rb") as file:
-        return {**stamp, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {**stamp, "sha256": _digest(path)}
 
 
 def _key(facts: dict[str, Any]) -> str:
@@ -112,20 +113,14 @@ def _key(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _write(gaze: Looked, path: Path) -> str:
-    """Write a file of maps; returns its digest."""
-    with atomic_path(path) as part, part.open("wb") as file:
-        np.savez(file, cams=gaze.cams, logits=gaze.logits)
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _kept(path: Path, entry: dict[str, Any] | None) -> Looked | None:
     """Maps that were made before; None where the file is absent or not as it was written."""
-    if entry is None or not path.is_file():
+    if entry is None or not path.is_file() or _digest(path) != entry.get("sha256"):
         return None
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry.get("sha256"):
-            return None
     with np.load(path) as arrays:
         return Looked(arrays["cams"], arrays["logits"])

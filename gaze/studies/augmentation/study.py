@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,11 +30,11 @@ from gaze.files import atomic_path
 from gaze.metrics.classification import CohenKappa
 from gaze.report.terminal import progress_bar, say
 from gaze.runs.run import Run
-from gaze.studies.augmentation.arms import arm_names, arm_settings
+from gaze.studies.augmentation.arms import arm_names
 from gaze.studies.augmentation.compared import PAIR_COLUMNS, Compared
 from gaze.studies.augmentation.pairs import compare_runs, shapes_of_runs
 from gaze.studies.augmentation.store import FOLDER, gaze_of_runs
-from gaze.studies.opened import Images, Looked, check_runs, compute_device, evaluation_images, how_looked
+from gaze.studies.opened import Images, Looked, compute_device, evaluation_images, how_looked
 
 
 class StudyPart(NamedTuple):
@@ -68,12 +69,12 @@ def study_parts(runs: Iterable[Run], baseline: str) -> list[StudyPart]:
     for (dataset, model, weight), members in sorted(groups.items()):
         where = f"{dataset}, {model}" + (f", lambda {weight:g}" if weight else "")
         arms = arm_names(members)
-        number = list(arms.values()).count(baseline)
-        if number < 2 or number == len(arms):
-            counts = ", ".join(f"{arm} {list(arms.values()).count(arm)}" for arm in dict.fromkeys(arms.values()))
-            refused.append(f"{where}: runs by augmentation: {counts}")
+        counts = Counter(arms.values())
+        if counts[baseline] < 2 or len(counts) < 2:
+            said = ", ".join(f"{arm} {count}" for arm, count in counts.items())
+            refused.append(f"{where}: runs by augmentation: {said}")
             continue
-        order = [baseline, *(arm for arm in dict.fromkeys(arms.values()) if arm != baseline)]
+        order = [baseline, *(arm for arm in counts if arm != baseline)]
         own = sorted(members, key=lambda run: (order.index(arms[run.name]), run.settings.seed, run.name))
         slug = re.sub(r"[^a-z0-9_-]+", "-", where.lower()).strip("-")
         parts.append(StudyPart(where, slug, own, arms, _notes(own, arms)))
@@ -88,18 +89,15 @@ def study_parts(runs: Iterable[Run], baseline: str) -> list[StudyPart]:
 
 def _notes(runs: Sequence[Run], arms: Mapping[str, str]) -> list[str]:
     """What a reader must know of these runs."""
-    notes = []
-    seeds: dict[int, set[str]] = {}
-    for run in runs:
-        seeds.setdefault(run.settings.seed, set()).add(arms[run.name])
-    shared = sorted(seed for seed, users in seeds.items() if len(users) > 1)
-    if shared:
-        notes.append(
-            f"Arms share seeds ({', '.join(map(str, shared[:8]))}{' ...' if len(shared) > 8 else ''}): such runs "
-            "start from the same weights, so runs are not exchangeable and p is not exact. Give each arm seeds of its "
-            "own, as experiment=augmentation does."
-        )
-    return notes
+    of_arm = {(run.settings.seed, arms[run.name]) for run in runs}
+    shared = sorted(seed for seed, arms_with_it in Counter(seed for seed, _ in of_arm).items() if arms_with_it > 1)
+    if not shared:
+        return []
+    return [
+        f"Arms share seeds ({', '.join(map(str, shared[:8]))}{' ...' if len(shared) > 8 else ''}): such runs "
+        "start from the same weights, so runs are not exchangeable and p is not exact. Give each arm seeds of its "
+        "own, as experiment=augmentation does."
+    ]
 
 
 def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Console) -> Measured:
@@ -108,7 +106,6 @@ def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Co
     Raises:
         DataError: images or a checkpoint that cannot be read.
     """
-
     images = evaluation_images(part.runs[0].settings.dataset, config.images, partial(say, console))
     device = compute_device(config.device)
     part = part._replace(notes=part.notes + how_looked(part.runs, device))
@@ -135,11 +132,12 @@ def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Co
         correct=np.stack([gaze.logits.argmax(1) == images.target for gaze in found]),
         cams=np.stack([np.where(own[:, None, None], gaze.cams, 0) for gaze, own in zip(found, valid, strict=True)]),
     )
-    return Measured(part, compared, pictures[..., 0] if pictures.shape[3] == 1 else pictures, _host(masks))
-
-
-def _host(masks: torch.Tensor | None) -> NDArray[np.float32] | None:
-    return None if masks is None else masks.float().numpy()
+    return Measured(
+        part,
+        compared,
+        pictures[..., 0] if pictures.shape[3] == 1 else pictures,
+        None if masks is None else masks.float().numpy(),
+    )
 
 
 def _runs(part: StudyPart, arm_of: list[str], found: Sequence[Looked], images: Images) -> pd.DataFrame:
@@ -178,14 +176,3 @@ def _values(
     with atomic_path(path) as part, part.open("wb") as file:
         np.save(file, values)
     return values
-
-
-def check_parts(parts: Sequence[StudyPart], config: CompareConfig) -> None:
-    """See :func:`gaze.studies.opened.check_runs`; for all parts, before any long work."""
-    for part in parts:
-        check_runs(part.runs, config.checkpoint)
-
-
-def settings_of(part: StudyPart) -> dict[str, dict[str, Any]]:
-    """What each arm does."""
-    return arm_settings(part.runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,9 @@ from gaze.report.write import TableItem
 from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.profile_plots import METRIC_NAMES
 
-QUESTIONS = {
-    1: "1. On what matters?",
-    2: "2. Varies less?",
-    3: "3. Does the gain go with the gaze?",
-}
+Columns = Mapping[str, Callable[[Any], str | None]]  # by title, what a row of numbers says there
+
+QUESTIONS = {1: "1. On what matters?", 2: "2. Varies less?", 3: "3. Does the gain go with the gaze?"}
 MEASURES = {  # of the questions: a word, digits
     "mask_energy": ("share on target", 3),
     "mask_lift": ("lift", 2),
@@ -51,43 +49,42 @@ def arms_item(
         name: of the files.
         where: data set and model in words, for the caption.
     """
-    base = _within(distances, c.rows(c.baseline))
-    parts: list[dict[Any, Any]] = [
-        {"arm": c.baseline, "runs": c.rows(c.baseline).size, "within": base, **_performance(c, c.baseline)}
-    ]
-    for row in arms.to_dict("records"):
-        arm = str(row["arm"])
-        between = distances[np.ix_(c.rows(c.baseline), c.rows(arm))].mean()
-        parts.append({**row, "between": between, "within": _within(distances, c.rows(arm)), **_performance(c, arm)})
-    frame = pd.DataFrame(parts, columns=list(dict.fromkeys([*arms.columns, *(key for part in parts for key in part)])))
-    shown = pd.DataFrame(
-        {
-            "arm": str(row.arm),
-            "runs": str(row.runs),
-            "seeds": row.seeds,
-            "verdict": "baseline" if row.arm == c.baseline else row.verdict,
-            "to baseline": number(getattr(row, "between", math.nan)),
-            "within arm": number(row.within),
-            "effect": number(row.effect),
-            "p": p_value(row.p),
-            "p (Holm)": p_value(row.p_holm),
-            "accuracy (SD)": _with_sd(row.accuracy, row.accuracy_sd),
-            "kappa (SD)": _with_sd(row.kappa, row.kappa_sd),
-        }
-        for row in each(frame)
-    )
+    base, facts = c.rows(c.baseline), []
+    for arm in (c.baseline, *c.arms):
+        rows = c.rows(arm)
+        own, pairs = c.runs.iloc[rows], distances[np.ix_(rows, rows)][np.triu_indices(rows.size, 1)]
+        fact = {"arm": arm, "within": pairs.mean() if pairs.size else math.nan, "seeds": _seeds(own["seed"].tolist())}
+        for column in ("accuracy", "kappa"):
+            fact |= {column: own[column].mean(), f"{column}_sd": own[column].std()}
+        between = math.nan if arm == c.baseline else distances[np.ix_(base, rows)].mean()
+        facts.append({**fact, "between": between})
+    baseline = pd.DataFrame([{"arm": c.baseline, "runs": base.size}])
+    frame = pd.concat([baseline, arms])[arms.columns].merge(pd.DataFrame(facts), on="arm")
+    within = number(frame["within"][0])
+    columns: Columns = {
+        "arm": lambda row: row.arm,
+        "runs": lambda row: str(row.runs),
+        "seeds": lambda row: row.seeds,
+        "verdict": lambda row: "baseline" if row.arm == c.baseline else row.verdict,
+        "to baseline": lambda row: number(row.between),
+        "within arm": lambda row: number(row.within),
+        "effect": lambda row: number(row.effect),
+        "p": lambda row: p_value(row.p),
+        "p (Holm)": lambda row: p_value(row.p_holm),
+        "accuracy (SD)": lambda row: _with_sd(row.accuracy, row.accuracy_sd),
+        "kappa (SD)": lambda row: _with_sd(row.kappa, row.kappa_sd),
+    }
     notes = (
         "To baseline, within arm: the mean distance of two runs, one of each arm or both of this one. Distance: 1 - "
         "correlation of their maps, mean over images, classes counted alike; 0 for equal maps. "
         "Effect: the mean distance to the baseline less the average of the distances within the two arms, so 0 where "
         "training again explains it all. SD: over runs.",
         "The test also reacts to an arm whose runs only scatter more or less than the baseline's. Look at the distance "
-        f"within the arm: a moved gaze is shown only where it is near the baseline's ({number(base) or 'none'}).",
+        f"within the arm: a moved gaze is shown only where it is near the baseline's ({within or 'none'}).",
         f"{RUNS_ARE_SAMPLES} Holm: adjusted for the number of arms. Not shown does not mean that nothing moved.",
     )
-    return TableItem(
-        name, _caption("Is the gaze moved by more than training again moves it?", where), frame, shown, notes
-    )
+    caption = _caption("Is the gaze moved by more than training again moves it?", where)
+    return TableItem(name, caption, frame, _shown(frame, columns), notes)
 
 
 def criteria_item(
@@ -132,21 +129,18 @@ def criteria_item(
 
 def questions_item(questions: pd.DataFrame, name: str = "questions", where: str = "") -> TableItem:
     """Every number behind the three questions (``questions.question_table``); else as :func:`arms_item`."""
-    shown = pd.DataFrame(
-        {
-            "arm": str(row.arm),
-            "question": str(row.question),
-            "measure": MEASURES[row.measure][0],
-            "baseline": number(row.baseline, MEASURES[row.measure][1]),
-            "arm's mean": number(row.arm_mean, MEASURES[row.measure][1]),
-            "change": number(row.change, MEASURES[row.measure][1]),
-            "95 % interval": _range(row.ci_low, row.ci_high, MEASURES[row.measure][1]),
-            "p": p_value(row.p),
-            "p (Holm)": p_value(row.p_holm),
-            "answer": row.answer,
-        }
-        for row in each(questions)
-    )
+    columns: Columns = {
+        "arm": lambda row: row.arm,
+        "question": lambda row: str(row.question),
+        "measure": lambda row: MEASURES[row.measure][0],
+        "baseline": lambda row: number(row.baseline, MEASURES[row.measure][1]),
+        "arm's mean": lambda row: number(row.arm_mean, MEASURES[row.measure][1]),
+        "change": lambda row: number(row.change, MEASURES[row.measure][1]),
+        "95 % interval": lambda row: _range(row, lambda end: number(end, MEASURES[row.measure][1])),
+        "p": lambda row: p_value(row.p),
+        "p (Holm)": lambda row: p_value(row.p_holm),
+        "answer": lambda row: row.answer,
+    }
     notes = (
         "Share on target: of the gaze, on the marked target. Lift: that share over the target's area, 1 for a gaze "
         "without aim. Wandering: variance of the gaze's centre within a class, in squared image sides. Spread: in "
@@ -154,24 +148,22 @@ def questions_item(questions: pd.DataFrame, name: str = "questions", where: str 
         OVER_IMAGES,
         f"{RUNS_ARE_SAMPLES} Question 3 takes both: an interval without 0, and a rho that relabelled runs seldom give.",
     )
-    return TableItem(name, _caption("Every number behind the three questions", where), questions, shown, notes)
+    caption = _caption("Every number behind the three questions", where)
+    return TableItem(name, caption, questions, _shown(questions, columns), notes)
 
 
 def profile_item(profile: pd.DataFrame, name: str = "profile_numbers", where: str = "") -> TableItem:
     """The profile in numbers, a row per arm and metric (``effects.profile_table``); else as :func:`arms_item`."""
-    shown = pd.DataFrame(
-        {
-            "arm": str(row.arm),
-            "measure": METRIC_NAMES[row.metric][0],
-            "effect": _figures(row.effect),
-            "95 % interval": _figure_range(row.ci_low, row.ci_high),
-            "in SDs": number(row.z, 2),
-            "p": p_value(row.p),
-            "p, adjusted": p_value(row.q),
-            "stands out": "underpowered" if row.underpowered else "yes" if row.marked else "not shown",
-        }
-        for row in each(profile)
-    )
+    columns: Columns = {
+        "arm": lambda row: row.arm,
+        "measure": lambda row: METRIC_NAMES[row.metric][0],
+        "effect": lambda row: _figures(row.effect),
+        "95 % interval": lambda row: _range(row, _figures),
+        "in SDs": lambda row: number(row.z, 2),
+        "p": lambda row: p_value(row.p),
+        "p, adjusted": lambda row: p_value(row.q),
+        "stands out": lambda row: "underpowered" if row.underpowered else "yes" if row.marked else "not shown",
+    }
     notes = (
         "Effect of a distance: the mean distance to the baseline less the average of the distances within the two "
         "arms. Effect of the others: mean of the arm's runs less mean of the baseline's. In SDs: the "
@@ -180,34 +172,29 @@ def profile_item(profile: pd.DataFrame, name: str = "profile_numbers", where: st
         f"{RUNS_ARE_SAMPLES} Adjusted: the correlation distance, the main test, by Holm over the arms; all others "
         "are exploratory, by Benjamini-Hochberg over every one that was tested.",
     )
-    return TableItem(name, _caption("What each augmentation changes, in numbers", where), profile, shown, notes)
+    caption = _caption("What each augmentation changes, in numbers", where)
+    return TableItem(name, caption, profile, _shown(profile, columns), notes)
 
 
 def measures_item(profile: pd.DataFrame, name: str = "measures") -> TableItem:
     """What the profile's measures say in plain words, those that it has."""
-    present = [metric for metric in METRIC_NAMES if metric in set(profile["metric"])]
-    frame = pd.DataFrame(
-        [(metric, *METRIC_NAMES[metric]) for metric in present], columns=["metric", "words", "reading"]
-    )
+    rows = [(metric, *words) for metric, words in METRIC_NAMES.items() if metric in set(profile["metric"])]
+    frame = pd.DataFrame(rows, columns=["metric", "words", "reading"])
     shown = frame[["words", "reading", "metric"]].set_axis(["measure", "how to read it", "in the CSV files"], axis=1)
     return TableItem(name, "The measures in plain words", frame, shown)
 
 
 def runs_item(runs: pd.DataFrame, name: str = "study_runs", where: str = "") -> TableItem:
     """A row per run (``effects.run_table``); else as :func:`arms_item`."""
+    titles = {"run": "run", "arm": "arm", "seed": "seed", "accuracy": "accuracy", "kappa": "kappa"}
+    titles |= {"n_valid": "images with a gaze"}
+    titles |= {column: words for column, (words, _) in METRIC_NAMES.items() if column in runs and column != "accuracy"}
     digits = {"centroid_variance": 5, "mask_lift": 2}
-    measured = [column for column in METRIC_NAMES if column in runs and column != "accuracy"]
     shown = pd.DataFrame(
         {
-            "run": str(row["run"]),
-            "arm": str(row["arm"]),
-            "seed": str(row["seed"]),
-            "accuracy": number(row["accuracy"]),
-            "kappa": number(row["kappa"]),
-            "images with a gaze": str(row["n_valid"]),
-            **{METRIC_NAMES[column][0]: number(row[column], digits.get(column, 3)) for column in measured},
+            title: [number(v, digits.get(column, 3)) if isinstance(v, float) else str(v) for v in runs[column]]
+            for column, title in titles.items()
         }
-        for row in runs.to_dict("records")
     )
     notes = (
         "Accuracy and kappa on the images that the maps were taken of. Means over images, classes counted alike. "
@@ -224,37 +211,24 @@ def augmentations_item(settings: Mapping[str, Mapping[str, Any]], name: str = "a
         settings: of each arm, those of group ``augmentation`` that are not off: a number, or two for a range.
         name: of the files.
     """
-    rows = [(arm, key, value) for arm, given in settings.items() for key, value in given.items()]
-    frame = pd.DataFrame([(arm, key, _setting(value)) for arm, key, value in rows], columns=["arm", "setting", "value"])
-    shown = pd.DataFrame(
-        [
-            (arm, "; ".join(_words(key, value) for key, value in given.items()) or "nothing")
-            for arm, given in settings.items()
-        ],
-        columns=["arm", "what it does to a training image"],
-    )
+    rows = [(arm, key, _setting(value)) for arm, given in settings.items() for key, value in given.items()]
+    frame = pd.DataFrame(rows, columns=["arm", "setting", "value"])
+    said = {arm: "; ".join(_words(*pair) for pair in given.items()) or "nothing" for arm, given in settings.items()}
+    shown = pd.DataFrame(said.items(), columns=["arm", "what it does to a training image"])
     notes: tuple[str, ...] = ("The evaluation images are never augmented.",)
     if any(_mixes(key) for _, key, _ in rows):
         notes += ("Mixup and cutmix also change the label: what they move is not the work of the image alone.",)
     return TableItem(name, "What each arm does to the training images", frame, shown, notes)
 
 
+def _shown(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """What a reader sees of each row."""
+    rows = [[cell(row) for cell in columns.values()] for row in each(table)]
+    return pd.DataFrame(rows, columns=list(columns))
+
+
 def _caption(text: str, where: str) -> str:
     return f"{text} {where}" if where and text.endswith("?") else f"{text}, {where}" if where else text
-
-
-def _within(distances: NDArray[np.float64], rows: NDArray[np.intp]) -> float:
-    """Mean distance of two runs of an arm; NaN for one run."""
-    upper = distances[np.ix_(rows, rows)][np.triu_indices(rows.size, 1)]
-    return float(upper.mean()) if upper.size else math.nan
-
-
-def _performance(c: Compared, arm: str) -> dict[str, Any]:
-    own = c.runs.iloc[c.rows(arm)]
-    row: dict[str, Any] = {"seeds": _seeds(own["seed"].tolist())}
-    for column in ("accuracy", "kappa"):
-        row |= {column: own[column].mean(), f"{column}_sd": own[column].std()}
-    return row
 
 
 def _seeds(seeds: list[int]) -> str:
@@ -270,21 +244,14 @@ def _with_sd(mean: float, sd: float) -> str | None:
     return f"{number(mean)} (1 run)" if math.isnan(sd) else f"{number(mean)} ({number(sd)})"
 
 
-def _range(low: float, high: float, digits: int) -> str | None:
-    return (
-        None
-        if math.isnan(low) or math.isnan(high)
-        else f"[{number(low, digits)},\N{NO-BREAK SPACE}{number(high, digits)}]"
-    )
+def _range(row: Any, say: Callable[[float], str | None]) -> str | None:
+    low, high = say(row.ci_low), say(row.ci_high)
+    return None if low is None or high is None else f"[{low},\N{NO-BREAK SPACE}{high}]"
 
 
 def _figures(value: float) -> str | None:
     """Three significant figures: the profile's metrics have units far apart."""
     return None if math.isnan(value) else f"{value:.3g}"
-
-
-def _figure_range(low: float, high: float) -> str | None:
-    return None if math.isnan(low) or math.isnan(high) else f"[{low:.3g},\N{NO-BREAK SPACE}{high:.3g}]"
 
 
 def _answer(rows: list[Any]) -> str | None:
