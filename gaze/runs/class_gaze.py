@@ -20,10 +20,10 @@ NEEDED = {"class_gaze", "counts", "classes", "epoch"}  # arrays of a run's file 
 
 
 class GazeMaps(NamedTuple):
-    """Class-mean gaze of one run at its last epoch, or of several seeds together (``seed`` is -1).
+    """Class-mean gaze of one run at its last epoch, or of several seeds together.
 
     Attributes:
-        study, dataset, model, weight, seed: the run's keys; weight is lambda.
+        study, dataset, model, weight: the run's keys; weight is lambda.
         classes: names (K).
         gaze: mean maps (K, H, W) in [0, 1].
         counts: correct images behind each (K,).
@@ -33,7 +33,6 @@ class GazeMaps(NamedTuple):
     dataset: str
     model: str
     weight: float
-    seed: int
     classes: tuple[str, ...]
     gaze: NDArray[np.float32]
     counts: NDArray[np.int64]
@@ -57,9 +56,9 @@ def read_maps(path: str | Path, epochs: pd.DataFrame) -> list[GazeMaps]:
     for study, dataset, model, weight, _, run, epoch in last.itertuples(index=False, name=None):
         maps = _load_npz(run_named(path, run).maps_file)
         if maps.keys() >= NEEDED and int(maps["epoch"]) == epoch:
-            alike = (tuple(map(str, maps["classes"])), maps["class_gaze"].shape)
-            pools.setdefault((study, dataset, model, weight, *alike), []).append(maps)
-    return [GazeMaps(*key[:4], -1, key[4], *_together(members)) for key, members in pools.items()]  # type: ignore[call-arg]
+            key = (study, dataset, model, weight, tuple(map(str, maps["classes"])))
+            pools.setdefault((key, maps["class_gaze"].shape), []).append(maps)
+    return [GazeMaps(*key, *_together(members)) for (key, _), members in pools.items()]  # type: ignore[call-arg]
 
 
 def _together(members: Sequence[dict[str, NDArray[Any]]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -69,27 +68,21 @@ def _together(members: Sequence[dict[str, NDArray[Any]]]) -> tuple[NDArray[np.fl
     return (total / np.maximum(counts, 1)[:, None, None]).astype(np.float32), counts
 
 
-class ClassGazes(NamedTuple):
-    """Mean gaze of each class in one run: names (K), maps (K, H, W) in [0, 1], correct images behind each (K,)."""
-
-    classes: tuple[str, ...]
-    gaze: NDArray[np.float32]
-    counts: NDArray[np.int64]
-
-
-def read_run_maps(run: Run) -> ClassGazes | None:
+def read_run_maps(run: Run) -> GazeMaps | None:
     """Class-mean gaze that a run drew last; None where its file is absent or damaged."""
     maps = _load_npz(run.maps_file)
     if not maps.keys() >= NEEDED:
         return None
-    return ClassGazes(tuple(map(str, maps["classes"])), maps["class_gaze"], maps["counts"].astype(np.int64))
+    s, classes = run.settings, tuple(map(str, maps["classes"]))
+    gaze, counts = maps["class_gaze"], maps["counts"].astype(np.int64)
+    return GazeMaps(s.study, s.dataset.name, run.label, s.lambda_, classes, gaze, counts)
 
 
 def write_maps(maps: Sequence[GazeMaps], path: Path) -> None:
     """Write what :func:`read_maps` reads back, as plain arrays."""
     arrays: dict[str, Any] = {}
     for number, item in enumerate(maps):
-        keys = np.asarray([item.study, item.dataset, item.model, repr(item.weight), str(item.seed)])
+        keys = np.asarray([item.study, item.dataset, item.model, repr(item.weight)])
         values = {"keys": keys, "classes": np.asarray(item.classes), "gaze": item.gaze, "counts": item.counts}
         arrays |= {f"{number}/{name}": value for name, value in values.items()}
     with atomic_path(path) as part, part.open("wb") as file:
@@ -101,11 +94,11 @@ def _read_maps_file(path: Path, epochs: pd.DataFrame) -> list[GazeMaps]:
     known = set(epochs[["study", "dataset", "model", "lambda"]].itertuples(index=False, name=None))
     items = []
     for number in sorted({int(name.partition("/")[0]) for name in arrays}):
-        study, dataset, model, weight, seed = map(str, arrays[f"{number}/keys"])
+        study, dataset, model, weight = map(str, arrays[f"{number}/keys"][:4])  # older files have a fifth
         if (study, dataset, model, float(weight)) in known:
             classes = tuple(map(str, arrays[f"{number}/classes"]))
             gaze, counts = arrays[f"{number}/gaze"], arrays[f"{number}/counts"]
-            items.append(GazeMaps(study, dataset, model, float(weight), int(seed), classes, gaze, counts))
+            items.append(GazeMaps(study, dataset, model, float(weight), classes, gaze, counts))
     return items
 
 

@@ -99,13 +99,10 @@ def grid_table(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Table:
         table.add_column("error", overflow="fold", ratio=1)
     for own, o in zip(names, outcomes, strict=True):
         name = " ".join(word for word in own if word not in common)
-        numbers = [_shown(o.kappa, ".4f"), _shown(o.gaze, ".4f"), _shown(o.seconds, ".0f")]
-        table.add_row(name, o.state, *numbers, *([o.error] if with_errors else []))
+        numbers = ((o.kappa, ".4f"), (o.gaze, ".4f"), (o.seconds, ".0f"))
+        shown = ["" if value is None else f"{value:{form}}" for value, form in numbers]
+        table.add_row(name, o.state, *shown, *([o.error] if with_errors else []))
     return table
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
 
 
 # ---- while it goes on
@@ -175,10 +172,10 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def watched(runs: Sequence[Run], left: Sequence[Run], say: Say, every: float = 1.0) -> Iterator[None]:
+def watched(runs: Sequence[Run], left: Sequence[Run], say: Say) -> Iterator[None]:
     """Say how the grid stands each time a run begins or ends, while the ``with`` block launches them."""
     stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(runs, left, say, every, stop), daemon=True)
+    thread = threading.Thread(target=_watch, args=(runs, left, say, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -187,11 +184,11 @@ def watched(runs: Sequence[Run], left: Sequence[Run], say: Say, every: float = 1
         thread.join()
 
 
-def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, every: float, stop: threading.Event) -> None:
+def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, stop: threading.Event) -> None:
     shown: tuple[int, ...] | None = None
     begun, at_once, took = time.time(), 1, 0.0
     while True:
-        last = stop.wait(max(every, 20 * took))  # hundreds of folders take a while to look at: 5 % of a core at most
+        last = stop.wait(max(1.0, 20 * took))  # hundreds of folders take a while to look at: 5 % of a core at most
         look = time.monotonic()
         states = {run.folder: run.state for run in left}
         over = ("complete", "failed", "interrupted")
@@ -199,8 +196,8 @@ def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, every: float, sto
         at_once = max(at_once, list(states.values()).count("running"))
         now = progress(runs, ended, at_once, time.time() - begun)
         if now[:4] != shown:
-            say(now.line())
             shown = now[:4]
+            say(now.line())
         took = time.monotonic() - look
         if last:
             return

@@ -23,8 +23,6 @@ from gaze.runs.folder import flat_settings
 from gaze.runs.run import Run, runs_below
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, add_derived, check_tidy, read_tidy_csv
 
-__all__ = ["RUN_KEYS", "TIDY_COLUMNS", "Runs", "load_runs", "read_runs"]
-
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]
 
 
@@ -108,10 +106,10 @@ def read_runs(
     if not used:
         raise DataError(f"source={path}: none of the {len(found)} runs can be used.\n{_reasons(listing)}")
     epochs = add_derived(pd.concat([own.table for own in used], ignore_index=True))
-    key = [*RUN_KEYS, "run", "epoch"]
+    key = [*RUN_KEYS, "run"]
     return Runs(
-        epochs.sort_values(key, ignore_index=True),
-        listing.sort_values([*RUN_KEYS, "run"], ignore_index=True),
+        epochs.sort_values([*key, "epoch"], ignore_index=True),
+        listing.sort_values(key, ignore_index=True),
         {own.run.name: own.run for own in used if own.run},
     )
 
@@ -128,7 +126,7 @@ def _reasons(listing: pd.DataFrame, most: int = 5) -> str:
 
 def _read_run(run: Run) -> _Found:
     row: dict[str, Any] = dict.fromkeys(LISTING)
-    row |= {"run": run.name, "state": "unreadable", "used": False, "epochs": 0, "reason": ""}
+    row |= {"run": run.name, "state": "unreadable", "epochs": 0, "reason": ""}
     try:
         row |= run.keys | {"max_epochs": int(run.settings.trainer["max_epochs"])}
         table = _tidy_table(run)
@@ -149,9 +147,7 @@ def _tidy_table(run: Run) -> pd.DataFrame:
     names = {measure.column: measure.name for measure in measures().values()}
     table = table.rename(columns=lambda column: names.get(column, column.removeprefix("val/")))
     table = table.drop(columns=[column for column in table if "/" in str(column)])
-    frame = pd.DataFrame({key: [value] * len(table) for key, value in run.keys.items()})
-    frame = pd.concat([frame, table], axis=1).assign(run=run.name)
-    return check_tidy(frame, run.metrics_file.name)
+    return check_tidy(table.assign(**run.keys, run=run.name), run.metrics_file.name)
 
 
 def _state(run: Run, epochs: int) -> tuple[str, str]:
@@ -177,7 +173,7 @@ def _from_csv(path: Path) -> Iterator[_Found]:
     table = read_tidy_csv(path)
     for keys, rows in table.groupby([*RUN_KEYS, "run"], sort=False):
         row = dict(zip([*RUN_KEYS, "run"], keys, strict=True))
-        row |= {"state": "complete", "used": True, "epochs": len(rows), "max_epochs": None, "reason": ""}
+        row |= {"state": "complete", "epochs": len(rows), "max_epochs": None, "reason": ""}
         yield _Found(row, rows, None)
 
 
@@ -204,16 +200,12 @@ def _mark_duplicates(found: list[_Found], arms: bool) -> None:
     for group in groups.values():
         if len(group) > 1:  # stable: where no start is known, the first one stands
             group.sort(key=lambda own: str(own.run.environment.get("started", "")) if own.run else "", reverse=True)
+        kept = group[0]
         for other in group[1:]:
-            other.row["state"] = "duplicate"
-            other.row["reason"] = f"same keys as {group[0].row['run']}{_difference(group[0].run, other.run)}"
-
-
-def _difference(kept: Run | None, other: Run | None) -> str:
-    if not kept or not other:
-        return ""
-    names = sorted(differing([kept, other]))
-    return f", other settings: {', '.join(names)}" if names else ", same settings"
+            other.row.update(state="duplicate", reason=f"same keys as {kept.row['run']}")
+            if kept.run and other.run:
+                names = ", ".join(differing([kept.run, other.run]))
+                other.row["reason"] += f", other settings: {names}" if names else ", same settings"
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:

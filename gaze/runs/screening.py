@@ -11,7 +11,9 @@ import csv
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,9 +174,7 @@ def introduction(candidates: Candidates, seeds: int, baseline: str, study: Seque
         text.append(f"{number} x {seeds} runs of {rung} epochs, {after} of {number} go on")
         number = after
     full = int(study[0].settings.trainer["max_epochs"])
-    arms: dict[str, int] = {}
-    for run in study:
-        arms[run.settings.augmentation.name] = arms.get(run.settings.augmentation.name, 0) + 1
+    arms = Counter(run.settings.augmentation.name for run in study)
     runs = arms[baseline] + number * max(n for name, n in arms.items() if name != baseline)
     return [
         f"Screening of {len(candidates.names)} augmentations (more go on where accuracies tie): {'; '.join(text)}."
@@ -185,31 +185,20 @@ def introduction(candidates: Candidates, seeds: int, baseline: str, study: Seque
     ]
 
 
-def _place(name: str, rungs: Sequence[Rung], left: Sequence[str]) -> str:
-    last = [rung for rung in rungs if name in rung.accuracy][-1]
-    if name in left:
-        return "kept"
-    return f"{'failed' if math.isnan(last.accuracy[name]) else 'dropped'} at {last.epochs} epochs"
-
-
 def screening_rows(names: Sequence[str], rungs: Sequence[Rung], left: Sequence[str]) -> list[list[str]]:
     """A row per candidate: name, accuracy at each rung (4 digits, "" where there is none), what became of it.
 
     Those that came furthest stand first, of these the most accurate.
     """
-
-    def rank(name: str) -> tuple[bool, int, float]:
-        values = [rung.accuracy[name] for rung in rungs if name in rung.accuracy]
-        return name not in left, -len(values), math.inf if math.isnan(values[-1]) else -values[-1]
-
-    return [
-        [name, *(_shown(rung.accuracy.get(name, math.nan)) for rung in rungs), _place(name, rungs, left)]
-        for name in sorted(names, key=rank)
-    ]
-
-
-def _shown(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"
+    ranked = []
+    for name in names:
+        own = [rung.accuracy.get(name, math.nan) for rung in rungs]
+        last = [rung for rung in rungs if name in rung.accuracy][-1]
+        failed = math.isnan(last.accuracy[name])
+        place = "kept" if name in left else f"{'failed' if failed else 'dropped'} at {last.epochs} epochs"
+        rank = (name not in left, -last.epochs, math.inf if failed else -last.accuracy[name])
+        ranked.append((rank, [name, *("" if math.isnan(value) else f"{value:.4f}" for value in own), place]))
+    return [row for _, row in sorted(ranked, key=itemgetter(0))]
 
 
 def screening_table(rows: Sequence[Sequence[str]], rungs: Sequence[Rung], seeds: int) -> Table:

@@ -26,13 +26,12 @@ Ranges = dict[str, tuple[float, float]]
 ROUNDING = 1e-6  # float32 sums may end that far outside their range
 
 
-def check_tidy(table: pd.DataFrame, source: str, first_line: int = 2) -> pd.DataFrame:
+def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """The table with its columns in order and in their types.
 
     Args:
         table: at least the tidy columns.
         source: its name, for messages.
-        first_line: line of the file that the first row stands in.
 
     Raises:
         DataError: a column is missing, a key is empty, or a value is no number or out of its range; each named.
@@ -43,20 +42,17 @@ def check_tidy(table: pd.DataFrame, source: str, first_line: int = 2) -> pd.Data
             f"{source}: no column {', '.join(missing)}. Needed: {', '.join(TIDY_COLUMNS)}. "
             "Write a column without values where a measure was not taken."
         )
-    table, ranges = table.copy(), _ranges(table)
+    table = table.copy()
+    # NaN is allowed except in the keys.
+    ranges = KEY_RANGES | {name: measure.range for name, measure in measures().items() if name in table}
     for column in ("study", "dataset", "model"):
-        _refuse(table[column].isna(), table[column], source, column, "is empty", first_line)
+        _refuse(table[column].isna(), table[column], source, column, "is empty")
         table[column] = table[column].astype(str)
     if not _plainly_good(table, ranges):
-        _check_numbers(table, ranges, source, first_line)
+        _check_numbers(table, ranges, source)
     for column in ranges:
         table[column] = table[column].astype("int64" if column in ("seed", "epoch") else "float64")
     return table[[*TIDY_COLUMNS, *(column for column in table if column not in TIDY_COLUMNS)]]
-
-
-def _ranges(table: pd.DataFrame) -> Ranges:
-    """Smallest and largest possible value of each column that is known; NaN is allowed except in seed and epoch."""
-    return KEY_RANGES | {name: measure.range for name, measure in measures().items() if name in table}
 
 
 def _plainly_good(table: pd.DataFrame, ranges: Ranges) -> bool:
@@ -71,30 +67,28 @@ def _plainly_good(table: pd.DataFrame, ranges: Ranges) -> bool:
     return bool(inside.all() and np.isfinite(keys).all() and (keys[:, 1:] % 1 == 0).all())
 
 
-def _check_numbers(table: pd.DataFrame, ranges: Ranges, source: str, first_line: int) -> None:
+def _check_numbers(table: pd.DataFrame, ranges: Ranges, source: str) -> None:
     for column, (low, high) in ranges.items():
         numbers = pd.to_numeric(table[column], errors="coerce").astype("float64")
         text = numbers.isna() & table[column].notna()
-        _refuse(text, table[column], source, column, "is not a number", first_line)
+        _refuse(text, table[column], source, column, "is not a number")
         outside = (numbers < low - ROUNDING) | (numbers > high + ROUNDING)
         unit = " (a share, not per cent)" if column == "accuracy" else ""
-        _refuse(outside, numbers, source, column, f"is outside {low:g} .. {high:g}{unit}", first_line)
+        _refuse(outside, numbers, source, column, f"is outside {low:g} .. {high:g}{unit}")
         table[column] = numbers
     for column in ("lambda", "seed", "epoch"):
-        _refuse(table[column].isna(), table[column], source, column, "is empty", first_line)
+        _refuse(table[column].isna(), table[column], source, column, "is empty")
     for column in ("seed", "epoch"):
-        broken = table[column] % 1 != 0
-        _refuse(broken, table[column], source, column, "is not a whole number", first_line)
+        _refuse(table[column] % 1 != 0, table[column], source, column, "is not a whole number")
 
 
-def _refuse(bad: pd.Series, values: pd.Series, source: str, column: str, what: str, first_line: int) -> None:
+def _refuse(bad: pd.Series, values: pd.Series, source: str, column: str, what: str) -> None:
     if bad.any():
         place = int(np.flatnonzero(bad)[0])
         shown = "" if pd.isna(values.iloc[place]) else f"={values.iloc[place]}"
         more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
-        raise DataError(
-            f"{source}, line {place + first_line}: {column}{shown} {what}{more}. Mend it, or remove the row."
-        )
+        # Line 1 is the header.
+        raise DataError(f"{source}, line {place + 2}: {column}{shown} {what}{more}. Mend it, or remove the row.")
 
 
 def read_tidy_csv(path: Path) -> pd.DataFrame:
@@ -116,7 +110,7 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
     if "run" in table:
         table["run"] = table["run"].astype(str)
         twice = table.duplicated([*RUN_KEYS, "run", "epoch"])
-        _refuse(twice, table["epoch"], str(path), "epoch", "occurs twice in one run", 2)
+        _refuse(twice, table["epoch"], str(path), "epoch", "occurs twice in one run")
         return table
     base = [f"{s}/{d}/{m}/lambda={w:g}/seed={n}" for s, d, m, w, n in table[RUN_KEYS].itertuples(index=False)]
     copy = table.groupby([*RUN_KEYS, "epoch"]).cumcount()

@@ -49,7 +49,7 @@ def gaze_maps(
 ) -> GazeMaps:
     random = np.random.default_rng(seed + size)
     gaze = random.random((len(classes), size, size)) if value is None else np.full((len(classes), size, size), value)
-    return GazeMaps("made_up", "phantom", model, weight, seed, classes, gaze, np.array(counts))
+    return GazeMaps("made_up", "phantom", model, weight, classes, gaze, np.array(counts))
 
 
 @pytest.fixture(scope="module")
