@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +27,8 @@ from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figur
 from gaze.runs.run import Run
 from gaze.runs.status import Interrupted
 from gaze.training.module import GazeModule
+
+NEVER = torch.iinfo(torch.int64).max  # no step was bad
 
 
 class GradCAM(Callback):
@@ -62,11 +63,12 @@ class GradCAM(Callback):
         assert isinstance(data, GazeDataModule)
         indices = _first_of_each_class(data.data.test.targets, len(data.classes), self.images_per_class)
         batch = data.evaluation_batch(indices)
-        with _evaluating(module):
-            logits, cams = module.look(batch.image.to(module.device), batch.target.to(module.device))
-        title = f"epoch {epoch}, {_title(trainer)}"
+        logits, cams = module.look(batch.image.to(module.device), batch.target.to(module.device))
+        metrics, names = trainer.callback_metrics, module.class_names
+        title = (
+            f"epoch {epoch}, kappa {metrics['val/kappa']:.3f}, gaze consistency {metrics['val/gaze_consistency']:.4f}"
+        )
         counts = [int(n) for n in module.class_counts]
-        names = module.class_names
         figures = {
             "class_gaze": class_gaze_figure(module.class_gaze, counts, names, f"Mean gaze by class: {title}"),
             "overlays": overlay_figure(
@@ -81,7 +83,16 @@ class GradCAM(Callback):
         }
         for name, figure in figures.items():
             self._publish(trainer, name, figure, epoch)
-        self._save_maps(module, cams, indices, epoch)
+        with atomic_path(Run(self.directory).maps_file) as part, part.open("wb") as file:
+            np.savez_compressed(
+                file,
+                class_gaze=module.class_gaze.cpu().numpy(),
+                counts=module.class_counts.cpu().numpy(),
+                cams=cams.cpu().numpy(),
+                indices=np.asarray(indices),
+                classes=np.asarray(names),
+                epoch=np.asarray(epoch),
+            )
 
     def _publish(self, trainer: Trainer, name: str, figure: Figure, epoch: int) -> None:
         folder = Run(self.directory).pictures
@@ -92,18 +103,6 @@ class GradCAM(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pixels, epoch, dataformats="HWC")
-
-    def _save_maps(self, module: GazeModule, cams: Tensor, indices: list[int], epoch: int) -> None:
-        with atomic_path(Run(self.directory).maps_file) as part, part.open("wb") as file:
-            np.savez_compressed(
-                file,
-                class_gaze=module.class_gaze.cpu().numpy(),
-                counts=module.class_counts.cpu().numpy(),
-                cams=cams.cpu().numpy(),
-                indices=np.asarray(indices),
-                classes=np.asarray(module.class_names),
-                epoch=np.asarray(epoch),
-            )
 
 
 class FiniteLoss(Callback):
@@ -122,7 +121,7 @@ class FiniteLoss(Callback):
     ) -> None:
         loss = outputs["loss"].detach()
         step = torch.full_like(loss, trainer.global_step, dtype=torch.int64)
-        bad = torch.where(loss.isfinite(), torch.iinfo(torch.int64).max, step)
+        bad = torch.where(loss.isfinite(), NEVER, step)
         self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
         if loss.device.type == "cpu" or trainer.global_step % self.every_n_steps == 0:
             self._check(trainer)
@@ -137,12 +136,8 @@ class FiniteLoss(Callback):
             self._stop(trainer, "loss on the evaluation set", trainer.global_step)
 
     def _check(self, trainer: Trainer) -> None:
-        if self._first_bad is None:
-            return
-        step = int(self._first_bad)
-        if step == torch.iinfo(torch.int64).max:
-            return
-        self._stop(trainer, "loss", step)
+        if self._first_bad is not None and (step := int(self._first_bad)) != NEVER:
+            self._stop(trainer, "loss", step)
 
     def _stop(self, trainer: Trainer, what: str, step: int) -> NoReturn:
         saved = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
@@ -216,37 +211,18 @@ def epoch_line(row: dict[str, float], epochs: int, seconds: float) -> str:
     """An epoch in one line of a terminal, for example
     ``epoch  3/20  loss 1.103  accuracy 0.541  kappa 0.388  gaze consistency 0.0412  lambda 6.25  4.1 s``.
     """
-    number = int(row["epoch"])
-    gaze = row.get("val/gaze_consistency", math.nan)
     parts = [
-        f"epoch {number:>{len(str(epochs))}}/{epochs}",
+        f"epoch {int(row['epoch']):>{len(str(epochs))}}/{epochs}",
         f"loss {row.get('train/loss', math.nan):.3f}",
         f"accuracy {row.get('val/accuracy', math.nan):.3f}",
         f"kappa {row.get('val/kappa', math.nan):.3f}",
-        f"gaze consistency {gaze:.4f}",
+        f"gaze consistency {row.get('val/gaze_consistency', math.nan):.4f}",
         f"lambda {row.get('train/lambda', 0.0):g}",
         f"{seconds:.1f} s",
     ]
     return "  ".join(parts)
 
 
-@contextmanager
-def _evaluating(module: LightningModule) -> Iterator[None]:
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
-
-
 def _first_of_each_class(targets: Tensor, classes: int, number: int) -> list[int]:
     """Places of the first ``number`` images of each class: the same ones in every epoch and run."""
     return [int(i) for c in range(classes) for i in (targets == c).nonzero()[:number, 0]]
-
-
-def _title(trainer: Trainer) -> str:
-    metrics = trainer.callback_metrics
-    kappa = float(metrics.get("val/kappa", torch.tensor(math.nan)))
-    gaze = float(metrics.get("val/gaze_consistency", torch.tensor(math.nan)))
-    return f"kappa {kappa:.3f}, gaze consistency {gaze:.4f}"

@@ -26,14 +26,15 @@ def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": _device_name(trainer),
+        "device": device_name(trainer),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "packages": {package: _version(package) for package in PACKAGES},
     }
 
 
-def _device_name(trainer: Trainer) -> str:
+def device_name(trainer: Trainer) -> str:
+    """Kind and name of the device, such as ``cuda (NVIDIA H100)``."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return f"{device.type} ({name})"

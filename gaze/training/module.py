@@ -236,20 +236,13 @@ class GazeModule(LightningModule):
             values |= self.mask_metrics.compute()
         # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
         self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
-        shown = ("kappa", "gaze_consistency")
         for name, value in values.items():
-            key = f"val/{name}"
-            self.log(key, value, prog_bar=name in shown, sync_dist=True)
-        self.val_loss.reset()
-        self.val_metrics.reset()
-        self.mask_metrics.reset()
+            self.log(f"val/{name}", value, prog_bar=name in ("kappa", "gaze_consistency"), sync_dist=True)
+        for metric in (self.val_loss, self.val_metrics, self.mask_metrics):
+            metric.reset()
         self._masks_seen = False
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
+    test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
 
     def _log_mean(self, name: str, value: Tensor, batch: Batch) -> None:
         """Mean over the epoch, weighted by batch size, read once at its end."""

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
 from gaze.measures import measures
+from gaze.report import terminal
 from gaze.runs.folder import finish_rerun, move_to_previous, plan_run
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
 from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
-from gaze.training.environment import _device_name, environment
+from gaze.training.environment import device_name, environment
 from gaze.training.module import GazeModule
 
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
@@ -80,9 +82,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     seed_everything(config.seed, workers=True, verbose=False)
     _quiet()
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    say = partial(terminal.say, console)
     run = Run(directory, config)
     if not is_first_process():
         return _train_beside(run)
@@ -112,12 +112,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
 
 
 def _train(
-    run: Run,
-    found: Found | None,
-    trainer: Trainer,
-    table: EpochTable,
-    say: Say,
-    on_start: Callable[[], None] | None,
+    run: Run, found: Found | None, trainer: Trainer, table: EpochTable, say: Say, on_start: Callable[[], None] | None
 ) -> None:
     """The process that owns the folder."""
     config = run.settings
@@ -129,7 +124,7 @@ def _train(
     write_json(run.config_file, config.to_dict())
     facts: dict[str, Any] = {
         "config_hash": config_hash(config),
-        "device": _device_name(trainer),
+        "device": device_name(trainer),
         "resumed_from_epoch": found.epochs if found else 0,
         "seconds_before": run.status.get("seconds", 0.0) if found else 0.0,
     }
@@ -144,12 +139,13 @@ def _train(
             on_start()
         write_json(run.audit_file, data.data.audit.to_dict())
         write_json(run.environment_file, environment(config, trainer))
-        _tell_other_processes(run.folder, found)
+        # Lightning starts the other processes of a data-parallel run later, with this one's environment.
+        told = (str(run.folder.absolute()), str(found.path.absolute()) if found else "")
+        os.environ.update(zip(TOLD, told, strict=True))
         trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
         if table.rows:
-            _finish(run, trainer, table)
-            results |= {"epochs": len(table.rows), "metrics": table.rows[-1]}
-            results["metrics_sha256"] = run.digest
+            _finish(run, trainer, table, say)
+            results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
 
 
@@ -165,12 +161,6 @@ def _train_beside(run: Run) -> dict[str, float]:
     trainer = build_trainer(config, run.folder, [EpochTable(run.metrics_file)])
     trainer.fit(_build_module(config, data), datamodule=data, ckpt_path=checkpoint or None)
     return {}
-
-
-def _tell_other_processes(directory: Path, found: Found | None) -> None:
-    """Lightning starts them later, with this process's environment."""
-    values = (str(directory.absolute()), str(found.path.absolute()) if found else "")
-    os.environ.update(zip(TOLD, values, strict=True))
 
 
 @contextmanager
@@ -192,11 +182,7 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
 
 
 def build_trainer(
-    config: TrainConfig,
-    directory: Path,
-    extra: list[Callback],
-    say: Say | None = None,
-    found: Found | None = None,
+    config: TrainConfig, directory: Path, extra: list[Callback], say: Say | None = None, found: Found | None = None
 ) -> Trainer:
     """Lightning's Trainer with this project's loggers and callbacks.
 
@@ -214,8 +200,7 @@ def build_trainer(
         ModelCheckpoint(run.checkpoints, BEST, monitor="val/kappa", mode="max", **at_epoch_end),
         ModelCheckpoint(run.checkpoints, LAST, **at_epoch_end),
     ]
-    terminal = sys.stdout.isatty()
-    if terminal:
+    if sys.stdout.isatty():
         callbacks.append(EpochBar(theme=RichProgressBarTheme(metrics_format=".4f")))
     # What TensorBoard has of an epoch that is done again is hidden.
     logger = EpochTensorBoard(directory, name="", version="", purge_step=found.epochs + 1 if found else None)
@@ -227,7 +212,7 @@ def build_trainer(
             callbacks=callbacks,
             plugins=[WholeCheckpoints()],
             default_root_dir=directory,
-            enable_progress_bar=terminal,
+            enable_progress_bar=sys.stdout.isatty(),
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigError(f"trainer: {error}") from error
@@ -251,9 +236,9 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
     )
 
 
-def _finish(run: Run, trainer: Trainer, table: EpochTable) -> None:
+def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:
     """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
-    console, last = get_console(), table.rows[-1]
+    last = table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
     shown = [m for m in measures().values() if m.column in last and m.column.startswith("val/")]
     final = {f"final/{measure.name}": last[measure.column] for measure in shown}
@@ -267,12 +252,10 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable) -> None:
     view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
     view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")
     for measure in shown:
-        values = (f"{row[measure.column]:.{measure.digits}f}" for row in (last, best))
-        view.add_row(measure.title, *values)
-    console.print(view)
+        view.add_row(measure.title, *(f"{row[measure.column]:.{measure.digits}f}" for row in (last, best)))
+    get_console().print(view)
     folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
-    where = f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}"
-    console.print(where, highlight=False, markup=False, soft_wrap=True)
+    say(f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}")
 
 
 def _hyperparameters(run: Run) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import resource, sys, torch
-from gaze.allocator import keep_freed_memory
+from gaze.training.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 total = 0.0
