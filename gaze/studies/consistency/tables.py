@@ -133,8 +133,9 @@ def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, da
 
 def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     """The gaze's measures by model and lambda, mean of the last 5 epochs."""
+    table = table[table["metric"].isin(set(measures()) - set(IN_OTHER_TABLES))]
     measured = set(table.loc[table["mean"].notna(), "metric"])  # other data sets may have masks, this one none
-    columns = [m for name, m in measures().items() if name in measured and name not in IN_OTHER_TABLES]
+    columns = [m for name, m in measures().items() if name in measured]
     columns.sort(key=lambda measure: not measure.root_of)  # what a person can read comes first
     rows = []
     for (model, weight), part in table[table["summary"] == "last5"].groupby(["model", "lambda"], sort=True):
