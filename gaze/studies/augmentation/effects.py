@@ -23,7 +23,6 @@ from gaze.statistics.seeds import ROUNDING
 from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, SIMILARITIES, Compared
 
 PRIMARY = "pearson"  # its distance is the study's one confirmatory effect; every other cell is exploratory
-RUN_COLUMNS = ("run", "arm", "seed", "accuracy", "kappa")
 CELL_COLUMNS = ("arm", "metric", "kind", "effect", "unit_sd", "ci_low", "ci_high", "p", "smallest_p")
 PROFILE_COLUMNS = (
     *("arm", "metric", "kind", "effect", "unit_sd", "z", "ci_low", "ci_high"),
@@ -115,7 +114,7 @@ def run_table(c: Compared) -> pd.DataFrame:
         ``dispersion``, ``entropy``, ``gini``, ``centroid_y``, ``centroid_x``, ``centroid_variance`` and, where the
         set has masks, ``mask_energy``, ``mask_lift``.
     """
-    table = c.runs[list(RUN_COLUMNS)].reset_index(drop=True)
+    table = c.runs[["run", "arm", "seed", "accuracy", "kappa"]].reset_index(drop=True)
     ones = np.ones((1, c.target.size))
     table["dead_rate"] = run_metric(c, "dead_rate", ones)[0]
     table["n_valid"] = c.valid.sum(1)
@@ -165,7 +164,7 @@ def image_table(c: Compared) -> pd.DataFrame:
     for arm in c.arms:
         groups = _pair_groups(c, arm)
         part = {
-            "arm": [arm] * c.target.size,
+            "arm": arm,
             "place": c.place,
             "excess_distance": _pair_effect(distances, groups),
             "delta_log_p": c.log_p[c.rows(arm)].mean(0) - c.log_p[c.rows(c.baseline)].mean(0),
@@ -185,15 +184,11 @@ def mean_shift_p(
         labels: the arm of each run (R,).
         baseline: label of the baseline, n runs with a value.
         arm: label of the arm, k runs with a value.
-        max_permutations: all C(n + k, k) labellings are looked at if they are no more than this; else so many are
-            drawn, and p = (1 + count) / (1 + draws) (Phipson & Smyth 2010).
+        max_permutations: ``most`` of :func:`gaze.statistics.permutation.relabellings`.
 
     Returns:
-        difference: mean of the arm - mean of the baseline.
-        p: counts ties and the labelling itself.
-        smallest_p: the least that so many runs can give: 1 / C(n + k, k); twice that for n = k, where the two names
-            swapped differ as much; 1 / (1 + draws) if drawn.
-        All NaN where n or k is 0.
+        Mean of the arm - mean of the baseline; p, which counts ties and the labelling itself, and the smallest p of
+        :func:`gaze.statistics.permutation.randomisation_p`. All NaN where n or k is 0.
 
     Raises:
         ValueError: shapes that do not fit, or ``baseline`` or ``arm`` is no label.

@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from gaze.report.style import DPI, GAZE_COLOURS, SMALL, TEXT, TITLE, new_figure,
 from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.intervals import Floats
 from gaze.studies.augmentation.compared import Compared
-from gaze.studies.augmentation.profile_plots import CHANGE_COLOURS, short_name
+from gaze.studies.augmentation.profile_plots import CHANGE_COLOURS, colour_bar, short_name, white_borders
 
 MOST_CLASSES = 6  # up to so many classes have columns of their own
 LEAST_CHANGE = 0.05  # at which the colours of a change end at the earliest: noise must not look like a finding
@@ -148,17 +147,13 @@ def _tiles(figure: Figure, axis: Axes, maps: Floats, scale: Normalize, colours: 
     flat = maps.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
     shades = matplotlib.colormaps.get_cmap(colours).with_extremes(bad="0.9")
     axis.imshow(flat, cmap=shades, norm=scale, extent=extent, interpolation="nearest", aspect=height / width)
-    borders: dict[str, Any] = {"color": "white", "linewidth": 3.0}
-    axis.vlines(np.arange(columns + 1) - 0.5, *extent[3:1:-1], **borders)
-    axis.hlines(np.arange(rows + 1) - 0.5, *extent[:2], **borders)
+    white_borders(axis, columns, rows, linewidth=3.0)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
     high = figure.get_figheight()
     size: dict[str, Any] = {"location": "bottom", "fraction": 0.15 / high, "aspect": 24, "pad": 0.12 / high}
-    bar = figure.colorbar(ScalarMappable(scale, shades), ax=axis, **size)
-    bar.set_label(label, fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    colour_bar(figure, scale, shades, label, ax=axis, **size)
 
 
 def _blocks(figure: Figure, upper: int, lower: int) -> NDArray[np.object_]:
@@ -171,9 +166,7 @@ def _blocks(figure: Figure, upper: int, lower: int) -> NDArray[np.object_]:
     for axis in panels[:, upper]:
         axis.set_axis_off()
     place = (1 - 0.7 / width, grid["bottom"], 0.12 / width, grid["top"] - grid["bottom"])
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), GAZE_COLOURS), cax=figure.add_axes(place))
-    bar.set_label("gaze, mean over runs (0..1)", fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    colour_bar(figure, Normalize(0, 1), GAZE_COLOURS, "gaze, mean over runs (0..1)", cax=figure.add_axes(place))
     return np.delete(panels, upper, axis=1)
 
 

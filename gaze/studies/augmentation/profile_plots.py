@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -69,6 +69,20 @@ def short_name(name: str, width: int = 24, lines: int = 2) -> str:
     spaced = re.sub(r"([_/])(?=\S)", r"\1 ", name)  # lines may also end there
     wrapped = textwrap.wrap(spaced, width, max_lines=lines, placeholder="…")
     return "\n".join(re.sub(r"([_/]) ", r"\1", line) for line in wrapped)
+
+
+def white_borders(axis: Axes, columns: int, rows: int, left: float = 0.0, *, linewidth: float) -> None:
+    """Lines around cells of side 1, the first of them centred at (``left``, 0)."""
+    ends = (left - 0.5, left + columns - 0.5)
+    axis.vlines(left - 0.5 + np.arange(columns + 1), -0.5, rows - 0.5, color="white", linewidth=linewidth)
+    axis.hlines(np.arange(rows + 1) - 0.5, *ends, color="white", linewidth=linewidth)
+
+
+def colour_bar(figure: Figure, scale: Normalize, colours: str | Colormap, label: str, **place: Any) -> None:
+    """A labelled colour bar in small print; ``place`` is matplotlib's."""
+    bar = figure.colorbar(ScalarMappable(scale, colours), **place)
+    bar.set_label(label, fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
 
 
 def profile_figure(profile: pd.DataFrame) -> Figure:
@@ -219,9 +233,7 @@ def _cells(axis: Axes, rows: list[list[Any]], left: float) -> None:
     extent = (left - 0.5, left + shown.shape[1] - 0.5, len(rows) - 0.5, -0.5)
     look: dict[str, Any] = {"cmap": CHANGE_COLOURS, "vmin": -CLIP, "vmax": CLIP, "interpolation": "nearest"}
     axis.imshow(shown, extent=extent, aspect="auto", **look)
-    borders: dict[str, Any] = {"color": "white", "linewidth": 1.2}
-    axis.vlines(left - 0.5 + np.arange(shown.shape[1] + 1), -0.5, len(rows) - 0.5, **borders)
-    axis.hlines(np.arange(len(rows) + 1) - 0.5, *extent[:2], **borders)
+    white_borders(axis, shown.shape[1], len(rows), left, linewidth=1.2)
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
             z = shown[y, x]
@@ -246,17 +258,15 @@ def _z_text(z: float) -> str:
 
 def _profile_bar(figure: Figure, axis: Axes, primary: bool) -> None:
     """The colour bar, and what frames and dashes mean."""
-    scale = ScalarMappable(Normalize(-CLIP, CLIP), CHANGE_COLOURS)
     width, height = figure.get_size_inches()
     size = {"fraction": 0.2 / height, "shrink": 4 / width, "aspect": 30, "pad": 0.1 / height}
-    bar = figure.colorbar(scale, ax=axis, location="bottom", extend="both", **size)
-    bar.ax.tick_params(labelsize=SMALL)
-    bar.set_ticks([-4, -2, 0, 2, 4])
     first = " (first column: Holm, the main test; the others: Benjamini-Hochberg, exploratory)" * primary
     text = f"change in SDs between runs of the baseline (red: more, blue: less); colours end at {CLIP:g}, numbers go on"
     frame = f"framed, bold: more than chance explains{first}; grey, –: too few seeds to test, or no value"  # noqa: RUF001
     letters = int(figure.get_figwidth() * 14.5)
-    bar.set_label("\n".join(textwrap.fill(line, letters) for line in (text, frame)), fontsize=SMALL)
+    label = "\n".join(textwrap.fill(line, letters) for line in (text, frame))
+    look: dict[str, Any] = {"location": "bottom", "extend": "both", "ticks": [-4, -2, 0, 2, 4], **size}
+    colour_bar(figure, Normalize(-CLIP, CLIP), CHANGE_COLOURS, label, ax=axis, **look)
 
 
 def _strips(axis: Axes, y: int, strips: list[NDArray[np.float64]]) -> None:

@@ -7,7 +7,7 @@ No answer goes by an interval over images alone: retraining moves a gaze on many
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -88,10 +88,9 @@ def _on_what_matters(c: Compared, weights: Floats, alpha: float) -> list[list[Ro
     """Question 1: the rows of each arm."""
     if "mask_energy" not in c.shapes:
         return [[_not_evaluated(arm, 1, "mask_energy", "this set has no masks")] for arm in c.arms]
-    energies = _tested("mask_energy", shape_shifts(c, "mask_energy", weights), alpha)
-    lifts = _tested("mask_lift", shape_shifts(c, "mask_lift", weights), alpha)
+    energies, lifts = (_tested({m: shape_shifts(c, m, weights)}, alpha) for m in ("mask_energy", "mask_lift"))
     rows = []
-    for energy, lift in zip(energies, lifts, strict=True):
+    for (energy,), (lift,) in zip(energies, lifts, strict=True):
         if energy.sign:
             answer = PASS if energy.sign > 0 else FAIL
             where = "More" if energy.sign > 0 else "Less"
@@ -104,11 +103,9 @@ def _on_what_matters(c: Compared, weights: Floats, alpha: float) -> list[list[Ro
 
 def _varies_less(c: Compared, weights: Floats, alpha: float) -> list[list[Row]]:
     """Question 2: the rows of each arm."""
-    measures = ("centroid_variance", "dispersion")
-    shifts = [shape_shifts(c, measure, weights) for measure in measures]
-    tests = _tested_together(measures, shifts, alpha)
+    shifts = {measure: shape_shifts(c, measure, weights) for measure in ("centroid_variance", "dispersion")}
     rows = []
-    for both in zip(*tests, strict=True):
+    for both in _tested(shifts, alpha):
         signs = {test.sign for test in both} - {0}
         shown = " and ".join(f"{test.measure} ({_figures(test)})" for test in both if test.sign)
         if signs == {-1, 1}:
@@ -126,17 +123,15 @@ def _gain_goes_with_gaze(c: Compared, weights: Floats, alpha: float) -> list[lis
     """Question 3: the row of each arm."""
     images, shifts, counts = image_table(c), [], []
     for arm in c.arms:
-        excess, gain = (
-            images.loc[images["arm"] == arm, name].to_numpy(np.float64) for name in ("excess_distance", "delta_log_p")
-        )
+        excess, gain = images.loc[images["arm"] == arm, ["excess_distance", "delta_log_p"]].to_numpy(np.float64).T
         kept = ~np.isnan(excess) & ~np.isnan(gain)
         found, low, high = gain_and_excess_rho(c, arm), math.nan, math.nan
         if not math.isnan(found.rho):
             low, high = interval(resampled_spearman(gain[kept], excess[kept], weights[:, kept]))
         shifts.append(Shift(arm, math.nan, math.nan, found.rho, low, high, found.p, found.smallest_p))
         counts.append(int(kept.sum()))
-    tests = _tested("spearman", shifts, alpha)
-    return [[_row(3, test, *_association(test, n))] for test, n in zip(tests, counts, strict=True)]
+    tests = _tested({"spearman": shifts}, alpha)
+    return [[_row(3, test, *_association(test, n))] for (test,), n in zip(tests, counts, strict=True)]
 
 
 def _association(test: _Tested, images: int) -> tuple[str, str]:
@@ -154,29 +149,18 @@ def _association(test: _Tested, images: int) -> tuple[str, str]:
     return INCONCLUSIVE, f"The gain of the true class and the move of the gaze show no clear order: {tail}"
 
 
-def _tested(measure: str, shifts: Sequence[Shift], alpha: float) -> list[_Tested]:
-    """One measure of all arms, by Holm over the arms."""
-    return _tested_together([measure], [shifts], alpha)[0]
-
-
-def _tested_together(measures: Sequence[str], shifts: Sequence[Sequence[Shift]], alpha: float) -> list[list[_Tested]]:
-    """Shifts of several measures, by Holm over all of them; those without power count in the family with p = 1."""
+def _tested(shifts: Mapping[str, Sequence[Shift]], alpha: float) -> list[tuple[_Tested, ...]]:
+    """Of each arm its shifts, by measure, adjusted by Holm over all; those without power count in the family, as 1."""
     level = alpha * (1 + TIE)  # 1/120 * 6 is 0.05 but for rounding
-    family = sum(map(len, shifts))
-    weak = [[not family * shift.smallest_p <= level for shift in of_arms] for of_arms in shifts]  # NaN: True
-    p = [[1.0 if w else s.p for w, s in zip(*pair, strict=True)] for pair in zip(weak, shifts, strict=True)]
-    adjusted = holm(np.ravel(p)).reshape(np.shape(p))
+    family = [(measure, shift) for measure, of_arms in shifts.items() for shift in of_arms]
+    weak = [not len(family) * shift.smallest_p <= level for _, shift in family]  # NaN: True
+    adjusted = holm([1.0 if few else shift.p for few, (_, shift) in zip(weak, family, strict=True)])
     tests = []
-    for m, measure in enumerate(measures):
-        row = []
-        for k, shift in enumerate(shifts[m]):
-            if weak[m][k]:
-                row.append(_Tested(measure, shift, math.nan, math.nan, True, 0))
-            else:
-                sign = int(np.sign(shift.change)) if adjusted[m, k] <= level else 0
-                row.append(_Tested(measure, shift, shift.p, float(adjusted[m, k]), False, sign))
-        tests.append(row)
-    return tests
+    for (measure, shift), few, p in zip(family, weak, adjusted.tolist(), strict=True):
+        sign = int(np.sign(shift.change)) if not few and p <= level else 0
+        tests.append(_Tested(measure, shift, math.nan if few else shift.p, math.nan if few else p, few, sign))
+    arms = len(family) // len(shifts)
+    return [tuple(tests[arm::arms]) for arm in range(arms)]
 
 
 def _undecided(tests: Sequence[_Tested]) -> tuple[str, str]:
