@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gaze.statistics.intervals import Floats
+from gaze.statistics.intervals import Floats, present
 
 
 def nan_mean(values: ArrayLike, axis: int | None = None) -> Floats:
@@ -121,8 +121,7 @@ def interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     Returns:
         Lower and upper end in the unit of ``draws``; (nan, nan) if all are NaN.
     """
-    array = np.asarray(draws, dtype=np.float64)
-    defined = array[~np.isnan(array)]
+    defined = present(draws)
     if not defined.size:
         return math.nan, math.nan
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gaze.config.augmentation import AugmentationConfig
@@ -24,21 +24,19 @@ def arm_names(runs: Iterable[Run]) -> dict[str, str]:
     return names
 
 
-def arm_settings(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
+def arm_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """What each arm does: its settings that are not off."""
-    own, runs = {}, list(runs)
-    names = arm_names(runs)
-    for run in runs:
-        settings = run.settings.augmentation.model_dump()
-        own[names[run.name]] = {key: settings[key] for key in OFF if key != "name" and settings[key] != OFF[key]}
-    return own
+    given = {run.name: run.settings.augmentation.model_dump() for run in runs}
+    return {
+        arm: {key: given[run][key] for key in OFF if key != "name" and given[run][key] != OFF[key]}
+        for run, arm in arm_names(runs).items()
+    }
 
 
 def augmentation_studies(runs: Iterable[Run], baseline: str) -> list[str]:
     """Studies that hold several augmentations side by side, ``baseline`` among them, in order of name."""
-    arms: dict[str, set[str]] = {}
-    named: dict[str, set[str]] = {}
+    arms: dict[str, dict[str, str]] = {}
     for run in runs:
-        arms.setdefault(run.settings.study, set()).add(repr(run.settings.augmentation))
-        named.setdefault(run.settings.study, set()).add(run.settings.augmentation.name)
-    return sorted(study for study, found in arms.items() if len(found) > 1 and baseline in named[study])
+        augmentation = run.settings.augmentation
+        arms.setdefault(run.settings.study, {})[repr(augmentation)] = augmentation.name
+    return sorted(study for study, found in arms.items() if len(found) > 1 and baseline in found.values())

@@ -60,13 +60,12 @@ def gain_and_excess_rho(c: Compared, arm: str) -> Association:
 
 def _image_distances(c: Compared, rows: NDArray[np.intp]) -> Floats:
     """1 - pearson of the maps of runs ``rows``, image by image (N, n, n); NaN on the diagonal."""
-    place = {int(row): i for i, row in enumerate(rows)}
+    among = np.isin(c.pairs, rows).all(1)
+    place = np.empty(len(c.runs), np.intp)
+    place[rows] = np.arange(len(rows))
+    b, a = place[c.pairs[among]].T
     distances = np.full((len(c.target), len(rows), len(rows)), np.nan)
-    values = c.values[c.columns.index("pearson")]
-    for pair, (b, a) in enumerate(c.pairs):
-        if b in place and a in place:
-            i, j = place[int(b)], place[int(a)]
-            distances[:, i, j] = distances[:, j, i] = 1 - values[pair].astype(np.float64)
+    distances[:, b, a] = distances[:, a, b] = 1 - c.values[c.columns.index("pearson"), among].astype(np.float64).T
     return distances
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from gaze.statistics.bootstrap import interval, nan_mean, resampled_means, resampled_variance, resampling_weights
-from gaze.statistics.intervals import TIE, Floats
+from gaze.statistics.intervals import TIE, Floats, present
 from gaze.statistics.permutation import DRAWS, arms_table, permutation_p, randomisation_p, relabellings
 from gaze.statistics.seeds import ROUNDING
 from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, SIMILARITIES, Compared
@@ -327,11 +327,8 @@ def _pair_cells(c: Compared, column: str, weights: Floats) -> list[Cell]:
 
 
 def _shape_cells(c: Compared, metric: str, weights: Floats) -> list[Cell]:
-    unit = _sd(_per_run(c, metric)[c.rows(c.baseline)])
-    return [
-        (s.arm, metric, "shape", s.change, unit, s.ci_low, s.ci_high, s.p, s.smallest_p)
-        for s in shape_shifts(c, metric, weights)
-    ]
+    unit, shifts = _sd(_per_run(c, metric)[c.rows(c.baseline)]), shape_shifts(c, metric, weights)
+    return [(s.arm, metric, "shape", s.change, unit, s.ci_low, s.ci_high, s.p, s.smallest_p) for s in shifts]
 
 
 def _looks(c: Compared) -> list[str]:
@@ -368,15 +365,13 @@ def _pair_groups(c: Compared, arm: str, kept: NDArray[np.intp] | None = None) ->
 
 
 def _pair_effect(distances: Floats, groups: Groups) -> Floats:
-    """Effect of ``gaze.statistics.permutation`` from distances (P, ...), without the NaN among them; NaN where a group
-    has none.
-    """
+    """Effect of ``gaze.statistics.permutation`` from distances (P, ...) without their NaN, if any are left."""
     between, within_baseline, within_arm = (nan_mean(distances[group], 0) for group in groups)
     return between - (within_baseline + within_arm) / 2
 
 
 def _sd(values: Floats) -> float:
     """SD (ddof 1) without the NaN; NaN for fewer than 2 values, or values equal but for rounding."""
-    defined = values[~np.isnan(values)]
+    defined = present(values)
     sd = float(defined.std(ddof=1)) if defined.size > 1 else 0.0
     return sd if sd > ROUNDING * np.abs(defined).max(initial=0) else math.nan

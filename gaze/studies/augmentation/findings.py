@@ -82,11 +82,8 @@ def noise_finding(arms: pd.DataFrame) -> str:
     parts = [f"{word} for {', '.join(group)}" for word, group in zip(words, groups.values(), strict=True) if group]
     tail = " Beside each: effect in units of distance, p after Holm." if groups["moved"] or groups["not shown"] else ""
     # The statistic is above 0 as well for runs around the same gaze that scatter less or more.
-    near = [
-        str(row.arm)
-        for row in each(arms)
-        if row.verdict == "moved" and row.between <= max(base["within"], row.within) + row.noise
-    ]
+    scatter = arms["within"].clip(lower=base["within"]) + arms["noise"]
+    near = arms.loc[(arms["verdict"] == "moved") & (arms["between"] <= scatter), "arm"].tolist()
     if near:
         tail += (
             " No further from the baseline's runs than runs of one arm are from each other, give or take the noise, so "

@@ -73,9 +73,9 @@ def short_name(name: str, width: int = 24, lines: int = 2) -> str:
 
 def white_borders(axis: Axes, columns: int, rows: int, left: float = 0.0, *, linewidth: float) -> None:
     """Lines around cells of side 1, the first of them centred at (``left``, 0)."""
-    ends = (left - 0.5, left + columns - 0.5)
-    axis.vlines(left - 0.5 + np.arange(columns + 1), -0.5, rows - 0.5, color="white", linewidth=linewidth)
-    axis.hlines(np.arange(rows + 1) - 0.5, *ends, color="white", linewidth=linewidth)
+    edges = left - 0.5 + np.arange(columns + 1)
+    axis.vlines(edges, -0.5, rows - 0.5, color="white", linewidth=linewidth)
+    axis.hlines(np.arange(rows + 1) - 0.5, edges[0], edges[-1], color="white", linewidth=linewidth)
 
 
 def colour_bar(figure: Figure, scale: Normalize, colours: str | Colormap, label: str, **place: Any) -> None:
@@ -104,8 +104,7 @@ def profile_figure(profile: pd.DataFrame) -> Figure:
     arms = list(dict.fromkeys(profile["arm"]))
     cells = {(row.arm, row.metric): row for row in profile.itertuples()}
     present = set(profile["metric"])
-    groups = {title: [m for m in group if m in present] for title, group in GROUPS.items()}
-    groups = {title: group for title, group in groups.items() if group}
+    groups = {title: own for title, group in GROUPS.items() if (own := [m for m in group if m in present])}
     width = len(present) + 0.4 * (len(groups) - 1)
     names = [short_name(arm) for arm in arms]
     side = 0.5 + 0.072 * max(len(line) for name in names for line in name.split("\n"))

@@ -87,7 +87,8 @@ def question_table(c: Compared, alpha: float = 0.05, draws: int = 2000, seed: in
 def _on_what_matters(c: Compared, weights: Floats, alpha: float) -> list[list[Row]]:
     """Question 1: the rows of each arm."""
     if "mask_energy" not in c.shapes:
-        return [[_not_evaluated(arm, 1, "mask_energy", "this set has no masks")] for arm in c.arms]
+        empty = [math.nan] * 7
+        return [[(arm, 1, "mask_energy", *empty, False, NOT_EVALUATED, "this set has no masks")] for arm in c.arms]
     energies, lifts = (_tested({m: shape_shifts(c, m, weights)}, alpha) for m in ("mask_energy", "mask_lift"))
     rows = []
     for (energy,), (lift,) in zip(energies, lifts, strict=True):
@@ -181,7 +182,3 @@ def _row(question: int, test: _Tested, answer: str, reason: str) -> Row:
     s = test.shift
     means = (s.change, s.ci_low, s.ci_high, s.baseline, s.arm_mean)
     return s.arm, question, test.measure, *means, test.p, test.p_holm, test.underpowered, answer, reason
-
-
-def _not_evaluated(arm: str, question: int, measure: str, reason: str) -> Row:
-    return arm, question, measure, *[math.nan] * 7, False, NOT_EVALUATED, reason
