@@ -108,12 +108,11 @@ class LateHelpParser(argparse.ArgumentParser):
     """A parser that takes a help that is no string, as argparse itself does before Python 3.14."""
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """argparse's own; a help that is no string is put in behind the check, and is not rendered for it."""
         text = settings.get("help")
         if text is None or isinstance(text, str):
             return super().add_argument(*names, **settings)
         action = super().add_argument(*names, **settings | {"help": None})
-        action.help = text
+        action.help = text  # behind the check, which would render it
         return action
 
 

@@ -20,7 +20,7 @@ from gaze.choices import METHODS
 from gaze.config.train import TrainConfig
 from gaze.errors import ConfigError, DataError
 from gaze.runs.migrate import migrate
-from gaze.runs.status import STATUS_FILE, read_status, run_state
+from gaze.runs.status import STATUS_FILE, read_facts, read_status, run_state
 
 LAST, BEFORE, BEST = "last", "before", "best"  # checkpoints, in the order in which a run resumes from them
 NEEDED = ("study", "seed", "lambda", "dataset.name", "model.name", "trainer.max_epochs")  # of config.json
@@ -145,14 +145,8 @@ class Run:
     @property
     def words(self) -> tuple[str, ...]:
         """``phantom level2 lambda=50 seed=0``, and what else the name of its folder holds."""
-        k, (_, _, others) = self.keys, self.folder.name.partition(",")
-        return (
-            k["dataset"],
-            k["model"],
-            f"lambda={k['lambda']:g}",
-            f"seed={k['seed']}",
-            *filter(None, others.split(",")),
-        )
+        k, others = self.keys, filter(None, self.folder.name.split(",")[1:])
+        return k["dataset"], k["model"], f"lambda={k['lambda']:g}", f"seed={k['seed']}", *others
 
     @property
     def title(self) -> str:
@@ -164,8 +158,8 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What :func:`gaze.runs.status.tracked` wrote; empty where there is nothing."""
-        return read_status(self.folder) or {}
+        """See :func:`gaze.runs.status.read_status`."""
+        return read_status(self.folder)
 
     @property
     def state(self) -> str | None:
@@ -175,11 +169,7 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, device, commit; empty where that is not known."""
-        try:
-            values = json.loads(self.environment_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return values if isinstance(values, dict) else {}
+        return read_facts(self.environment_file)
 
     @property
     def finished(self) -> bool:
@@ -208,8 +198,7 @@ class Run:
             with self.metrics_file.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file, restkey="")
                 rows = [
-                    {key: _number(value) for key, value in row.items() if value and key in (only or row)}
-                    for row in reader
+                    {k: _number(value) for k, value in row.items() if value and k in (only or row)} for row in reader
                 ]
                 return list(reader.fieldnames or ()), rows
         except FileNotFoundError:

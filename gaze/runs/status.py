@@ -76,23 +76,25 @@ def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
     end("complete")
 
 
-def read_status(directory: Path) -> dict[str, Any] | None:
-    """What ``tracked`` wrote into a folder; None where there is no such file, or none that can be read."""
+def read_facts(path: Path) -> dict[str, Any]:
+    """A JSON file of a run; empty where there is no such file, or none that can be read."""
     try:
-        status = json.loads((directory / STATUS_FILE).read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return status if isinstance(status, dict) and status.get("state") in STATES else None
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """What :func:`tracked` wrote into a folder; empty where that is not known."""
+    status = read_facts(directory / STATUS_FILE)
+    return status if status.get("state") in STATES else {}
 
 
 def run_state(directory: Path) -> str | None:
     """State of a run as it is now: "running" only while a process works on it, "interrupted" where it was killed."""
-    status = read_status(directory)
-    if status is None:
-        return None
-    if status["state"] == "running" and not is_busy(directory):
-        return "interrupted"
-    return str(status["state"])
+    state = read_status(directory).get("state")
+    return "interrupted" if state == "running" and not is_busy(directory) else state
 
 
 # ---- one process in one folder
@@ -152,7 +154,7 @@ def _beat(status: Path, stop: threading.Event) -> None:
 def _lives_elsewhere(directory: Path) -> bool:
     """Locks do not reach across machines on every shared file system; signs of life do."""
     status = read_status(directory)
-    if status is None or status["state"] != "running" or status.get("host") in (None, socket.gethostname()):
+    if status.get("state") != "running" or status.get("host") in (None, socket.gethostname()):
         return False
     try:
         return time.time() - (directory / STATUS_FILE).stat().st_mtime < SILENCE
@@ -162,7 +164,7 @@ def _lives_elsewhere(directory: Path) -> bool:
 
 def busy_message(directory: Path) -> str:
     """Who works in a folder, and what to do."""
-    status = read_status(directory) or {}
+    status = read_status(directory)
     who = f"process {status.get('pid', '?')} on {status.get('host', '?')}, since {status.get('started', '?')}"
     return f"{directory}: another process trains in this folder ({who}). Let it end, or give this run another study=."
 

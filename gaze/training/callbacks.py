@@ -161,7 +161,7 @@ class EpochTable(Callback):
 
     def __init__(self, path: Path, say: Callable[[str], None] | None = None) -> None:
         self.path = path
-        self.say = say
+        self.say = say or (lambda line: None)
         self.rows: list[dict[str, float]] = []
         self._started = time.monotonic()
 
@@ -187,12 +187,11 @@ class EpochTable(Callback):
         known = ["epoch", "step", *(measure.column for measure in measures().values())]
         self.rows.append({name: row[name] for name in known if name in row})
         self._write()
-        if self.say is not None:
-            self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))
+        self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))
 
     @rank_zero_only
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt | Interrupted) and self.say is not None:
+        if isinstance(exception, KeyboardInterrupt | Interrupted):
             self.say(
                 f"Interrupted in epoch {trainer.current_epoch + 1}. {len(self.rows)} whole epochs are kept in "
                 f"{self.path.parent}; the same command goes on from there."

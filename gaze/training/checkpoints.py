@@ -119,7 +119,7 @@ class StopOnSignal(Callback):
 
     def __init__(self, run: Run, say: Say | None = None) -> None:
         self.path = run.checkpoint(LAST)
-        self.say = say
+        self.say = say or (lambda line: None)
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -149,9 +149,8 @@ class StopOnSignal(Callback):
         if self.received is not None:
             raise Interrupted(signum)
         self.received = signum
-        if self.say is not None:
-            name = signal.Signals(signum).name
-            self.say(f"{name}: the run ends as soon as its state is saved. Once more ends it at once.")
+        name = signal.Signals(signum).name
+        self.say(f"{name}: the run ends as soon as its state is saved. Once more ends it at once.")
 
     def _asked(self, trainer: Trainer) -> bool:
         asked = self.received is not None

@@ -46,11 +46,6 @@ def clear_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def is_list(params: Any) -> bool:
-    """Whether an experiment gives several grids."""
-    return isinstance(params, list | ListConfig)
-
-
 def _selected(grid: dict[str, list[str]], given: dict[str, list[str]]) -> dict[str, list[str]]:
     both = {key: [value for value in values if value in given.get(key, values)] for key, values in grid.items()}
     return both | {key: values for key, values in given.items() if key not in grid}
@@ -67,7 +62,9 @@ class GridSweeper(Sweeper):
     """
 
     def __init__(self, params: Any = None, limit: dict[str, int] | None = None) -> None:
-        self.grids: list[dict[str, Any]] = [dict(g) for g in params] if is_list(params) else [dict(params or {})]
+        self.grids: list[dict[str, Any]] = [
+            dict(grid) for grid in (params if isinstance(params, list | ListConfig) else [params or {}])
+        ]
         self.limit = dict(limit or {})
         self.config: DictConfig | None = None
         self.launcher: Launcher | None = None
@@ -128,9 +125,9 @@ class GridSweeper(Sweeper):
         from gaze.runs.grid import outcome, wait_until_quiet, watched
 
         assert self.launcher is not None
-        for attempt in range(1, ATTEMPTS + 1):
+        for _ in range(ATTEMPTS):
             if not left:
-                break
+                return True
             try:
                 with watched(runs, left, say):
                     results: Sequence[JobReturn] = self.launcher.launch([list(run.overrides) for run in left], 0)
@@ -138,15 +135,14 @@ class GridSweeper(Sweeper):
                 say(f"The launcher broke off: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
                 wait_until_quiet(left)
                 left = [run for run in left if outcome(run).state not in ("complete", "failed")]
-                if attempt == ATTEMPTS:
-                    errors |= {run.folder: error for run in left}
-                    return not left
+                broken = {run.folder: error for run in left}
                 continue
             for run, result in zip(left, results, strict=True):
                 if result.status is not JobStatus.COMPLETED:
                     errors[run.folder] = result._return_value
-            break
-        return True
+            return True
+        errors |= broken
+        return not left
 
     def _runs(self, combinations: list[list[str]]) -> list[Run]:
         """Every combination, composed and checked.

@@ -160,7 +160,7 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9] must be two numbers in [0, 1).",
     "optimizer.betas=[0.9,true]": "optimizer.betas=true must be a number.",
     "scheduler.name=plato": "scheduler.name=plato is unknown: plateau. Did you mean plateau?",
-    "augmentation.hflip=2": "augmentation.hflip=2 must be 0 (off) .. 1: probability of a horizontal flip.",
+    "augmentation.hflip=2": "augmentation.hflip=2 must be 0 (off) .. 1: mirrored left to right with probability X.",
     "augmentation.crop_scale=[1.0,0.5]": "augmentation.crop_scale=[1.0, 0.5] must be [low, high] with 0 < low <= high",
     "trainer.precision=16-true": "trainer.precision=16-true is not supported: 32-true, 64-true, bf16-mixed, 16-mixed.",
     "trainer.max_epochs=null": "trainer.max_epochs=null must be a whole number, 1 or more.",

@@ -186,7 +186,7 @@ def test_a_checkpoint_with_a_pickled_object_is_refused(config, interrupted, tmp_
 def test_two_processes_on_one_folder(config, undisturbed, tmp_path):
     folder = tmp_path / "run"
     first = faults.start(config, folder, "at_step", 2, signal.SIGSTOP)  # stands still, alive
-    while not is_busy(folder) or read_status(folder) is None:
+    while not is_busy(folder) or not read_status(folder):
         assert first.is_alive()
         time.sleep(0.05)
     code, answer, _ = faults.run(config, folder)

@@ -39,10 +39,10 @@ def test_a_run_that_breaks_off_says_how_and_the_error_goes_on(tmp_path):
 
 
 def test_a_file_that_says_nothing_is_no_status(tmp_path):
-    assert read_status(tmp_path) is None
+    assert read_status(tmp_path) == {}
     for text in ("", "{", "[]", '{"state": "asleep"}'):
         (tmp_path / STATUS_FILE).write_text(text)
-        assert read_status(tmp_path) is None
+        assert read_status(tmp_path) == {}
 
 
 def test_atomic_path_replaces_the_file_at_the_end(tmp_path):
