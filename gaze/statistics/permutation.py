@@ -68,13 +68,10 @@ def permutation_p(
 
     Args:
         distances, labels, baseline, arm: as for :func:`effect`; n runs of the baseline, k of the arm.
-        max_permutations: all C(n + k, k) labellings are looked at if they are no more than this; else so many are
-            drawn (the same for the same runs in the same order), and p = (1 + count) / (1 + draws) (Phipson & Smyth
-            2010).
+        max_permutations: ``most`` of :func:`relabellings`, at least 1.
 
     Returns:
-        p counts ties and the labelling itself, so it is at least ``smallest_p``: 1 / C(n + k, k); twice that for
-        n = k, where the two names swapped give the same effect; 1 / (1 + draws) if drawn.
+        p counts ties and the labelling itself; p and ``smallest_p`` are those of :func:`randomisation_p`.
 
     Raises:
         ValueError: as for :func:`effect`, or ``max_permutations`` below 1.

@@ -36,12 +36,11 @@ def gain_and_excess_rho(c: Compared, arm: str) -> Association:
     (``effects.image_table`` says how); p is the share of labellings with as large a |rho| (Fisher 1935).
 
     Args:
-        c: the study, n runs of the baseline.
-        arm: another one, of k runs.
+        c: the study.
+        arm: one other than the baseline.
 
     Returns:
-        p counts ties and the labelling itself, so it is at least ``smallest_p``: 1 / C(n + k, k), twice that for
-        n = k; above LABELLINGS labellings so many are drawn, p = (1 + count) / (1 + draws) (Phipson & Smyth 2010).
+        p counts ties and the labelling itself (``gaze.statistics.permutation.randomisation_p``, LABELLINGS at most).
         All NaN with fewer than 2 runs on a side, fewer than FEWEST_IMAGES images or a series that is constant.
     """
     rows = np.concatenate([c.rows(c.baseline), c.rows(arm)])
