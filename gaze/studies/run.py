@@ -38,25 +38,25 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
         GazeError: nothing to analyse, a file that cannot be read, a folder that cannot be written.
     """
     started = time.monotonic()
-    if config.check is not None or config.explain is not None:
-        written = _one_run(config, directory, console)
-        _tell(written, directory, time.monotonic() - started, console)
-        return written
-    source = Path(config.source)
+    one = config.check is not None or config.explain is not None
+    written = _one_run(config, directory, console) if one else _study(config, directory, console)
+    _tell(written, directory, time.monotonic() - started, console)
+    return written
+
+
+def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
     runs, study = choose_runs(config, console)
     if study:
         from gaze.studies.augmentation.report import run_study  # PyTorch, which the other analysis does without
 
         _make(directory)
-        written = run_study(runs, config, directory, console, provenance(config, runs))
-        _tell(written, directory, time.monotonic() - started, console)
-        return written
+        return run_study(runs, config, directory, console, provenance(config, runs))
     console.print(findings.headline(runs.epochs), highlight=False)
     for note in findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.used.values())):
         console.print(f"note: {note}", highlight=False, markup=False)
     _make(directory)
     written = [directory / CSV_FILE]
-    maps = read_maps(source, runs.epochs)
+    maps = read_maps(Path(config.source), runs.epochs)
     write_tidy_csv(runs.epochs, directory / CSV_FILE)
     if maps:
         write_maps(maps, directory / MAPS_FILE)
@@ -68,9 +68,8 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     print_tables(parts, console)
     with console.status("figures"):
         title = f"Gaze consistency: {config.study or ', '.join(sorted(runs.epochs['study'].unique()))}"
-        written += write_report(title, summary(runs, parts), sections(runs, parts), provenance(config, runs), directory)
-    _tell(written, directory, time.monotonic() - started, console)
-    return written
+        page = write_report(title, summary(runs, parts), sections(runs, parts), provenance(config, runs), directory)
+    return written + page
 
 
 def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:

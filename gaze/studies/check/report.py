@@ -147,18 +147,16 @@ def threshold_item(found: list[Verdict]) -> TableItem:
 
 def noise_item(c: Checked) -> TableItem:
     """Change of the map at each SD, beside the difference to another image's map."""
-    rows: list[dict[str, Any]] = []
-    for sd, change, kept in zip(NOISE, c.change, c.kept, strict=True):
-        e = estimate(change, c)
-        rows.append({"sd": sd, "same_prediction": kept.mean(), "change": e.mean, "low": e.low, "high": e.high})
-    frame = pd.DataFrame(rows)
+    found, same = [estimate(change, c) for change in c.change], c.kept.mean(1)
+    frame = pd.DataFrame(found).rename(columns={"mean": "change"})
+    frame.insert(0, "sd", NOISE)
+    frame.insert(1, "same_prediction", same)
     shown = pd.DataFrame(
         {
-            "SD (share of the range)": f"{row['sd']:g}",
-            "same prediction": f"{100 * row['same_prediction']:.1f} %",
-            "relative change of the map": _range(Estimate(row["change"], row["low"], row["high"])),
+            "SD (share of the range)": [f"{sd:g}" for sd in NOISE],
+            "same prediction": [f"{100 * share:.1f} %" for share in same],
+            "relative change of the map": list(map(_range, found)),
         }
-        for row in rows
     )
     between = number(estimate(c.between, c).mean)
     note = (
@@ -170,10 +168,9 @@ def noise_item(c: Checked) -> TableItem:
 def layers_item(c: Checked) -> TableItem:
     """|Spearman| after each layer."""
     found = [estimate(row, c) for row in c.rho]
-    frame = pd.DataFrame([{"layer": name, **e._asdict()} for name, e in zip(c.layers, found, strict=True)])
-    shown = pd.DataFrame(
-        {"reset up to and with": n, "|Spearman|": _range(e)} for n, e in zip(c.layers, found, strict=True)
-    )
+    frame = pd.DataFrame(found)
+    frame.insert(0, "layer", c.layers)
+    shown = pd.DataFrame({"reset up to and with": c.layers, "|Spearman|": list(map(_range, found))})
     return TableItem(
         "randomisation", "Maps while the weights are reset, from the last layer to the first", frame, shown
     )
@@ -182,17 +179,10 @@ def layers_item(c: Checked) -> TableItem:
 def sections(one: Opened, c: Checked, found: list[Verdict]) -> list[Section]:
     """The report from top to bottom."""
     counts = pd.DataFrame({"images": list(c.counts), "number": list(c.counts.values())})
+    curves = "Probability of the class while pixels go, mean over images"
     return [
         Section("Verdicts", (), (verdict_item(found), threshold_item(found))),
-        Section(
-            "Deletion, insertion, ROAD",
-            (),
-            (
-                FigureItem(
-                    "curves", "Probability of the class while pixels go, mean over images", check_plots.curve_figure(c)
-                ),
-            ),
-        ),
+        Section("Deletion, insertion, ROAD", (), (FigureItem("curves", curves, check_plots.curve_figure(c)),)),
         Section(
             "Randomised weights and noise",
             (),
@@ -227,6 +217,5 @@ def _print(lines: list[str], found: list[Verdict], console: Console) -> None:
     """Verdicts, in the columns that a terminal has room for."""
     for line in (lines[0], *lines[1 + len(found) :]):  # those between are the table's
         console.print(line, highlight=False, markup=False)
-    rows = [(v.check, v.answer, _range(v.gaze), number(v.random), number(v.centred)) for v in found]
-    shown = pd.DataFrame(rows, columns=["check", "answer", "gaze", "random map", "centred Gaussian"])
-    print_table(console, "The checks", shown)
+    columns = ["check", "answer", "gaze", "random map", "centred Gaussian"]
+    print_table(console, "The checks", verdict_item(found).shown[columns])

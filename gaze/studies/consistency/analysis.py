@@ -73,9 +73,8 @@ def summary(runs: Runs, parts: list[Part]) -> list[str]:
 def sections(runs: Runs, parts: list[Part]) -> list[Section]:
     """The report from top to bottom."""
     left, looked = left_out_item(runs.listing), methods(runs.used.values())
-    published = not any(part.dataset in tables.DATASET_NAMES for part in parts)
     follow = [item for part in parts for item in _follow(part)]
-    if published:
+    if not any(part.dataset in tables.DATASET_NAMES for part in parts):
         follow.append(tables.published_item())
     found = [
         Section(
@@ -123,14 +122,8 @@ def _follow(part: Part) -> Items:
         items.append(tables.pearson_item(part.pearson, f"pearson-{part.slug}", part.where, part.dataset))
         for measure, words in (("gaze_consistency", "squared"), ("gaze_consistency_l2", "l2 form")):
             caption = f"Kappa against gaze consistency ({words}), {part.where}, lambda = 0"
-            items += _drawn(
-                f"correlation-{words.partition(' ')[0]}-{part.slug}",
-                caption,
-                plots.correlation_figure,
-                plain,
-                part.dataset,
-                measure,
-            )
+            name = f"correlation-{words.partition(' ')[0]}-{part.slug}"
+            items += _drawn(name, caption, plots.correlation_figure, plain, part.dataset, measure)
         item = tables.study1_item(part.runs, f"study1-{part.slug}", part.where, part.dataset)
         items += [item] if item else []
     if len(part.weights) > 1 or not len(plain):
@@ -158,9 +151,8 @@ def _gaze(part: Part) -> Items:
         items += _drawn(f"eta-{part.slug}", caption, plots.eta_figure, part.runs, part.dataset)
     for measure, words in (("gaze_consistency_rms", "RMS deviation of the gaze"), ("gaze_eta_squared", "Eta squared")):
         name = f"curves-{measure.removeprefix('gaze_')}-{part.slug}"
-        items += _drawn(
-            name, f"{words} over epochs, {part.where}", plots.curve_figure, part.runs, part.dataset, measure
-        )
+        caption = f"{words} over epochs, {part.where}"
+        items += _drawn(name, caption, plots.curve_figure, part.runs, part.dataset, measure)
     return items
 
 

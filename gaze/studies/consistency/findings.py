@@ -33,35 +33,23 @@ HOW_TO_READ = (  # {} is the CAM method
 
 def pearson_finding(table: pd.DataFrame, where: str) -> str | None:
     """Which models' gaze follows kappa at lambda = 0, and which way (rows of ``pearson_table``)."""
-    measure = "gaze_consistency"
-    rows = table[(table["lambda"] == 0) & (table["measure"] == measure)]
+    rows = table[(table["lambda"] == 0) & (table["measure"] == "gaze_consistency")]
     if rows.empty:
         return None
-    lower: list[str] = []
-    higher: list[str] = []
-    open_: list[str] = []
-    undefined: list[str] = []
+    undecided = f"undecided, as the interval over seeds holds 0 or seeds are under {FEWEST}"
+    found: dict[str, list[str]] = {
+        key: [] for key in ("more consistent as kappa grows", "less consistent as kappa grows", undecided, "no r")
+    }
     for row in each(rows):
         text = f"{row.model} ({number(row.r, 2)})"
         if math.isnan(row.r):
-            undefined.append(str(row.model))
+            found["no r"].append(str(row.model))
         elif row.n - row.n_nan < FEWEST or math.isnan(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
-            open_.append(text)
+            found[undecided].append(text)
         else:
-            (lower if row.r < 0 else higher).append(text)
-    parts = [
-        f"more consistent as kappa grows: {', '.join(lower)}" if lower else "",
-        f"less consistent as kappa grows: {', '.join(higher)}" if higher else "",
-        f"undecided, as the interval over seeds holds 0 or seeds are under {FEWEST}: {', '.join(open_)}"
-        if open_
-        else "",
-        f"no r: {', '.join(undefined)}" if undefined else "",
-    ]
-    return (
-        f"Does consistency follow accuracy ({where}; r of kappa and L_CAM, squared)? "
-        + "; ".join(filter(None, parts))
-        + "."
-    )
+            found[f"{'more' if row.r < 0 else 'less'} consistent as kappa grows"].append(text)
+    said = "; ".join(f"{words}: {', '.join(models)}" for words, models in found.items() if models)
+    return f"Does consistency follow accuracy ({where}; r of kappa and L_CAM, squared)? {said}."
 
 
 def lambda_finding(table: pd.DataFrame, where: str) -> str | None:
