@@ -1,6 +1,7 @@
 """What the tests of data sets share. No test in here."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO
@@ -18,7 +19,7 @@ def refused(settings: DatasetConfig) -> str:
     return str(caught.value)
 
 
-def shipped(name: str, root: Path) -> DatasetConfig:
+def shipped(name: str, root: Path, **changes: Any) -> DatasetConfig:
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         group = compose("train", [f"dataset={name}", f"dataset.root={root}"]).dataset
-    return DatasetConfig(**OmegaConf.to_container(group))
+    return DatasetConfig(**{**OmegaConf.to_container(group), **changes})

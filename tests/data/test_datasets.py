@@ -353,8 +353,6 @@ def test_brain_tumor_set():
 @needs_chest
 @pytest.mark.timeout(120)
 def test_chest_xray_set():
-    settings = shipped("chest_xray", CHEST)
-    settings.image_size = 32
-    data = load_dataset(settings)
+    data = load_dataset(shipped("chest_xray", CHEST, image_size=32))
     assert data.audit.train_counts == {"NORMAL": 1341, "PNEUMONIA": 3875} and not data.audit.warnings
     assert twin_counts(data.audit) == (0, 0, 0)
