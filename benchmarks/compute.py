@@ -164,7 +164,7 @@ def evaluate(module: GazeModule, batches: list[Batch]) -> None:
 @torch.no_grad()
 def forward_all(module: GazeModule, batches: list[Batch]) -> None:
     for batch in batches:
-        module.backbone(batch.image.contiguous(memory_format=module.memory_format))
+        module.backbone(batch.image)
 
 
 def maps(settings: Settings) -> list[Section]:

@@ -220,7 +220,7 @@ def _compiled_epoch(
             image, target, *_ = modules.prepare(batch, training=True)
             optimizer.zero_grad()
             with autocast(settings, half=True):
-                logits = compiled(image.contiguous(memory_format=module.memory_format))
+                logits = compiled(image)
             F.cross_entropy(logits.float(), target).backward()
             optimizer.step()
 

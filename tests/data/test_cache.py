@@ -404,7 +404,7 @@ def test_a_cache_that_may_not_be_written_to(load, folder):
 def test_a_full_disk(load, folder):
     """A limit on the size of files stands in for it: the write fails half-way in the same call."""
     code = (
-        "import resource, signal, sys; sys.path.insert(0, 'tests')\n"
+        "import resource, signal, sys; sys.path[:0] = ['tests', 'tests/data']\n"
         "from test_cache import Loader, assert_equal\n"
         "load = Loader(sys.argv[1], sys.argv[2])\n"
         "plain = load(cache='off')\n"
@@ -433,7 +433,7 @@ def test_a_file_system_without_maps(load, folder, monkeypatch):
 # ---- several processes
 
 CHILD = (
-    "import sys, time, pathlib; sys.path.insert(0, 'tests')\n"
+    "import sys, time, pathlib; sys.path[:0] = ['tests', 'tests/data']\n"
     "import gaze.data.decode\n"
     "from test_cache import Loader\n"
     "original = gaze.data.decode.decode_image\n"
