@@ -16,6 +16,7 @@ import base64
 import json
 import re
 import struct
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -25,10 +26,14 @@ import jinja2
 import pandas as pd
 import tabulate  # type: ignore[import-untyped]
 from matplotlib.figure import Figure
+from pylatexenc.latexencode import (  # type: ignore[import-untyped]
+    RULE_DICT,
+    UnicodeToLatexConversionRule,
+    UnicodeToLatexEncoder,
+)
 
 from gaze.errors import ConfigError
 from gaze.files import atomic_path
-from gaze.report.latex import latex_text
 
 DPI = 130  # of the PNGs; the page shows them at CSS's 96 pixels an inch, so that they stay sharp when enlarged
 NONE = "–"  # a cell without a value
@@ -37,6 +42,15 @@ LONG = 30  # rows above which a table scrolls inside the page, and in LaTeX may 
 WIDE = 95  # characters of a row above which a LaTeX table is shrunk to the line
 NAME = re.compile(r"[a-z0-9_-]+")
 NUMBER = re.compile(r"[<>≤≥≈=]?\s*[−+±-]?\s*\.?\d")  # a cell that opens with a number: "−0.63 ± 0.12", "< 0.001"
+LATEX = UnicodeToLatexEncoder(
+    # What its own table has not, or has for other fonts: "|" is a dash in LaTeX's own.
+    conversion_rules=[
+        UnicodeToLatexConversionRule(RULE_DICT, {ord("|"): r"\textbar{}", ord('"'): "''", 0x2011: "-", 0x202F: r"\,"}),
+        "defaults",
+    ],
+    unknown_char_policy=lambda character: "?",
+    unknown_char_warning=False,
+)
 OWNED = {"tables": (".csv", ".md", ".tex"), "figures": (".png", ".pdf")}
 
 # What Markdown would take for markup. "_" inside a word, "[" without "(" behind it and "-0.5" are plain text anyway.
@@ -281,6 +295,12 @@ def _markdown_report(title: str, summary: Sequence[str], parts: list[_Part], fac
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
+def latex_text(text: str) -> str:
+    """Plain text for pdfLaTeX, in ASCII; a character that LaTeX has no command for becomes "?"."""
+    code: str = LATEX.unicode_to_latex(unicodedata.normalize("NFC", text))
+    return code.replace("--", "-{}-")  # which would become a dash
+
+
 def _latex_cell(text: str) -> str:
     code = latex_text(text)
     return f"{{{code[0]}}}{code[1:]}" if code[:1] in ("[", "*") else code  # "\\ [" and "\\*" have a meaning
@@ -288,31 +308,23 @@ def _latex_cell(text: str) -> str:
 
 def _latex(table: _Table) -> str:
     """A float; a long table is a longtable, which breaks across pages. A wide one is shrunk."""
-    cells = [[_latex_cell(cell) for cell in row] for row in [table.columns, *table.rows]]
-    spec = "".join("r" if numeric else "l" for numeric in table.numeric)
-    lines = _grid(cells, tablefmt="latex_raw", disable_numparse=True, colalign=[
-        "right" if numeric else "left" for numeric in table.numeric
-    ]).splitlines()[2:-2]  # fmt: skip
-    head, body = lines[0], "\n".join(lines[1:])
-    caption = f"\\caption{{{latex_text(table.caption)}}}\\label{{tab:{table.name}}}"
-    notes = "".join(f"\\par\\smallskip{{\\footnotesize {latex_text(note)}\\par}}\n" for note in table.notes)
+    frame = pd.DataFrame([[*map(_latex_cell, row)] for row in table.rows], columns=[*map(_latex_cell, table.columns)])
     widths = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
-    wide = sum(widths) + 2 * len(widths) > WIDE
-    if len(table.rows) > LONG:
-        return _longtable(spec, head, body, caption, notes, wide)
-    rules = f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
-    grid = f"\\resizebox{{\\linewidth}}{{!}}{{%\n{rules}}}" if wide else rules
-    needs = "booktabs,graphicx" if wide else "booktabs"
-    return f"% \\usepackage{{{needs}}}\n\\begin{{table}}[htbp]\n\\centering\n{caption}\n{grid}\n{notes}\\end{{table}}\n"
-
-
-def _longtable(spec: str, head: str, body: str, caption: str, notes: str, wide: bool) -> str:
-    small = "\\footnotesize\\setlength{\\tabcolsep}{3pt}\n" if wide else ""
-    return (
-        f"% \\usepackage{{booktabs,longtable}}\n\\begingroup\n{small}\\begin{{longtable}}{{{spec}}}\n{caption}\\\\\n"
-        f"\\toprule\n{head}\n\\midrule\n\\endhead\n\\bottomrule\n\\endfoot\n{body}\n\\end{{longtable}}\n"
-        f"{notes}\\endgroup\n"
-    )
+    wide, long = sum(widths) + 2 * len(widths) > WIDE, len(table.rows) > LONG
+    code = frame.style.hide(axis="index").to_latex(
+        column_format="".join("r" if numeric else "l" for numeric in table.numeric), hrules=True,
+        caption=latex_text(table.caption), label=f"tab:{table.name}", environment="longtable" if long else "table",
+        position=None if long else "htbp", position_float=None if long else "centering",
+    )  # fmt: skip
+    notes = "".join(f"\\par\\smallskip{{\\footnotesize {latex_text(note)}\\par}}\n" for note in table.notes)
+    if long:
+        small = "\\footnotesize\\setlength{\\tabcolsep}{3pt}\n" if wide else ""
+        return f"% \\usepackage{{booktabs,longtable}}\n\\begingroup\n{small}{code}{notes}\\endgroup\n"
+    if wide:
+        code = code.replace("\\begin{tabular}", "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}")
+        code = code.replace("\\end{tabular}", "\\end{tabular}}")
+    packages = "booktabs,graphicx" if wide else "booktabs"
+    return f"% \\usepackage{{{packages}}}\n" + code.replace("\\end{table}", f"{notes}\\end{{table}}")
 
 
 def _fact(value: Any) -> tuple[str, str]:

@@ -21,7 +21,6 @@ from conftest import FIXTURES
 from matplotlib.figure import Figure
 
 from gaze.errors import ConfigError
-from gaze.report.latex import LATEX
 from gaze.report.write import LONG, FigureItem, Section, TableItem, write_report
 
 GOLDEN = FIXTURES / "golden" / "report"
@@ -178,7 +177,8 @@ def test_latex_is_balanced_has_no_special_sign_unescaped_and_equal_cells_in_each
         bare = re.sub(r"\\[^a-zA-Z]", "", re.sub(r"\\\\$", "", bare, flags=re.MULTILINE))
         assert re.findall(r'[#$%_^~|<>"]', bare) == []
         rows = [line for line in bare.splitlines() if "&" in line]
-        assert [row.count("&") for row in rows] == [len(table.shown.columns) - 1] * (len(table.shown) + 1)
+        heads = 2 if "longtable" in text else 1  # a long one repeats its head on each page
+        assert [row.count("&") for row in rows] == [len(table.shown.columns) - 1] * (len(table.shown) + heads)
 
 
 def test_latex_of_awkward_cells(report):
@@ -189,17 +189,12 @@ def test_latex_of_awkward_cells(report):
     assert cells["chest_xray"] == r"chest\_xray"
     assert cells["5 %"] == r"5 \%"
     assert cells["0.1 ± 0.2"] == r"0.1 \ensuremath{\pm} 0.2"
-    assert cells["η² = −0.5"] == r"\ensuremath{\eta}\ensuremath{^{2}} = \ensuremath{-}0.5"
+    assert cells["η² = −0.5"] == r"\ensuremath{\eta}{\texttwosuperior} = \ensuremath{-}0.5"
     assert cells["x|y"] == r"x\textbar{}y"
     assert cells["[0, 1)"] == "{[}0, 1)"  # after "\\" a bracket would be its argument
-    assert cells["Müller"] == r"M\"{u}ller"
+    assert cells["Müller"] == r"M\"uller"
     assert cells["--flag"] == "-{}-flag"
-    assert cells["10⁻³ × H′"] == r"10\ensuremath{^{-}}\ensuremath{^{3}} \ensuremath{\times} H?"  # no place in LATEX
-
-
-def test_greek_is_in_order():
-    names = ["alpha", "beta", "kappa", "lambda", "mu", "pi", "rho", "varsigma", "sigma", "tau", "omega"]
-    assert [LATEX[letter] for letter in "αβκλμπρςστω"] == [f"\\ensuremath{{\\{name}}}" for name in names]
+    assert cells["10⁻³ × H′"] == r"10\ensuremath{^-}{\textthreesuperior} {\texttimes} H'"
 
 
 def test_long_table_breaks_across_pages_and_wide_table_is_shrunk(tmp_path):
@@ -215,12 +210,14 @@ def test_long_table_breaks_across_pages_and_wide_table_is_shrunk(tmp_path):
         found = {part for part in ("tabular}", "resizebox", "longtable", "footnotesize") if part in text}
         assert {part.strip("}") for part in found} == expected_parts
         assert "\\toprule" in text and "\\midrule" in text and "\\bottomrule" in text
-        assert f"\\caption{{Plain r{rows}\\_c{columns}}}\\label{{tab:r{rows}_c{columns}}}" in text
+        assert f"\\caption{{Plain r{rows}\\_c{columns}}}" in text and f"\\label{{tab:r{rows}_c{columns}}}" in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on PATH (Debian: texlive-latex-recommended)")
 def test_latex_compiles(tmp_path):
-    everything = pd.DataFrame({"sign": list(LATEX), "number": ["1"] * len(LATEX)})
+    signs = """&%$#_{}\\~^|"“”‘’–—‐‑…†‡§\u00a0\u2009\u202fßøØæœłαβγδεζηθικλμνξοπρςστυφχψωΓΔΘΛΞΠΣΥΦΨΩ
+⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ₀₁₂₃₄₅₆₇₈₉₊₋<>−±×·÷≤≥≈≠→←↑↓∞√∑∈∂‖°µℓ∝½日""".replace("\n", "")
+    everything = pd.DataFrame({"sign": list(signs), "number": ["1"] * len(signs)})
     accents = pd.DataFrame({"sign": list("àáâãāäåčçĩñŠžÉÖ"), "number": ["1"] * 15})
     items = [
         awkward_table(),
@@ -228,7 +225,7 @@ def test_latex_compiles(tmp_path):
         plain_table("long", LONG + 1, 30),
         plain_table("none", 0),
     ]
-    items += [TableItem("signs", "".join(LATEX), everything, everything, ("".join(LATEX),))]
+    items += [TableItem("signs", signs, everything, everything, (signs,))]
     items += [TableItem("accents", "Accents", accents, accents)]
     write(tmp_path, *items)
     inputs = "\n".join(f"\\input{{tables/{item.name}}}" for item in items)
