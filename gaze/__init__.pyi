@@ -13,3 +13,5 @@ __all__ = [
     "look",
     "normalize_cam",
 ]
+
+__version__: str

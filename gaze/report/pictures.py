@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-COLOURS = "inferno"  # even in lightness: it survives greyscale and colour-blindness
-OUTLINE = "#00d5ff"
+from gaze.report.style import GAZE_COLOURS, OUTLINE
+
 RIGHT, WRONG = "#1b7837", "#b2182b"
 
 
@@ -30,7 +30,7 @@ def class_gaze_figure(class_gaze: Tensor, counts: Sequence[int], names: Sequence
     axes = figure.subplots(1, count, squeeze=False)[0]
     image = None
     for axis, gaze, number, name in zip(axes, class_gaze.cpu().float().numpy(), counts, names, strict=True):
-        image = axis.imshow(gaze, cmap=COLOURS, vmin=0, vmax=1)
+        image = axis.imshow(gaze, cmap=GAZE_COLOURS, vmin=0, vmax=1)
         axis.set_title(f"{name}\n{number} correct", fontsize=9)
         axis.set_axis_off()
     if image is not None:
@@ -75,7 +75,7 @@ def overlay_figure(
             if masks is not None and masks[column].amax() > 0:
                 outline = masks[column, 0].cpu().float().numpy()
                 axes[row, column].contour(outline, levels=[0.5], colors=OUTLINE, linewidths=0.9)
-        axes[1, column].imshow(enlarged[column].numpy(), cmap=COLOURS, vmin=0, vmax=1, alpha=0.55)
+        axes[1, column].imshow(enlarged[column].numpy(), cmap=GAZE_COLOURS, vmin=0, vmax=1, alpha=0.55)
         empty = "" if cams[column].amax() > 0 else "\nno gaze: CAM is zero"
         axes[0, column].set_title(f"true: {names[targets[column]]}", fontsize=8)
         axes[1, column].set_title(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
 
+import gaze
 from gaze.config.analysis import AnalyzeConfig
 from gaze.report.write import TableItem
 from gaze.runs.folder import flat_settings
@@ -35,10 +36,11 @@ def provenance(config: AnalyzeConfig, runs: Runs) -> dict[str, Any]:
 
 def origin(config: AnalyzeConfig) -> dict[str, Any]:
     """Command and versions."""
-    packages = ("gaze", *PACKAGES, *(("torch", "torchvision") if config.check or config.explain else ()))
+    packages = (*PACKAGES, *(("torch", "torchvision") if config.check or config.explain else ()))
+    versions = {"python": platform.python_version(), "gaze": gaze.__version__}
     return {
         "command": " ".join(["analyze.py", *sys.argv[1:]]),
-        "analysis": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "analysis": {**versions, **{name: version(name) for name in packages}},
     }
 
 
@@ -61,13 +63,6 @@ def _common(runs: Iterable[Run]) -> tuple[dict[str, Any], dict[str, Any]]:
     first = next(iter(flat.values()))
     same = {name: value for name, value in first.items() if all(f.get(name) == value for f in flat.values())}
     return same, {run: {k: v for k, v in f.items() if k not in same} for run, f in flat.items()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def left_out_item(listing: pd.DataFrame) -> TableItem | None:

@@ -107,4 +107,5 @@ def _wrapped(label: str) -> str:
     return "\n".join(textwrap.fill(part, 34, break_on_hyphens=False) for part in parts)
 
 
-GAZE_COLOURS = "inferno"  # as in gaze.report.pictures
+GAZE_COLOURS = "inferno"  # even in lightness: it survives greyscale and colour-blindness
+OUTLINE = "#00d5ff"  # of a lesion's mask

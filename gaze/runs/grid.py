@@ -19,6 +19,7 @@ from rich.table import Table
 from gaze.errors import BusyError, ConfigError, GazeError
 from gaze.runs.folder import finished_row
 from gaze.runs.run import Run
+from gaze.terminal import table
 
 MOST = 12  # problems shown of a grid
 Say = Callable[[str], None]
@@ -89,20 +90,14 @@ def grid_table(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Table:
     """All runs of a grid for a terminal; what is the same in all of them stands above."""
     names = [run.words for run in runs]
     common = [word for word in names[0] if len(runs) > 1 and all(word in own for own in names)] if names else []
-    table = Table(title=" ".join([f"{len(runs)} runs", *common]))
-    table.add_column("run", overflow="fold")
-    table.add_column("state")
-    for label in ("kappa", "gaze consistency", "seconds"):
-        table.add_column(label, justify="right")
-    with_errors = any(o.error for o in outcomes)
-    if with_errors:
-        table.add_column("error", overflow="fold", ratio=1)
+    numbers, errors, rows = ("kappa", "gaze consistency", "seconds"), any(o.error for o in outcomes), []
     for own, o in zip(names, outcomes, strict=True):
         name = " ".join(word for word in own if word not in common)
-        numbers = ((o.kappa, ".4f"), (o.gaze, ".4f"), (o.seconds, ".0f"))
-        shown = ["" if value is None else f"{value:{form}}" for value, form in numbers]
-        table.add_row(name, o.state, *shown, *([o.error] if with_errors else []))
-    return table
+        formatted = ((o.kappa, ".4f"), (o.gaze, ".4f"), (o.seconds, ".0f"))
+        shown = ["" if value is None else f"{value:{form}}" for value, form in formatted]
+        rows.append([name, o.state, *shown, *([o.error] if errors else [])])
+    columns = ["run", "state", *numbers, *(["error"] if errors else [])]
+    return table(" ".join([f"{len(runs)} runs", *common]), columns, rows, numbers)
 
 
 # ---- while it goes on

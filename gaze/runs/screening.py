@@ -23,6 +23,7 @@ from gaze.config.train import config_hash
 from gaze.errors import ConfigError
 from gaze.files import atomic_path, write_json
 from gaze.runs.run import Run
+from gaze.terminal import table
 
 ACCURACY = "val/accuracy"  # the one measure that is looked at here
 WHY = (
@@ -203,14 +204,9 @@ def screening_rows(names: Sequence[str], rungs: Sequence[Rung], left: Sequence[s
 
 def screening_table(rows: Sequence[Sequence[str]], rungs: Sequence[Rung], seeds: int) -> Table:
     """``rows`` of :func:`screening_rows` for a terminal."""
-    table = Table(title=f"validation accuracy, mean of {seeds} seeds" if seeds > 1 else "validation accuracy")
-    table.add_column("augmentation", overflow="fold")
-    for rung in rungs:
-        table.add_column(f"{rung.epochs} epochs", justify="right")
-    table.add_column("")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    title = f"validation accuracy, mean of {seeds} seeds" if seeds > 1 else "validation accuracy"
+    epochs = [f"{rung.epochs} epochs" for rung in rungs]
+    return table(title, ["augmentation", *epochs, ""], rows, epochs)
 
 
 def write_rows(path: Path, rows: Sequence[Sequence[str]], rungs: Sequence[Rung]) -> None:

@@ -10,7 +10,6 @@ from rich.console import Console
 from gaze.config.analysis import AnalyzeConfig
 from gaze.errors import ConfigError, DataError
 from gaze.report.provenance import origin, provenance
-from gaze.report.terminal import say
 from gaze.report.write import write_report
 from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
@@ -19,6 +18,7 @@ from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
 from gaze.studies.augmentation.arms import augmentation_studies
 from gaze.studies.consistency import findings
 from gaze.studies.consistency.analysis import print_tables, sections, split, summary
+from gaze.terminal import say
 
 CSV_FILE = "epochs.csv"
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 
+import gaze
 from gaze.config.train import TrainConfig, config_hash
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "timm", "pillow", "kagglehub")
@@ -29,7 +30,7 @@ def environment(config: TrainConfig, trainer: Trainer) -> dict[str, Any]:
         "device": device_name(trainer),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": {"gaze": gaze.__version__, **{package: _version(package) for package in PACKAGES}},
     }
 
 

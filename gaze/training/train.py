@@ -20,8 +20,8 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
-from rich.table import Table
 
+from gaze import terminal
 from gaze.backbones.library import check_method_of, check_network
 from gaze.config.naming import unwritable
 from gaze.config.train import TrainConfig, config_hash
@@ -29,7 +29,6 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
 from gaze.measures import measures
-from gaze.report import terminal
 from gaze.runs.folder import finish_rerun, move_to_previous, plan_run
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
@@ -247,13 +246,9 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:
             logger.log_hyperparams(_hyperparameters(run), final)
             logger.save()
             logger.finalize("success")
-    view = Table(title="  ".join(run.words))
-    view.add_column("on the evaluation set")
-    view.add_column(f"last epoch ({int(last['epoch'])})", justify="right")
-    view.add_column(f"best kappa (epoch {int(best['epoch'])})", justify="right")
-    for measure in shown:
-        view.add_row(measure.title, *(f"{row[measure.column]:.{measure.digits}f}" for row in (last, best)))
-    get_console().print(view)
+    numbers = [f"last epoch ({int(last['epoch'])})", f"best kappa (epoch {int(best['epoch'])})"]
+    rows = [[m.title, *(f"{row[m.column]:.{m.digits}f}" for row in (last, best))] for m in shown]
+    get_console().print(terminal.table("  ".join(run.words), ["on the evaluation set", *numbers], rows, numbers))
     folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
     say(f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}")
 

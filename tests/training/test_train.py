@@ -99,6 +99,7 @@ def test_audit_is_stored_with_the_run(tiny_run):
 def test_environment_tells_versions_device_command_and_config(tiny_run):
     stored = json.loads((tiny_run.folder / "environment.json").read_text())
     assert stored["packages"]["torch"] == version("torch")
+    assert stored["packages"]["gaze"] == version("gaze-consistency")
     assert stored["device"].startswith("cpu")
     assert stored["config_hash"] == config_hash(tiny_run.config)
     assert stored["command"] == " ".join(sys.argv)

@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gaze.report.style import DPI, GAZE_COLOURS, SMALL, TEXT, TITLE, new_figure, say
+from gaze.report.style import DPI, GAZE_COLOURS, OUTLINE, SMALL, TEXT, TITLE, new_figure, say
 from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.intervals import Floats
 from gaze.studies.augmentation.compared import Compared
@@ -20,7 +20,6 @@ from gaze.studies.augmentation.profile_plots import CHANGE_COLOURS, colour_bar, 
 
 MOST_CLASSES = 6  # up to so many classes have columns of their own
 LEAST_CHANGE = 0.05  # at which the colours of a change end at the earliest: noise must not look like a finding
-OUTLINE = "#00d5ff"  # of a mask, as in gaze.report.pictures
 
 
 def where_figure(c: Compared, arms: list[str]) -> Figure:

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from gaze.config.analysis import AnalyzeConfig
 from gaze.report.provenance import left_out_item
-from gaze.report.terminal import print_table
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.runs.load import Runs
 from gaze.runs.tidy import write_tidy_csv
@@ -27,6 +26,7 @@ from gaze.studies.augmentation.effects import distance_matrix, image_table, pair
 from gaze.studies.augmentation.questions import question_table
 from gaze.studies.augmentation.study import Measured, measure, study_parts
 from gaze.studies.opened import check_runs
+from gaze.terminal import print_table
 
 SHORT = {1: "on what matters?", 2: "varies less?", 3: "gain with gaze?"}
 PAIRS_FILE, IMAGES_FILE = "pairs.csv", "images.csv"

@@ -23,10 +23,10 @@ from gaze.errors import DataError
 from gaze.metrics.compare import compare_prepared, prepare_maps
 from gaze.metrics.faithfulness import area, cascade, centred_maps, deletion_insertion, noise_change, random_maps, road
 from gaze.metrics.lesion import mask_lift, pointing
-from gaze.report.terminal import progress_bar, say
 from gaze.statistics.bootstrap import interval, resampled_means, resampling_weights
 from gaze.statistics.intervals import Floats
 from gaze.studies.opened import Opened, batches, evaluation_images
+from gaze.terminal import progress_bar, say
 
 KINDS = ("gaze", "random", "centred")  # of maps, in all that follows
 NOISE = (0.01, 0.02, 0.05)  # SD, of the images' range

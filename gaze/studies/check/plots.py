@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gaze.metrics.faithfulness import ROAD_SHARES
-from gaze.report.pictures import COLOURS
-from gaze.report.style import LINES, MARKERS, OKABE_ITO, SMALL, TEXT, Style, add_legend, dress, new_figure
+from gaze.report.style import GAZE_COLOURS, LINES, MARKERS, OKABE_ITO, SMALL, TEXT, Style, add_legend, dress, new_figure
 from gaze.statistics.intervals import Floats
 from gaze.studies.check.checks import CHANGE_ALLOWED, KINDS, NOISE, RHO_ALLOWED, Checked
 
@@ -90,7 +89,7 @@ def cascade_figure(c: Checked, classes: list[str]) -> Figure:
         axes[row, 0].imshow(picture, **({"cmap": "gray", "vmin": 0, "vmax": 255} if picture.shape[2] == 1 else {}))
         axes[row, 0].set_ylabel(classes[c.target[place]], fontsize=TEXT)
         for column, step in enumerate(steps, 1):
-            axes[row, column].imshow(c.cascade_maps[step, row], cmap=COLOURS, vmin=0, vmax=1)
+            axes[row, column].imshow(c.cascade_maps[step, row], cmap=GAZE_COLOURS, vmin=0, vmax=1)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for axis, title in zip(axes[0], ["image", *(names[step] for step in steps)], strict=True):

@@ -11,7 +11,6 @@ import pandas as pd
 from rich.console import Console
 
 from gaze.files import atomic_path
-from gaze.report.terminal import print_table
 from gaze.report.words import number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.check import plots as check_plots
@@ -29,6 +28,7 @@ from gaze.studies.check.checks import (
     verdicts,
 )
 from gaze.studies.opened import Opened, how_looked
+from gaze.terminal import print_table
 
 IMAGES_FILE = "images.csv"
 HOW_TO_READ = (

@@ -13,13 +13,13 @@ import pandas as pd
 from rich.console import Console
 
 from gaze.report.provenance import left_out_item
-from gaze.report.terminal import print_table
 from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
 from gaze.runs.load import Runs, mixed_settings
 from gaze.runs.run import methods
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings, plots, tables
+from gaze.terminal import print_table
 
 Items = list[TableItem | FigureItem]
 

@@ -27,9 +27,9 @@ from gaze.data.decode import cause_of, decode_image
 from gaze.data.sources.folders import SUFFIXES, walk
 from gaze.data.sources.ultrasound import MASK_NAME
 from gaze.errors import DataError
-from gaze.report.terminal import progress_bar, say
 from gaze.runs.class_gaze import read_run_maps
 from gaze.studies.opened import Looked, Opened, evaluation_images
+from gaze.terminal import progress_bar, say
 
 UNKNOWN = -1  # class of an image whose folder names none
 

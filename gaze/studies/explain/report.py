@@ -24,13 +24,13 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from gaze.files import atomic_path, write_json
-from gaze.report.pictures import COLOURS, OUTLINE, RIGHT, WRONG, class_gaze_figure
-from gaze.report.style import SMALL, new_figure
-from gaze.report.terminal import print_table, progress_bar
+from gaze.report.pictures import RIGHT, WRONG, class_gaze_figure
+from gaze.report.style import GAZE_COLOURS, OUTLINE, SMALL, new_figure
 from gaze.report.words import number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.explain.explain import Shown, Typical, explain, typical_gaze
 from gaze.studies.opened import Opened, how_looked
+from gaze.terminal import print_table, progress_bar
 
 OWN_FILE = re.compile(r"\d{3,}-.*\.(png|npy)")
 SIDE = 256  # pixels of a panel, at least
@@ -134,7 +134,7 @@ def panels(images: Shown, cam: NDArray[np.float32], i: int) -> tuple[NDArray[np.
     side = max(SIDE, pixels.shape[0])
     picture = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)).copy()
     large = F.interpolate(torch.from_numpy(cam)[None, None], (side, side), mode="bilinear", align_corners=False)
-    coloured = 255 * matplotlib.colormaps[COLOURS](large[0, 0].numpy())[..., :3]
+    coloured = 255 * matplotlib.colormaps[GAZE_COLOURS](large[0, 0].numpy())[..., :3]
     over = ((1 - ALPHA) * picture + ALPHA * coloured).round().astype(np.uint8)
     if images.masks is not None:
         mask = F.interpolate(images.masks[i : i + 1].float(), (side, side), mode="bilinear") >= 0.5

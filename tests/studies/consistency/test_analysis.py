@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,10 @@ def analyse(source: Path, directory: Path, **settings) -> tuple[list[Path], str]
 def analysis(tmp_path_factory):
     directory = tmp_path_factory.mktemp("analysis")
     return directory, *analyse(DATA, directory)
+
+
+def test_the_report_names_the_version_that_made_it(analysis):
+    assert f"gaze {version('gaze-consistency')}, " in (analysis[0] / "report.md").read_text(encoding="utf-8")
 
 
 def without_provenance(report: str) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from run_folders import SMALL, write_run
@@ -23,21 +22,7 @@ from gaze.studies.opened import Looked, open_run
 from gaze.studies.run import run_analysis
 
 CPU = CompareConfig(device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Figures of the page are made and not rendered, which takes most of the time; test_checking.py renders."""
-    import gaze.report.write
-
-    buffer = io.BytesIO()
-    Figure(figsize=(1, 1)).savefig(buffer, format="png")
-    picture = buffer.getvalue()
-    monkeypatch.setattr(
-        gaze.report.write,
-        "_picture",
-        lambda i, n: gaze.report.write._Picture("figure", n, i.name, i.caption, picture, b"%PDF"),
-    )
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def quiet():

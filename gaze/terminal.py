@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,17 @@ def progress_bar(console: Console, what: str) -> Iterator[Any]:
         yield lambda share: bar.update(task, completed=share)
 
 
-def print_table(console: Console, title: str, shown: pd.DataFrame, right: Collection[str] = ()) -> None:
-    """Print a table of texts, "-" where there is none; the columns named in ``right`` are aligned there."""
+def table(title: str, columns: Collection[str], rows: Iterable[Iterable[str]], right: Collection[str] = ()) -> Table:
+    """A table of texts; the columns named in ``right`` are aligned there."""
     view = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in shown:
-        view.add_column(str(column), justify="right" if column in right else "left", overflow="fold")
-    for row in shown.astype(object).where(shown.notna(), "-").itertuples(index=False):
-        view.add_row(*map(str, row))
-    console.print(view)
+    for column in columns:
+        view.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        view.add_row(*row)
+    return view
+
+
+def print_table(console: Console, title: str, shown: pd.DataFrame, right: Collection[str] = ()) -> None:
+    """Print a frame of texts, "-" where there is none."""
+    texts = shown.astype(object).where(shown.notna(), "-").astype(str)
+    console.print(table(title, list(map(str, shown)), texts.itertuples(index=False, name=None), right))
