@@ -72,8 +72,3 @@ def left_out_item(listing: pd.DataFrame) -> TableItem | None:
         return None
     notes = ("include=[unfinished,failed,duplicate] takes them all the same.",)
     return TableItem("left_out", "Runs that were left out", left, left[["run", "state", "reason"]].astype(str), notes)
-
-
-def _list(names: Iterable[str], most: int = 12) -> str:
-    texts = list(names)
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -37,3 +38,9 @@ def p_value(p: float) -> str | None:
 def each(table: pd.DataFrame) -> list[Any]:
     """Rows as tuples with names; the column lambda is called weight."""
     return list(table.rename(columns={"lambda": "weight"}).itertuples())
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names one after another, of many the first ones and how many more there are."""
+    texts = list(names)
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

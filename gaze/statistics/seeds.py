@@ -32,7 +32,7 @@ from gaze.statistics.intervals import (
     sign_flip_p,
 )
 
-MEASURES = ("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid", "gaze_eta_squared")
+HELD_AGAINST_KAPPA = ("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid", "gaze_eta_squared")
 BEST_METRICS = ("accuracy", "kappa")  # a consistency is no goal by itself: its "best" would mean nothing
 SCALE_MEASURES = ("gaze_consistency_l2", "gaze_consistency_rms", "gaze_consistency_grid_rms", "gaze_eta_squared")
 SUMMARIES = ("last", "last5", "best")
@@ -42,7 +42,7 @@ ROUNDING = 16 * np.finfo(np.float64).eps  # a spread below this share of the val
 SeedValues = dict[tuple[Any, ...], dict[int, float]]
 
 
-def run_correlations(runs: pd.DataFrame, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
+def run_correlations(runs: pd.DataFrame, measures: Sequence[str] = HELD_AGAINST_KAPPA) -> pd.DataFrame:
     """Correlation of Cohen's kappa with each gaze measure across the epochs of each run (thesis, Table 2).
 
     Args:
@@ -67,10 +67,10 @@ def pearson_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Pearson's r of kappa and each gaze measure, averaged over seeds (thesis, Table 2).
 
     Returns:
-        A row per ``study, dataset, model, lambda, measure``, sorted so (measures as in ``MEASURES``): ``n`` seeds,
-        ``n_nan`` of them without a defined r, ``r`` (plain mean of the defined, as published), ``sd`` between seeds,
-        ``ci_low`` and ``ci_high`` (:func:`fisher_interval`, 95 %), ``p`` (:func:`sign_flip_p` of the seeds' r, not
-        adjusted; NaN for fewer than 2), ``p_floor`` (the smallest p that so many seeds can give), ``spearman``
+        A row per ``study, dataset, model, lambda, measure``, sorted so (measures as in ``HELD_AGAINST_KAPPA``): ``n``
+        seeds, ``n_nan`` of them without a defined r, ``r`` (plain mean of the defined, as published), ``sd`` between
+        seeds, ``ci_low`` and ``ci_high`` (:func:`fisher_interval`, 95 %), ``p`` (:func:`sign_flip_p` of the seeds' r,
+        not adjusted; NaN for fewer than 2), ``p_floor`` (the smallest p that so many seeds can give), ``spearman``
         (plain mean), ``reasons`` (runs without an r, such as "constant kappa: 1 run").
     """
     keys = [*CELL_KEYS, "measure"]

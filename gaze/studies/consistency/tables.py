@@ -7,8 +7,7 @@ import math
 import pandas as pd
 
 from gaze.measures import measures
-from gaze.report.provenance import _list
-from gaze.report.words import each, estimate, number, p_value
+from gaze.report.words import each, estimate, listed, number, p_value
 from gaze.report.write import TableItem
 from gaze.studies.consistency.published import published_pearson, published_study1, published_study2
 
@@ -247,8 +246,8 @@ def runs_item(listing: pd.DataFrame) -> TableItem:
                 "study": study,
                 "dataset": dataset,
                 "model": model,
-                "lambda": _list(f"{w:g}" for w in sorted(part["lambda"].unique())),
-                "seeds": _list(str(s) for s in sorted(part["seed"].unique())),
+                "lambda": listed(f"{w:g}" for w in sorted(part["lambda"].unique())),
+                "seeds": listed(str(s) for s in sorted(part["seed"].unique())),
                 "epochs": str(low) if low == high else f"{low} .. {high}",
                 "runs": str(len(part)),
             }
