@@ -12,7 +12,7 @@ from gaze.measures import compared, measures
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS
 from gaze.statistics.intervals import fisher_interval, holm, mean_interval, sign_flip_floor, sign_flip_p
 from gaze.statistics.seeds import (
-    MEASURES,
+    HELD_AGAINST_KAPPA,
     gaze_shift_table,
     lambda_table,
     pearson_table,
@@ -195,7 +195,7 @@ def test_holm_is_the_literal_formula():
 
 def test_run_correlations_are_scipys(logs):
     table = run_correlations(logs)
-    assert len(table) == logs["run"].nunique() * len(MEASURES)
+    assert len(table) == logs["run"].nunique() * len(HELD_AGAINST_KAPPA)
     assert list(table) == [*RUN_KEYS, "run", "measure", "epochs", "pearson", "spearman", "reason"]
     for row in table.to_dict("records"):
         both = logs[logs["run"] == row["run"]][["kappa", row["measure"]]].dropna()
@@ -253,7 +253,7 @@ def test_measures_that_nothing_has_are_left_out(logs):
 def test_pearson_table_is_pandas_per_seed_and_then_over_seeds(logs):
     table = pearson_table(logs).set_index([*CELL, "measure"])
     groups = dict(list(logs.groupby(CELL)))
-    assert len(table) == len(groups) * len(MEASURES)
+    assert len(table) == len(groups) * len(HELD_AGAINST_KAPPA)
     for (*cell, measure), row in table.iterrows():
         r = [part["kappa"].corr(part[measure]) for _, part in groups[tuple(cell)].groupby("seed")]
         rho = [part["kappa"].corr(part[measure], method="spearman") for _, part in groups[tuple(cell)].groupby("seed")]
@@ -266,7 +266,7 @@ def test_pearson_table_is_pandas_per_seed_and_then_over_seeds(logs):
 
 def test_pearson_table_is_sorted(logs):
     table = pearson_table(logs)
-    order = table.assign(measure=table["measure"].map(MEASURES.index)).sort_values([*CELL, "measure"])
+    order = table.assign(measure=table["measure"].map(HELD_AGAINST_KAPPA.index)).sort_values([*CELL, "measure"])
     assert order.index.tolist() == list(range(len(table)))
 
 
