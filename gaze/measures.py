@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gaze.choices import DISTANCES, Distance, Entry, Registry
 
 BY_DISTANCE = "gaze.distance="
+AT_THE_END = "gaze.keep_maps"  # of what is worked out when a run ends
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Measure(Entry):
         better: "lower" or "higher"; "" where neither is.
         digits: behind the point.
         log: in the log and in metrics.csv; ``val/NAME`` where empty.
-        needs: "masks", "gaze.distance=..." or "": what a run has to have.
+        needs: "masks", "gaze.distance=...", "gaze.keep_maps" or "": what a run has to have.
         root_of: the measure whose square root this one is; taken when runs are read, and not logged.
         compared: stands in the tables by lambda.
     """
@@ -47,7 +48,7 @@ class Measure(Entry):
     @property
     def column(self) -> str:
         """Name in the log and in metrics.csv; "" for one that is not logged."""
-        return self.log or ("" if self.root_of else f"val/{self.name}")
+        return self.log or ("" if self.root_of or self.needs == AT_THE_END else f"val/{self.name}")
 
     @property
     def heading(self) -> str:
@@ -84,7 +85,15 @@ MEASURES = Registry(  # in the order of metrics.csv
             "squared, common grid", better="lower", digits=4),
     Measure("gaze_consistency_grid_rms", "RMS deviation on the common grid", "0..1", "RMS, common grid",
             "RMS deviation, common grid", better="lower", root_of="gaze_consistency_grid"),
+    Measure("gaze_consistency_balanced", "gaze consistency, each class alike", LOWER, "L_CAM, balanced", "class-balanced",
+            range=(0.0, 0.5), better="lower", digits=4, compared=False),
+    Measure("gaze_consistency_all", "gaze consistency over all images, each class alike", LOWER, "L_CAM, all images",
+            "all images", range=(0.0, 0.5), better="lower", digits=4),
+    Measure("gaze_consistency_fixed", "gaze consistency on the same images in every epoch, 8x8 at most", LOWER,
+            "L_CAM, same images", "same images", range=(0.0, 0.25), better="lower", digits=4, needs=AT_THE_END),
     Measure("gaze_eta_squared", "eta squared", "share of the gaze's variance that the class explains", better="higher"),
+    Measure("gaze_epsilon_squared", "epsilon squared", "eta squared without its bias", range=(-math.inf, 1.0),
+            better="higher"),
     Measure("gaze_empty_fraction", "empty maps", "share of the correct images", "empty fraction", better="lower"),
     Measure("gaze_entropy", "entropy of the gaze", "0 one cell, 1 uniform"),
     Measure("gaze_mask_energy", "gaze energy in the lesion's mask", "share", "energy in mask", better="higher",
@@ -141,11 +150,17 @@ def as_page() -> str:
         "|---|---|---|---|---|---|",
     ]
     rows = [
-        f"| `{m.name}` | {m.label} | {f'`{m.column}`' if m.column else f'square root of `{m.root_of}`'} "
+        f"| `{m.name}` | {m.label} | {_where(m)} "
         f"| {m.range[0]:g} .. {m.range[1]:g} | {m.better or 'neither'} | {m.needs or 'nothing'} |"
         for m in measures().values()
     ]
     return "\n".join([*head, *rows, ""])
+
+
+def _where(measure: Measure) -> str:
+    if measure.column:
+        return f"`{measure.column}`"
+    return f"square root of `{measure.root_of}`" if measure.root_of else "in gaze_grid.csv, when the run ends"
 
 
 if __name__ == "__main__":

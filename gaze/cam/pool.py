@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,6 +22,23 @@ def pool_to_grid(cam: Tensor, grid: int | tuple[int, int]) -> Tensor:
     """
     rows, columns = (grid, grid) if isinstance(grid, int) else grid
     return _tile_weights(cam.shape[1], rows, cam) @ cam @ _tile_weights(cam.shape[2], columns, cam).T
+
+
+def pool_by_cells(cam: Tensor, most: int) -> Tensor:
+    """Mean of each map over blocks of whole cells, as small ones as leave at most ``most`` on each side. A block at the
+    lower or right border has fewer cells where the side is no multiple.
+
+    Args:
+        cam: maps (B, H, W).
+        most: blocks a side.
+
+    Returns:
+        Maps (B, h, w), h and w at most ``most``; ``cam`` itself where it is that small.
+    """
+    sides = [-(-size // most) for size in cam.shape[1:]]
+    if sides == [1, 1]:
+        return cam
+    return F.avg_pool2d(cam[:, None], sides, ceil_mode=True, count_include_pad=False)[:, 0]
 
 
 def _tile_weights(size: int, grid: int, like: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class GazeConfig(Settings):
     start_epoch: int = Field(2, ge=0)  # T0 and T1 of Eq. 18; epochs count from 1
     end_epoch: int = 10
     common_grid: int = Field(7, ge=2)  # tiles a side of the grid on which networks with other map sizes are compared
+    keep_maps: bool = True  # keep each evaluated image's map of each epoch, 8x8 at most, 8 bit
 
     @field_validator("end_epoch")
     @classmethod

@@ -14,7 +14,7 @@ Images classified wrongly, and rows with a label outside 0..K-1 (padding), do no
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -117,12 +117,22 @@ class GazeSums(Metric):
         """Mean gaze of each class (K, H, W), zero for a class without a correct image."""
         return self.map_sum / self.count.clamp(min=1)[:, None, None]
 
-    def _within(self, minimum: int) -> tuple[Tensor, Tensor]:
-        """Sum of squared distances to the class means, and the images in it, classes of at least ``minimum``."""
-        chosen = self.count >= minimum
+    def _spreads(self) -> Tensor:
+        """Sum of squared distances to the class's mean (K,)."""
         # n * ||mean||^2 = ||sum||^2 / n; clamped: rounding may leave -1e-16 where all maps are equal.
-        spread = self.square_sum - self.map_sum.square().sum((1, 2)) / self.count.clamp(min=1)
-        return (spread.clamp(min=0) * chosen).sum(), (self.count * chosen).sum()
+        return (self.square_sum - self.map_sum.square().sum((1, 2)) / self.count.clamp(min=1)).clamp(min=0)
+
+    def _within(self, minimum: int) -> tuple[Tensor, Tensor]:
+        """Sum of those of the classes with at least ``minimum`` images, and the images in it."""
+        chosen = self.count >= minimum
+        return (self._spreads() * chosen).sum(), (self.count * chosen).sum()
+
+    def _total(self) -> Tensor:
+        """Sum of squared distances to the grand mean; NaN where it is rounding noise of its two terms."""
+        number = self.count.sum()
+        total = self.square_sum.sum() - self.map_sum.sum(0).square().sum() / number.clamp(min=1)
+        negligible = total <= self.square_sum.sum() * number * torch.finfo(total.dtype).eps
+        return torch.where(negligible, math.nan, total)
 
 
 class GazeConsistency(GazeSums):
@@ -135,8 +145,8 @@ class GazeConsistency(GazeSums):
 
     Args:
         num_classes: K.
-        distance: "squared" (Eq. 9, 0..1), "l2" (0..1/sqrt(H'W')) or another of
-        ``gaze.consistency.deviation.gaze_deviation``.
+        distance: "squared" (Eq. 9; a variance of values in 0..1, so 0..0.25), "l2" (0..0.5/sqrt(H'W')) or another of
+            ``gaze.consistency.deviation.gaze_deviation``.
         min_samples: classes with fewer correct images are left out, as in the published runs.
         common_grid: pool the maps to that many tiles along each side first (``pool_to_grid``), so that networks
             with maps of different sizes compare; None takes them as they are.
@@ -227,6 +237,36 @@ class GazeConsistency(GazeSums):
         return total / (self.count * chosen[:-1]).sum()
 
 
+class BalancedGazeConsistency(GazeSums):
+    """L_CAM, squared, with each class of the same weight and without the bias of few images:
+    ``1/K' sum_c 1/((n_c - 1) H'W') sum_x ||CAM^(x) - mean_c||^2`` over the K' classes with at least 2 images.
+
+    L_CAM itself weighs a class by its correct images and falls short by (n_c - 1)/n_c, so it changes with what is
+    classified correctly even where no gaze does. Lower is more consistent, 0..0.5; NaN without such a class.
+
+    Args:
+        num_classes: K.
+        images: "correct" ones, or "all": then the same images count in every epoch, each with the map of its true class.
+        kwargs: those of ``torchmetrics.Metric``.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, num_classes: int, images: Literal["correct", "all"] = "correct", **kwargs: Any) -> None:
+        super().__init__(num_classes, **kwargs)
+        if images not in ("correct", "all"):
+            raise ValueError(f"images={images!r} must be 'correct' or 'all'.")
+        self.images = images
+
+    def update(self, cam: Tensor, preds: Tensor, target: Tensor) -> None:
+        super().update(cam, target if self.images == "all" else preds, target)
+
+    def compute(self) -> Tensor:
+        chosen = self.count >= 2
+        variances = self._spreads() / ((self.count - 1).clamp(min=1) * math.prod(self.map_sum.shape[1:]))
+        return ((variances * chosen).sum() / chosen.sum()).float()  # 0/0: NaN
+
+
 class GazeEtaSquared(GazeSums):
     """Correlation ratio of the gaze: the share of its variance that the class explains, 0..1.
 
@@ -237,11 +277,21 @@ class GazeEtaSquared(GazeSums):
     higher_is_better = True
 
     def compute(self) -> Tensor:
-        within, number = self._within(1)
-        total = self.square_sum.sum() - self.map_sum.sum(0).square().sum() / number.clamp(min=1)
-        # A total that is rounding noise of its two terms is no variance.
-        negligible = total <= self.square_sum.sum() * number * torch.finfo(total.dtype).eps
-        return torch.where(negligible, math.nan, 1 - within / total).clamp(max=1).float()
+        return (1 - self._within(1)[0] / self._total()).clamp(max=1).float()
+
+
+class GazeEpsilonSquared(GazeSums):
+    """Eta squared without its bias (Kelley 1935): ``1 - (within / (N - K')) / (total / (N - 1))``, up to 1.
+
+    Without class structure eta squared is (K' - 1) / (N - 1) on average, for K' classes with N correct images between
+    them; epsilon squared is 0, and below it by chance. NaN where all maps are equal and where N = K'.
+    """
+
+    higher_is_better = True
+
+    def compute(self) -> Tensor:
+        (within, number), classes = self._within(1), (self.count > 0).sum()
+        return (1 - within / (number - classes) * (number - 1) / self._total()).float()
 
 
 class GazeEmptyFraction(GazeSums):

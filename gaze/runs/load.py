@@ -147,6 +147,9 @@ def _tidy_table(run: Run) -> pd.DataFrame:
     names = {measure.column: measure.name for measure in measures().values()}
     table = table.rename(columns=lambda column: names.get(column, column.removeprefix("val/")))
     table = table.drop(columns=[column for column in table if "/" in str(column)])
+    same = run.table(file=run.grid_file)[1]
+    if same:
+        table = table.merge(pd.DataFrame(same), on="epoch", how="left")
     return check_tidy(table.assign(**run.keys, run=run.name), run.metrics_file.name)
 
 

@@ -59,6 +59,9 @@ class Run:
     config_file = Place("config.json")
     metrics_file = Place("metrics.csv")
     maps_file = Place("maps.npz")
+    kept_maps = Place("gaze_maps.npy")  # of every evaluated image and epoch, see gaze.runs.kept_maps
+    last_maps = Place("gaze_last.npz")
+    grid_file = Place("gaze_grid.csv")
     audit_file = Place("audit.json")
     environment_file = Place("environment.json")
     status_file = Place(STATUS_FILE)
@@ -81,6 +84,7 @@ class Run:
         """What a training left there."""
         named = [
             *(self.hydra, self.config_file, self.metrics_file, self.maps_file, self.environment_file, self.audit_file),
+            *(self.kept_maps, self.last_maps, self.grid_file),
             *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
         ]
         return [path for path in named if path.exists()] + list(self.folder.glob("events.out.tfevents.*"))
@@ -185,18 +189,20 @@ class Run:
         except OSError:
             return None
 
-    def table(self, *only: str) -> tuple[list[str], list[dict[str, float]]]:
+    def table(self, *only: str, file: Path | None = None) -> tuple[list[str], list[dict[str, float]]]:
         """Columns of ``metrics.csv`` and its rows, one an epoch; empty fields are left out. Nothing where it is absent.
 
         Args:
             only: columns whose values are read; all of them where none is named.
+            file: another table of its.
 
         Raises:
             DataError: it is damaged.
         """
+        path = file or self.metrics_file
         try:
-            with self.metrics_file.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file, restkey="")
+            with path.open(newline="", encoding="utf-8") as lines:
+                reader = csv.DictReader(lines, restkey="")
                 rows = [
                     {k: _number(value) for k, value in row.items() if value and k in (only or row)} for row in reader
                 ]
@@ -204,7 +210,7 @@ class Run:
         except FileNotFoundError:
             return [], []
         except (OSError, ValueError, TypeError, csv.Error) as error:
-            raise DataError(f"{self.metrics_file} cannot be read: {error}") from error
+            raise DataError(f"{path} cannot be read: {error}") from error
 
     @property
     def rows(self) -> list[dict[str, float]]:

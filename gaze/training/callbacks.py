@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from gaze.cam.pool import pool_by_cells
 from gaze.choices import METHODS
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import TrainingError
 from gaze.files import atomic_path
 from gaze.measures import epoch_columns, measures
 from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figure
+from gaze.runs.kept_maps import MOST_CELLS, open_maps
 from gaze.runs.run import Run
 from gaze.runs.status import Interrupted
 from gaze.training.module import GazeModule
@@ -103,6 +105,45 @@ class GradCAM(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pixels, epoch, dataformats="HWC")
+
+
+class KeepMaps(Callback):
+    """Keeps the map of every evaluated image after every epoch, small, for :mod:`gaze.runs.kept_maps`.
+
+    Args:
+        run: whose folder they go to.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._maps: Tensor | None = None  # (N, h, w) uint8 on the device
+        self._preds: Tensor | None = None  # (N,) int32, the class + 1
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        if trainer.sanity_checking or outputs is None:  # nothing but padding
+            return
+        cells = pool_by_cells(outputs["cam"], MOST_CELLS)
+        if self._maps is None or self._preds is None:
+            images = len(trainer.datamodule.data.test.targets)  # type: ignore[attr-defined]
+            self._maps = torch.zeros(images, *cells.shape[1:], dtype=torch.uint8, device=cells.device)
+            self._preds = torch.zeros(images, dtype=torch.int32, device=cells.device)
+        self._maps[batch.place] = cells.mul(255).round().to(torch.uint8)
+        self._preds[batch.place] = outputs["preds"].int() + 1
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._maps is None or self._preds is None:
+            return
+        # Each image was seen by one process, and the others have zeros for it.
+        maps, preds = (trainer.strategy.reduce(own, reduce_op="sum") for own in (self._maps, self._preds))
+        self._maps = self._preds = None
+        if trainer.is_global_zero:
+            file = open_maps(self.run.kept_maps, trainer.max_epochs or 1, len(preds), tuple(maps.shape[1:]))
+            epoch = file[trainer.current_epoch]
+            epoch["map"], epoch["pred"] = maps.cpu(), preds.cpu()
+            file.flush()
 
 
 class FiniteLoss(Callback):
@@ -185,6 +226,7 @@ class EpochTable(Callback):
         logged = {name: float(f"{value:.9g}") for name, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **logged}
         known = ["epoch", "step", *(measure.column for measure in measures().values())]
+        known += [name for name in row if name.startswith("val/n_correct/")]
         self.rows.append({name: row[name] for name in known if name in row})
         self._write()
         self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))

@@ -27,16 +27,20 @@ from gaze.data.datamodule import Batch
 from gaze.metrics.c_score import CScore
 from gaze.metrics.classification import CohenKappa
 from gaze.metrics.consistency import (
+    BalancedGazeConsistency,
     ClassCounts,
     ClassGaze,
     CorrectCount,
     GazeConsistency,
     GazeEmptyFraction,
     GazeEntropy,
+    GazeEpsilonSquared,
     GazeEtaSquared,
 )
 from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing
 from gaze.runs.migrate import migrate
+
+CLASSES_COUNTED = 20  # up to so many classes the correct images of each are logged
 
 
 class GazeModule(LightningModule):
@@ -217,11 +221,12 @@ class GazeModule(LightningModule):
 
     # ---- evaluation
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+        """Measure a batch; maps (B, H', W') and predicted classes (B,) are for callbacks."""
         # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
         self._masks_seen |= batch.mask is not None
         if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
-            return
+            return None
         logits, cam = self.look(batch.image, batch.target)
         losses = F.cross_entropy(logits, batch.target, reduction="none")
         self.val_loss.update(losses)
@@ -229,6 +234,7 @@ class GazeModule(LightningModule):
         self.val_metrics.update(cam=cam, preds=preds, target=batch.target, logits=logits)
         if batch.mask is not None:
             self.mask_metrics.update(cam=cam, preds=preds, target=batch.target, mask=batch.mask)
+        return {"cam": cam, "preds": preds}
 
     def on_validation_epoch_end(self) -> None:
         values = {"loss": self.val_loss.compute(), **self.val_metrics.compute()}
@@ -236,6 +242,9 @@ class GazeModule(LightningModule):
             values |= self.mask_metrics.compute()
         # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
         self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
+        if len(self.class_names) <= CLASSES_COUNTED:
+            own = zip(self.class_names, self.class_counts.float(), strict=True)
+            values |= {f"n_correct/{name}": count for name, count in own}
         for name, value in values.items():
             self.log(f"val/{name}", value, prog_bar=name in ("kappa", "gaze_consistency"), sync_dist=True)
         for metric in (self.val_loss, self.val_metrics, self.mask_metrics):
@@ -259,7 +268,9 @@ def _evaluation_metrics(
     """
     sums = {
         "gaze_consistency": GazeConsistency(num_classes, "squared", min_samples),
+        "gaze_consistency_balanced": BalancedGazeConsistency(num_classes),
         "gaze_eta_squared": GazeEtaSquared(num_classes),
+        "gaze_epsilon_squared": GazeEpsilonSquared(num_classes),
         "gaze_empty_fraction": GazeEmptyFraction(num_classes),
         "gaze_entropy": GazeEntropy(num_classes),
         "n_correct": CorrectCount(num_classes),
@@ -271,6 +282,7 @@ def _evaluation_metrics(
         "kappa": CohenKappa(num_classes),
         "gaze_consistency_l2": GazeConsistency(num_classes, "l2", min_samples),
         "gaze_consistency_grid": GazeConsistency(num_classes, "squared", min_samples, common_grid),
+        "gaze_consistency_all": BalancedGazeConsistency(num_classes, "all"),
     }
     kept = ["gaze_consistency_l2"]  # maps that have to be kept are kept once
     if distance not in ("squared", "l2"):

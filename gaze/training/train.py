@@ -30,10 +30,11 @@ from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
 from gaze.measures import measures
 from gaze.runs.folder import finish_rerun, move_to_previous, plan_run
+from gaze.runs.kept_maps import finish_maps
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
-from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM
+from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM, KeepMaps
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.environment import device_name, environment
 from gaze.training.module import GazeModule
@@ -143,6 +144,7 @@ def _train(
         os.environ.update(zip(TOLD, told, strict=True))
         trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
         if table.rows:
+            finish_maps(run, data.data.test.targets.numpy())
             _finish(run, trainer, table, say)
             results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
@@ -193,6 +195,7 @@ def build_trainer(
     callbacks: list[Callback] = [
         FiniteLoss(),  # first: nothing is drawn or saved of weights that are NaN
         GradCAM(directory, pictures.every_n_epochs, pictures.images_per_class),
+        *([KeepMaps(run)] if config.gaze.keep_maps else []),
         *extra,
         StopOnSignal(run, say),
         # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.
