@@ -246,7 +246,7 @@ class BalancedGazeConsistency(GazeSums):
 
     Args:
         num_classes: K.
-        images: "correct" ones, or "all": then the same images count in every epoch, each with the map of its true class.
+        images: "correct" ones, or "all": the same images in every epoch, each with the map of its true class.
         kwargs: those of ``torchmetrics.Metric``.
     """
 

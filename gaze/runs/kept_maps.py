@@ -8,6 +8,7 @@ it can be had on one set of images throughout. They are small: at most 8x8 cells
 from __future__ import annotations
 
 import csv
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,5 +91,5 @@ def last_maps(run: Run) -> LastMaps | None:
             target = file["target"].astype(np.int64)
             correct = np.unpackbits(file["correct"], axis=1, count=len(target)).astype(bool)
             return LastMaps(file["maps"], target, correct)
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

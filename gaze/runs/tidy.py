@@ -13,6 +13,7 @@ from gaze.files import atomic_path
 from gaze.measures import measures
 
 RUN_KEYS = ["study", "dataset", "model", "lambda", "seed"]
+NEEDED = [*RUN_KEYS, "epoch", "kappa"]
 TIDY_COLUMNS = [
     *RUN_KEYS,
     *("epoch", "accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"),
@@ -30,19 +31,19 @@ def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """The table with its columns in order and in their types.
 
     Args:
-        table: at least the tidy columns.
+        table: at least the columns ``NEEDED``; of the other tidy ones, those that are absent become empty.
         source: its name, for messages.
 
     Raises:
         DataError: a column is missing, a key is empty, or a value is no number or out of its range; each named.
     """
-    missing = [column for column in TIDY_COLUMNS if column not in table]
+    missing = [column for column in NEEDED if column not in table]
     if missing:
         raise DataError(
-            f"{source}: no column {', '.join(missing)}. Needed: {', '.join(TIDY_COLUMNS)}. "
-            "Write a column without values where a measure was not taken."
+            f"{source}: no column {', '.join(missing)}. Needed: {', '.join(NEEDED)}; and what was measured, such as "
+            f"{', '.join(column for column in TIDY_COLUMNS if column not in NEEDED)}."
         )
-    table = table.copy()
+    table = table.assign(**{column: np.nan for column in TIDY_COLUMNS if column not in table})
     # NaN is allowed except in the keys.
     ranges = KEY_RANGES | {name: measure.range for name, measure in measures().items() if name in table}
     for column in ("study", "dataset", "model"):

@@ -31,8 +31,21 @@ from gaze.statistics.intervals import (
     sign_flip_floor,
     sign_flip_p,
 )
+from gaze.statistics.pairing import (
+    correlation_matrix,
+    given_epoch,
+    of_differences,
+    pairing_floor,
+    pairing_test,
+    pearson,
+    repeated_measures,
+)
 
-HELD_AGAINST_KAPPA = ("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid", "gaze_eta_squared")
+HELD_AGAINST_KAPPA = (
+    *("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid"),
+    *("gaze_consistency_all", "gaze_consistency_fixed", "gaze_eta_squared"),
+)
+LEFT_OUT_EPOCHS = 2  # of r_late: the first ones, in which every network changes most
 BEST_METRICS = ("accuracy", "kappa")  # a consistency is no goal by itself: its "best" would mean nothing
 SCALE_MEASURES = ("gaze_consistency_l2", "gaze_consistency_rms", "gaze_consistency_grid_rms", "gaze_eta_squared")
 SUMMARIES = ("last", "last5", "best")
@@ -70,14 +83,47 @@ def pearson_table(runs: pd.DataFrame) -> pd.DataFrame:
         A row per ``study, dataset, model, lambda, measure``, sorted so (measures as in ``HELD_AGAINST_KAPPA``): ``n``
         seeds, ``n_nan`` of them without a defined r, ``r`` (plain mean of the defined, as published), ``sd`` between
         seeds, ``ci_low`` and ``ci_high`` (:func:`fisher_interval`, 95 %), ``p`` (:func:`sign_flip_p` of the seeds' r,
-        not adjusted; NaN for fewer than 2), ``p_floor`` (the smallest p that so many seeds can give), ``spearman``
-        (plain mean), ``reasons`` (runs without an r, such as "constant kappa: 1 run").
+        of "mean r = 0" and of nothing else, not adjusted; NaN for fewer than 2), ``p_floor`` (the smallest p that so
+        many seeds can give), ``spearman`` (plain mean), ``reasons`` (runs without an r, such as "constant kappa: 1
+        run").
+
+        Is there more than the curve that all seeds share? ``strangers_r``, ``pairing_p``
+        (:func:`gaze.statistics.pairing.pairing_test`), ``pairing_floor``, ``pairing_p_holm`` over the models of one
+        study, dataset, lambda and measure, ``pairing_family`` (their number); and r with the shared part taken out:
+        ``r_differences``, ``r_given_epoch``, ``r_late`` (without the first two epochs), each the mean over seeds, and
+        ``r_repeated`` (:func:`gaze.statistics.pairing.repeated_measures`).
     """
     keys = [*CELL_KEYS, "measure"]
-    groups = run_correlations(runs).groupby(keys, dropna=False)
-    rows = [(*key, *_pearson_row(part)) for key, part in groups]
+    rows = []
+    for cell, of_cell in run_correlations(runs).groupby(CELL_KEYS, dropna=False):
+        given = ["kappa", *of_cell["measure"].unique()]
+        own = runs[(runs[CELL_KEYS] == list(cell)).all(axis=1)].replace([np.inf, -np.inf], np.nan)
+        series = own.pivot_table(given, "seed", "epoch", dropna=False)  # several runs of a seed: their mean
+        for measure, part in of_cell.groupby("measure"):
+            x, y = (series[name].to_numpy(np.float64) for name in ("kappa", measure))  # (seeds, epochs)
+            rows.append((*cell, measure, *_pearson_row(part), *_pairing_row(x, y)))
     names = ["n", "n_nan", "r", "sd", "ci_low", "ci_high", "p", "p_floor", "spearman", "reasons"]
-    return _sorted(pd.DataFrame(rows, columns=[*keys, *names]), keys)
+    table = pd.DataFrame(rows, columns=[*keys, *names, *PAIRING_COLUMNS])
+    family = table.groupby(["study", "dataset", "lambda", "measure"], dropna=False)["pairing_p"]
+    table["pairing_p_holm"] = family.transform(lambda p: pd.Series(holm(p), p.index)) if rows else table["pairing_p"]
+    table["pairing_family"] = family.transform("count") if rows else table["pairing_p"]
+    return _sorted(table, keys)
+
+
+PAIRING_COLUMNS = (
+    *("strangers_r", "pairing_p", "pairing_floor"),
+    *("r_differences", "r_given_epoch", "r_late", "r_repeated"),
+)
+
+
+def _pairing_row(x: Floats, y: Floats) -> tuple[float, ...]:
+    """PAIRING_COLUMNS of the seeds' kappa and gaze, each (seeds, epochs)."""
+    found = pairing_test(correlation_matrix(x, y))
+    means = [
+        float(nan_mean([each(a, b) for a, b in zip(x[:, first:], y[:, first:], strict=True)]))
+        for each, first in ((of_differences, 0), (given_epoch, 0), (pearson, LEFT_OUT_EPOCHS))
+    ]
+    return found.strangers, found.p, pairing_floor(found.n), *means, repeated_measures(x, y)
 
 
 def run_summaries(runs: pd.DataFrame) -> pd.DataFrame:
@@ -218,15 +264,7 @@ def _correlate(kappa: Floats, gaze: Floats, measure: str) -> tuple[int, float, f
         return int(both.sum()), math.nan, math.nan, reason
     x, y = kappa[both], gaze[both]
     ranks = pd.DataFrame({"x": x, "y": y}).rank().to_numpy(np.float64)
-    return x.size, _pearson(x, y), _pearson(*ranks.T), ""
-
-
-def _pearson(x: Floats, y: Floats) -> float:
-    """Pearson's r of two series, neither of them constant."""
-    a, b = x - x.mean(), y - y.mean()
-    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # squares of tiny numbers would be 0
-    a, b = a - a.mean(), b - b.mean()  # the first mean was rounded, which counts where a series hardly moves
-    return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
+    return x.size, pearson(x, y), pearson(*ranks.T), ""
 
 
 def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:

@@ -8,19 +8,21 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy.stats import entropy
+from scipy.stats import entropy, f_oneway
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from gaze.metrics.classification import CohenKappa
 from gaze.metrics.consistency import (
+    BalancedGazeConsistency,
     ClassCounts,
     ClassGaze,
     CorrectCount,
     GazeConsistency,
     GazeEmptyFraction,
     GazeEntropy,
+    GazeEpsilonSquared,
     GazeEtaSquared,
     GazeSums,
 )
@@ -84,12 +86,18 @@ def two_pass(data: Evaluated, min_samples: int = 2) -> dict[str, float]:
             pooled = np.array([block_mean(cam, GRID) for cam in images[c]])
             grid += list(np.square(pooled - pooled.mean(0)).mean((1, 2)))
     grand = np.mean(everything, axis=0)
+    total, full = sum(np.linalg.norm(cam - grand) ** 2 for cam in everything), [own for own in images.values() if own]
     seen = [cam for cam in everything if cam.any()]
     return {
         "gaze_consistency": np.mean(squared),
         "gaze_consistency_l2": np.mean(l2),
         "gaze_consistency_grid": np.mean(grid),
-        "gaze_eta_squared": 1 - within / sum(np.linalg.norm(cam - grand) ** 2 for cam in everything),
+        "gaze_consistency_balanced": np.mean(
+            [np.var(own, 0, ddof=1).mean() for own in images.values() if len(own) > 1]
+        ),
+        "gaze_consistency_all": np.mean([np.var(data.cam[data.target == c], 0, ddof=1).mean() for c in range(3)]),
+        "gaze_eta_squared": 1 - within / total,
+        "gaze_epsilon_squared": 1 - within / (len(everything) - len(full)) / (total / (len(everything) - 1)),
         "gaze_empty_fraction": 1 - len(seen) / len(everything),
         "gaze_entropy": np.mean([entropy(cam.ravel()) / np.log(H * W) for cam in seen]),
         "n_correct": len(everything),
@@ -101,7 +109,10 @@ def gaze_metrics(min_samples: int = 2) -> dict[str, GazeSums]:
         "gaze_consistency": GazeConsistency(K, "squared", min_samples),
         "gaze_consistency_l2": GazeConsistency(K, "l2", min_samples),
         "gaze_consistency_grid": GazeConsistency(K, "squared", min_samples, GRID),
+        "gaze_consistency_balanced": BalancedGazeConsistency(K),
+        "gaze_consistency_all": BalancedGazeConsistency(K, "all"),
         "gaze_eta_squared": GazeEtaSquared(K),
+        "gaze_epsilon_squared": GazeEpsilonSquared(K),
         "gaze_empty_fraction": GazeEmptyFraction(K),
         "gaze_entropy": GazeEntropy(K),
         "n_correct": CorrectCount(K),
@@ -193,17 +204,69 @@ def test_eta_tells_a_shared_gaze_from_one_of_the_class():
 
 def test_eta_is_nan_where_all_maps_are_equal():
     for value in [0.0, 0.1, 0.7]:
-        metric = GazeEtaSquared(2)
-        target = torch.arange(30) % 2
-        metric.update(torch.full((30, H, W), value), target, target)
-        assert metric.compute().isnan()
+        for metric in (GazeEtaSquared(2), GazeEpsilonSquared(2)):
+            target = torch.arange(30) % 2
+            metric.update(torch.full((30, H, W), value), target, target)
+            assert metric.compute().isnan()
+
+
+def test_epsilon_squared_follows_from_scipys_f():
+    g = np.random.default_rng(0)
+    target = np.repeat([0, 1, 2], [4, 7, 9])
+    value = g.random(20) * 0.5 + 0.2 * target  # maps with one cell that varies
+    metric = GazeEpsilonSquared(3)
+    cam = torch.from_numpy(np.stack([value, np.zeros(20)], 1)[:, None])
+    metric.update(cam, torch.from_numpy(target), torch.from_numpy(target))
+    f = f_oneway(*(value[target == c] for c in range(3))).statistic
+    assert metric.compute().item() == pytest.approx(2 * (f - 1) / (2 * f + 17), rel=1e-6)
+
+
+def test_without_class_structure_epsilon_squared_is_zero_on_average_and_eta_squared_is_not():
+    g = torch.Generator().manual_seed(0)
+    for images, eta in ((8, 3 / 7), (20, 3 / 19), (40, 3 / 39)):
+        target = torch.arange(images) % 4
+        found = torch.zeros(2, 300)
+        for draw in range(300):
+            cam = torch.rand(images, 6, 6, generator=g)
+            for row, metric in enumerate((GazeEtaSquared(4), GazeEpsilonSquared(4))):
+                metric.update(cam, target, target)
+                found[row, draw] = metric.compute()
+        assert found.mean(1).tolist() == pytest.approx([eta, 0.0], abs=0.01)
+
+
+# ---- the same images
+
+
+def test_where_only_the_choice_of_images_changes_all_images_give_the_same_number(data):
+    """Frozen maps of two kinds of image, one of which is learned first: L_CAM rises or falls with kappa."""
+    cam, _, _ = data.tensors()
+    target = torch.arange(60) % 2
+    tight = target == 0
+    cam[tight] = cam[0] + 0.01 * cam[tight]
+    for first in (tight, ~tight):
+        values = {GazeConsistency: [], BalancedGazeConsistency: []}
+        for share in (0.3, 0.6, 0.9):
+            right = torch.rand(60, generator=torch.Generator().manual_seed(1)) < torch.where(first, 1.0, share)
+            for kind, metric in (
+                (GazeConsistency, GazeConsistency(2)),
+                (BalancedGazeConsistency, BalancedGazeConsistency(2, "all")),
+            ):
+                metric.update(cam, torch.where(right, target, 1 - target), target)
+                values[kind].append(metric.compute().item())
+        assert (values[GazeConsistency] == sorted(values[GazeConsistency])) == (first is tight)
+        assert len(set(values[BalancedGazeConsistency])) == 1
+
+
+def test_images_of_another_word_are_refused():
+    with pytest.raises(ValueError, match="images='right' must be 'correct' or 'all'"):
+        BalancedGazeConsistency(2, "right")
 
 
 # ---- nothing to measure
 
 
 def test_no_correct_image_gives_nan_and_a_count_of_zero(data):
-    for name in gaze_metrics():
+    for name in sorted({*gaze_metrics()} - {"gaze_consistency_all"}):
         metric = gaze_metrics()[name]
         cam, _, target = data.tensors()
         metric.update(cam, (target + 1) % K, target)
@@ -409,15 +472,25 @@ def test_the_metrics_of_the_module_share_one_set_of_sums(data, monkeypatch):
     collection, batch = _evaluation_metrics(K, 2, GRID), _without_padding(data)
     for _ in range(3):
         collection.update(**batch)
-    assert len(updates) == 3 * 3  # the sums of seven metrics, those of the l2 form and those on the common grid
-    shared = {"gaze_consistency", "gaze_eta_squared", "gaze_empty_fraction", "gaze_entropy", "n_correct"}
+    assert (
+        len(updates) == 4 * 3
+    )  # the sums of nine metrics, those of the l2 form, those on the common grid, those of all images
+    shared = {
+        "gaze_consistency",
+        "gaze_consistency_balanced",
+        "gaze_epsilon_squared",
+        "gaze_eta_squared",
+        "gaze_empty_fraction",
+        "gaze_entropy",
+        "n_correct",
+    }
     assert shared | {"class_gaze", "class_counts"} in [set(group) for group in collection.compute_groups.values()]
 
 
 def test_the_default_groups_find_the_shared_sums_too(data):
     collection = _collection()
     collection.update(**_without_padding(data))
-    shared = set(gaze_metrics()) - {"gaze_consistency_l2", "gaze_consistency_grid"}
+    shared = set(gaze_metrics()) - {"gaze_consistency_l2", "gaze_consistency_grid", "gaze_consistency_all"}
     assert shared in [set(group) for group in collection.compute_groups.values()]
 
 

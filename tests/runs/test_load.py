@@ -16,7 +16,7 @@ from gaze.measures import epoch_columns
 from gaze.runs.load import load_runs, mixed_settings, read_runs
 from gaze.runs.run import Run
 from gaze.runs.status import STATUS_FILE
-from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, write_tidy_csv
+from gaze.runs.tidy import NEEDED, RUN_KEYS, TIDY_COLUMNS, write_tidy_csv
 
 COLUMNS = {"lambda_t": "train/lambda", "train_loss": "train/loss"}
 
@@ -37,7 +37,7 @@ def write_run(
     table = pd.DataFrame(index=range(epochs if rows is None else rows), columns=epoch_columns(), dtype=float)
     table["epoch"] = np.arange(1, len(table) + 1)
     for column in ("accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"):
-        table[f"val/{column}"] = 0.1 * table["epoch"] + 0.01 * seed
+        table[f"val/{column}"] = 0.05 * table["epoch"] + 0.01 * seed
     table.to_csv(folder / "metrics.csv", index=False)
     config = {
         "study": "study",
@@ -67,7 +67,7 @@ def test_a_row_per_run_and_epoch_with_the_columns_of_the_architecture(tmp_path):
     assert list(runs.columns[:12]) == TIDY_COLUMNS
     assert runs[["seed", "epoch"]].to_numpy().tolist() == [[s, e] for s in (0, 1) for e in (1, 2, 3)]
     assert set(runs["dataset"]) == {"phantom"}
-    np.testing.assert_allclose(runs["kappa"], 0.1 * runs["epoch"] + 0.01 * runs["seed"])
+    np.testing.assert_allclose(runs["kappa"], 0.05 * runs["epoch"] + 0.01 * runs["seed"])
     np.testing.assert_allclose(runs["gaze_consistency_rms"] ** 2, runs["gaze_consistency"])
     assert [runs[c].dtype.kind for c in ("lambda", "seed", "epoch", "kappa")] == ["f", "i", "i", "f"]
 
@@ -141,7 +141,7 @@ def test_a_damaged_folder_is_listed_and_stops_nothing(tmp_path):
         ("config.json", b"{", "Expecting property name"),
         ("config.json", b"{}", "config.json has no study"),
         ("config.json", b"[1]", "config.json has no study"),
-        ("metrics.csv", b"epoch,val/kappa\n1,0.5\n", "metrics.csv: no column accuracy"),
+        ("metrics.csv", b"epoch,val/accuracy\n1,0.5\n", "metrics.csv: no column kappa"),
         ("metrics.csv", b"\xff\xfe\x00", ""),
     )):  # fmt: skip
         root = tmp_path / str(number)
@@ -215,10 +215,12 @@ def test_csv_of_ones_own_with_the_twelve_columns_will_do(tmp_path):
 
 
 def test_csv_without_a_needed_column_is_refused_by_its_name(tmp_path):
-    for column in TIDY_COLUMNS:
+    for column in NEEDED:
         made_up_runs().drop(columns=column).to_csv(tmp_path / "x.csv", index=False)
         with pytest.raises(DataError, match=rf"x\.csv: no column {column}\. Needed: study, dataset"):
             load_runs(tmp_path / "x.csv")
+    made_up_runs()[[*NEEDED, "gaze_consistency_l2"]].to_csv(tmp_path / "x.csv", index=False)
+    assert load_runs(tmp_path / "x.csv")[["accuracy", "gaze_consistency", "loss"]].isna().all(axis=None)
 
 
 def test_a_value_that_cannot_be_is_refused_with_its_line(tmp_path):

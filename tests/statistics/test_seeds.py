@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPO
 from made_up import made_up_runs
 from scipy import stats
 
@@ -20,6 +21,7 @@ from gaze.statistics.seeds import (
     run_summaries,
     scale_table,
 )
+from gaze.studies.consistency.published import published_pearson
 
 TABLES = (run_correlations, pearson_table, run_summaries, lambda_table, scale_table, gaze_shift_table)
 CELL = RUN_KEYS[:4]
@@ -243,7 +245,7 @@ def test_one_last_digit_is_not_constant():
 
 def test_measures_that_nothing_has_are_left_out(logs):
     without = logs.drop(columns="gaze_consistency_l2").assign(gaze_consistency_grid=NAN)
-    left = ["gaze_consistency", "gaze_eta_squared"]
+    left = [name for name in HELD_AGAINST_KAPPA if name not in ("gaze_consistency_l2", "gaze_consistency_grid")]
     assert run_correlations(without)["measure"].unique().tolist() == left
     assert pearson_table(without)["measure"].unique().tolist() == left
     assert run_correlations(logs, ["gaze_entropy"])["reason"].eq("constant gaze_entropy").all()
@@ -260,8 +262,36 @@ def test_pearson_table_is_pandas_per_seed_and_then_over_seeds(logs):
         z = stats.ttest_1samp(np.arctanh(r), 0).confidence_interval()
         test = stats.permutation_test((r,), np.mean, permutation_type="samples", n_resamples=np.inf)
         expected = [len(r), 0, np.mean(r), np.std(r, ddof=1), *np.tanh(z), test.pvalue, 2 / 2 ** len(r), np.mean(rho)]
-        np.testing.assert_allclose(row.drop("reasons").astype(float), expected, rtol=1e-7)
-        assert row["reasons"] == ""
+        np.testing.assert_allclose(row[:9].drop("reasons", errors="ignore").astype(float), expected[:9], rtol=1e-7)
+        assert row["spearman"] == pytest.approx(expected[8]) and row["reasons"] == ""
+
+
+def test_pearson_table_holds_the_pairing_and_what_is_left_without_the_shared_curve(logs):
+    table = pearson_table(logs).set_index([*CELL, "measure"])
+    cell = ("one", "phantom", "level1", 50.0)
+    row, runs = table.loc[(*cell, "gaze_consistency")], dict(list(logs.groupby(CELL)))[cell]
+    x, y = (runs.pivot(index="seed", columns="epoch", values=v).to_numpy() for v in ("kappa", "gaze_consistency"))
+    r = np.array([[pd.Series(a).corr(pd.Series(b)) for b in y] for a in x])
+    assert row["strangers_r"] == pytest.approx((r.sum() - np.trace(r)) / 12)
+    assert row["pairing_floor"] == 1 / 24 and row["pairing_p"] * 24 == pytest.approx(round(row["pairing_p"] * 24))
+    assert row["r_late"] == pytest.approx(np.mean([pd.Series(a[2:]).corr(pd.Series(b[2:])) for a, b in zip(x, y)]))  # noqa: B905
+    steps = [pd.Series(a).diff().corr(pd.Series(b).diff()) for a, b in zip(x, y, strict=True)]
+    assert row["r_differences"] == pytest.approx(np.mean(steps))
+    family = table.loc[("one", "phantom", slice(None), 50.0, "gaze_consistency"), :]
+    np.testing.assert_allclose(family["pairing_p_holm"], holm(family["pairing_p"]))
+    assert family["pairing_family"].tolist() == [2, 2]
+
+
+def test_the_published_runs_give_table_2_and_show_that_its_curve_is_shared():
+    table = pearson_table(pd.read_csv(REPO / "results" / "thesis" / "epochs.csv")).set_index(["dataset", "model"])
+    published = published_pearson().set_index(["dataset", "model"])["r"]
+    pd.testing.assert_series_equal(table["r"], published, check_names=False, atol=6e-5, rtol=0, check_like=True)
+    brain, chest = table.loc["brain_tumor_mri"], table.loc["chest_xray"]
+    assert brain["strangers_r"].round(3).tolist() == [0.743, -0.598, -0.457, -0.655, -0.656]
+    assert (720 * brain["pairing_p"]).round().tolist() == [520, 482, 632, 479, 378]
+    assert chest.loc[["level2", "level5"], "strangers_r"].round(3).tolist() == [-0.116, -0.117]
+    assert chest.loc[["level2", "level5"], "pairing_p"].round(3).tolist() == [0.001, 0.050]
+    assert chest.index[chest["pairing_p_holm"] < 0.05].tolist() == ["level2"]
 
 
 def test_pearson_table_is_sorted(logs):
@@ -329,7 +359,9 @@ def test_epochs_are_no_samples():
 
 def test_run_summaries_are_pandas(logs):
     table = run_summaries(logs).set_index(["run", "metric"])
-    assert set(table.index.levels[1]) == {name for name in compared() if not measures()[name].needs}
+    assert set(table.index.levels[1]) == {
+        name for name in compared() if not measures()[name].needs or name == "gaze_consistency_fixed"
+    }
     for name, part in logs.sort_values("epoch").groupby("run"):
         for metric in ("accuracy", "kappa", "gaze_consistency", "gaze_entropy"):
             row, values = table.loc[(name, metric)], part[metric]

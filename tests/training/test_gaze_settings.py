@@ -127,8 +127,9 @@ def test_every_distance_trains_and_is_measured(tmp_path, images, distance):
     logged = trainer.callback_metrics
     assert all(p.isfinite().all() for p in module.parameters())
     extra = {f"val/gaze_consistency_{distance}"} if distance not in ("squared", "l2") else set()
+    counts = {f"val/n_correct/{c}" for c in range(4)}
     extra |= {"val/gaze_c_score"} if distance == "soft_iou" else set()
-    assert {key for key in logged if key.startswith("val/")} - set(epoch_columns()) == extra
+    assert {key for key in logged if key.startswith("val/")} - set(epoch_columns()) - counts == extra
     assert logged["val/gaze_consistency"] != logged["val/gaze_consistency_l2"]
 
     (again,) = trainer.validate(module, datamodule=GazeDataModule(PHANTOM, data=images), verbose=False)
@@ -165,8 +166,9 @@ def test_a_run_with_another_distance_and_method_leaves_columns_that_the_analysis
         "pictures.every_n_epochs=0",
     ]
     last = run_training(check_config(composed(*overrides)), tmp_path / "a" / "run")
+    counts = [f"val/n_correct/{name}" for name in ("diffuse", "healthy", "meningeal", "midline")]
     header = (tmp_path / "a" / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert header == [*epoch_columns(), "val/gaze_consistency_soft_iou", "val/gaze_c_score"]
+    assert header == [*epoch_columns(), "val/gaze_consistency_soft_iou", "val/gaze_c_score", *counts]
     assert {"val/gaze_consistency_soft_iou", "val/gaze_c_score"} <= set(last)
     runs = load_runs(tmp_path / "a")
     assert len(runs) == 2 and {"gaze_consistency", "gaze_consistency_soft_iou", "gaze_c_score"} <= set(runs)

@@ -38,6 +38,8 @@ LOG_KEYS = {
     "val/loss", "val/accuracy", "val/kappa", "val/gaze_consistency", "val/gaze_consistency_l2",
     "val/gaze_eta_squared", "val/gaze_empty_fraction", "val/gaze_entropy", "val/n_correct",
     "val/gaze_consistency_grid", "val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing",
+    "val/gaze_consistency_balanced", "val/gaze_consistency_all", "val/gaze_epsilon_squared",
+    *(f"val/n_correct/{c}" for c in range(K)),
 }  # fmt: skip
 MASK_KEYS = {"val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing"}
 CONFIG = DatasetConfig(image_size=SIZE, batch_size=8, train_images=24, test_images=20)
@@ -405,6 +407,9 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
     entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(cells)
     fine = F.interpolate(torch.from_numpy(cam)[:, None], scale_factor=7)  # each cell 7x7: tiles have whole cells
     pooled = F.avg_pool2d(fine, cam.shape[1])[:, 0].numpy()
+    variances = {c: cam[correct & (target == c)].var(0, ddof=1).mean() for c in classes}
+    number_of_classes = len(set(target[correct]))
+    between = ((cam[correct] - cam[correct].mean(0)) ** 2).sum() / (correct.sum() - 1)
     on_grid = sum(
         ((own - own.mean(0)) ** 2).mean((1, 2)).sum() for own in (pooled[correct & (target == c)] for c in classes)
     )
@@ -425,13 +430,17 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
         "val/gaze_consistency": squared / number / cells,
         "val/gaze_consistency_l2": l2 / number / cells,
         "val/gaze_consistency_grid": on_grid / number,
+        "val/gaze_consistency_balanced": np.mean(list(variances.values())),
+        "val/gaze_consistency_all": np.mean([cam[target == c].var(0, ddof=1).mean() for c in set(target)]),
         "val/gaze_eta_squared": 1 - within / total,
+        "val/gaze_epsilon_squared": 1 - within / (correct.sum() - number_of_classes) / between,
         "val/gaze_empty_fraction": empty.mean(),
         "val/gaze_entropy": entropy.mean(),
         "val/n_correct": correct.sum(),
         "val/gaze_mask_energy": energy.mean(),
         "val/gaze_mask_lift": (energy / mask[seen].mean((1, 2))).mean(),
         "val/gaze_pointing": np.mean(hits),
+        **{f"val/n_correct/{c}": (correct & (target == c)).sum() for c in range(K)},
     }
     assert logged == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert module.class_counts.tolist() == [(correct & (target == c)).sum() for c in range(K)]

@@ -61,6 +61,7 @@ def test_run_folder_holds_what_the_manual_promises(tiny_run):
     names = {path.name for path in tiny_run.folder.iterdir() if not path.name.startswith("events.out")}
     assert names == {
         *("config.json", "metrics.csv", "maps.npz", "environment.json", "audit.json"),
+        *("gaze_maps.npy", "gaze_last.npz", "gaze_grid.csv"),
         *("pictures", "checkpoints", "hparams.yaml", "status.json", ".lock"),
     }
     assert {path.name for path in (tiny_run.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -68,7 +69,8 @@ def test_run_folder_holds_what_the_manual_promises(tiny_run):
 
 def test_metrics_file_has_one_row_per_epoch_counted_from_one(tiny_run):
     rows = rows_of(tiny_run.folder)
-    assert list(rows[0]) == epoch_columns()
+    counts = [f"val/n_correct/{name}" for name in ("diffuse", "healthy", "meningeal", "midline")]
+    assert list(rows[0]) == [*epoch_columns(), *counts]
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "2"), ("2", "4")]
 
 

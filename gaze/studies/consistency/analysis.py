@@ -120,6 +120,7 @@ def _follow(part: Part) -> Items:
     items: Items = []
     if len(plain):
         items.append(tables.pearson_item(part.pearson, f"pearson-{part.slug}", part.where, part.dataset))
+        items.append(tables.shared_curve_item(part.pearson, f"shared-curve-{part.slug}", part.where))
         for measure, words in (("gaze_consistency", "squared"), ("gaze_consistency_l2", "l2 form")):
             caption = f"Kappa against gaze consistency ({words}), {part.where}, lambda = 0"
             name = f"correlation-{words.partition(' ')[0]}-{part.slug}"
@@ -194,7 +195,7 @@ def print_tables(parts: list[Part], console: Console) -> None:
     for part in parts:
         if len(part.pearson[part.pearson["lambda"] == 0]):
             item = tables.pearson_item(part.pearson, "x", part.where, part.dataset)
-            _print(item, {"r, mean over seeds": "r", "without r": "no r"}, ("SD", "Spearman"), console)
+            _print(item, {"r, mean over seeds": "r"}, ("SD", "95 % interval", "without r"), console)
         item = tables.performance_item(part.by_lambda, "accuracy", "x", part.where, part.dataset)
         renamed = {"mean of last 5": "last 5 epochs", "difference from lambda 0": "less lambda 0"}
         _print(item, renamed, ("last epoch", "best epoch"), console)

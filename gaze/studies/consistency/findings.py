@@ -8,22 +8,29 @@ from typing import Any
 
 import pandas as pd
 
+from gaze.measures import measures
 from gaze.report.words import each, number, p_value
 
+CURVE = "not shown to be more than that curve"
+FEW = "too few seeds to tell"
 FEWEST = 3  # seeds from which on a finding is called clear: two that agree by chance give a short interval
 
 HOW_TO_READ = (  # {} is the CAM method
     "Gaze: the {} map of a correctly classified image, scaled to 0..1. Gaze consistency L_CAM: the mean "
     "deviation of these gazes from their class's mean gaze. Lower is more consistent, which is not the same as right.",
-    "L_CAM has two forms. Squared (Eq. 9) is a mean squared difference, 0..1; its square root, the RMS deviation, is "
-    "in units of the map's own range: 0.2 says that a cell is typically a fifth of the range away from its class's "
-    "mean. The published l2 form is not squared and shrinks as 1/sqrt(cells), so maps of different sizes do not "
-    "compare in it.",
+    "L_CAM has two forms. Squared (Eq. 9) is a variance of values in 0..1, so it lies in 0..0.25; its square root, the "
+    "RMS deviation, 0..0.5, is in units of the map's own range: 0.2 says that a cell is typically a fifth of the range "
+    "away from its class's mean. The published l2 form is not squared and shrinks as 1/sqrt(cells), so maps of "
+    "different sizes do not compare in it.",
     "Common grid: the same deviation after each map is pooled to a few equal tiles, so that a network with fine maps "
     "is not judged by detail that one with coarse maps cannot have.",
+    "L_CAM counts the images that are classified correctly, and those change with the epoch and with lambda. Over all "
+    "images: every image counts, with the map of its true class, each class alike. Same images: those that the run "
+    "classifies correctly in every epoch of its second half count in all its epochs, on maps of 8x8 cells at most.",
     "Eta squared: the share of the gaze's variance that the class explains. 0: no class structure, or one gaze shared "
     "by all classes; 1: each class has its own fixed gaze. L_CAM falls both where all share one gaze and where each "
-    "class has its own; eta squared tells these two apart.",
+    "class has its own; eta squared tells these two apart. It is above 0 by chance where images are few, by (classes - "
+    "1)/(images - 1) on average; epsilon squared is not.",
     "Kappa: agreement beyond chance, 0 where one class alone is predicted. The evaluation set is also what the "
     "learning rate follows, as in the thesis: these are validation figures.",
     "Seeds are the samples. Intervals are 95 % and, with two or three seeds, wide for good reason; a p that cannot be "
@@ -32,24 +39,38 @@ HOW_TO_READ = (  # {} is the CAM method
 
 
 def pearson_finding(table: pd.DataFrame, where: str) -> str | None:
-    """Which models' gaze follows kappa at lambda = 0, and which way (rows of ``pearson_table``)."""
-    rows = table[(table["lambda"] == 0) & (table["measure"] == "gaze_consistency")]
+    """Whose gaze follows kappa beyond what all seeds share, at lambda = 0 (rows of ``pearson_table``)."""
+    rows = table[(table["lambda"] == 0) & table["measure"].isin(["gaze_consistency", "gaze_consistency_l2"])]
+    rows = rows[rows["measure"] == rows["measure"].min()]  # squared where there is one
     if rows.empty:
         return None
-    undecided = f"undecided, as the interval over seeds holds 0 or seeds are under {FEWEST}"
     found: dict[str, list[str]] = {
-        key: [] for key in ("more consistent as kappa grows", "less consistent as kappa grows", undecided, "no r")
+        key: []
+        for key in (
+            "more consistent where kappa is higher",
+            "less consistent where kappa is higher",
+            CURVE,
+            FEW,
+            "no r",
+        )
     }
     for row in each(rows):
-        text = f"{row.model} ({number(row.r, 2)})"
+        text = f"{row.model} (r {number(row.r, 2)}, strangers' {number(row.strangers_r, 2)}"
         if math.isnan(row.r):
             found["no r"].append(str(row.model))
-        elif row.n - row.n_nan < FEWEST or math.isnan(row.ci_low) or row.ci_low <= 0 <= row.ci_high:
-            found[undecided].append(text)
+        elif math.isnan(row.pairing_p_holm) or row.pairing_floor * row.pairing_family >= 0.05:
+            found[FEW].append(f"{row.model} (r {number(row.r, 2)})")
+        elif row.pairing_p_holm >= 0.05:
+            found[CURVE].append(f"{text})")
         else:
-            found[f"{'more' if row.r < 0 else 'less'} consistent as kappa grows"].append(text)
+            way = "more" if row.r < row.strangers_r else "less"
+            found[f"{way} consistent where kappa is higher"].append(f"{text}, p {p_value(row.pairing_p_holm)})")
     said = "; ".join(f"{words}: {', '.join(models)}" for words, models in found.items() if models)
-    return f"Does consistency follow accuracy ({where}; r of kappa and L_CAM, squared)? {said}."
+    form, family = measures()[rows["measure"].iloc[0]].short, int(rows["pairing_family"].max())
+    return (
+        f"Is a run's gaze related to its kappa, beyond the training curve that all seeds share ({where}; r of kappa "
+        f"and {form}, pairing test{f', Holm over {family} models' if family > 1 else ''})? {said}."
+    )
 
 
 def lambda_finding(table: pd.DataFrame, where: str) -> str | None:
@@ -97,9 +118,8 @@ def scale_finding(table: pd.DataFrame, where: str, model: str = "level1") -> str
         return f"{text} It lies among the others even in the l2 form."
     grid = rows["gaze_consistency_grid_rms"]
     span = f"{grid.others_low:.3f} .. {grid.others_high:.3f}"
-    if grid.inside:
-        return f"{text} On the grid ({grid.mean:.3f}) it lies among the others ({span}): map size set it apart."
-    return f"{text} On the grid ({grid.mean:.3f}) it still lies outside the others ({span}), though map size is gone."
+    place = "among" if grid.inside else "outside"
+    return f"{text} On the grid ({grid.mean:.3f}) it lies {place} the others ({span}). Means, without a test."
 
 
 def notes_on(listing: pd.DataFrame, epochs: pd.DataFrame, mixed: Mapping[str, Sequence[Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -32,41 +33,69 @@ def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str) -> Ta
     """
     published = published_pearson().set_index(["dataset", "model"])["r"]
     rows = []
-    for model, part in table[table["lambda"] == 0].groupby("model", sort=True):
-        by_measure = {row.measure: row for row in each(part)}
-        for measure in sorted(by_measure, key=lambda name: name != "gaze_consistency_l2"):  # the published form first
-            row = by_measure[measure]
-            given = published.get((dataset, model)) if measure == "gaze_consistency_l2" else None
-            rows.append(
-                {
-                    "model": model,
-                    "measure": _form(measure),
-                    "published r": number(given) if given is not None else None,
-                    "r, mean over seeds": number(row.r),
-                    "SD": number(row.sd),
-                    "95 % interval": _interval(row.ci_low, row.ci_high),
-                    "p": p_value(row.p),
-                    "Spearman": number(row.spearman),
-                    "seeds": str(row.n),
-                    "without r": f"{row.n_nan} ({row.reasons})" if row.n_nan else "0",
-                }
-            )
+    for row in _published_form_first(table):
+        given = published.get((dataset, row.model)) if row.measure == "gaze_consistency_l2" else None
+        rows.append(
+            {
+                "model": row.model,
+                "measure": _form(row.measure),
+                "published r": number(given) if given is not None else None,
+                "r, mean over seeds": number(row.r),
+                "SD": number(row.sd),
+                "95 % interval": _interval(row.ci_low, row.ci_high),
+                "strangers' r": number(row.strangers_r),
+                "p of pairing": p_value(row.pairing_p),
+                "p (Holm)": p_value(row.pairing_p_holm),
+                "seeds": str(row.n),
+                "without r": f"{row.n_nan} ({row.reasons})" if row.n_nan else "0",
+            }
+        )
     shown = pd.DataFrame(rows)
     if len(shown) and shown["published r"].isna().all():
         shown = shown.drop(columns="published r")
-    floors = sorted(
-        {(int(n - bad), floor) for n, bad, floor in table[["n", "n_nan", "p_floor"]].itertuples(index=False)}
-    )
-    least = "; ".join(f"{n} seeds: {floor:.3g}" for n, floor in floors if n > 1)
+    floors = sorted({(int(row.n - row.n_nan), row.pairing_floor) for row in each(table)})
+    least = "; ".join(f"{n} seeds: {floor:.2g}" for n, floor in floors if n > 1)
     notes = (
-        "Pearson's r of kappa and the gaze measure across the epochs of a run, then the plain mean over seeds, as "
-        "published. L_CAM is lower where the gaze is more consistent: r < 0 means that the gaze gets more consistent "
-        "as kappa grows. For eta squared it is the other way round.",
-        "The interval (Fisher z) and p (sign flips, two-sided, not adjusted for the number of rows) are over seeds; "
-        "epochs are not independent and are never counted as samples."
-        + (f" The smallest p that is possible: {least}." if least else ""),
+        "r: Pearson's r of kappa and the gaze measure across the epochs of a run, then the plain mean over seeds, as "
+        "published, with its interval over seeds (Fisher z). L_CAM is lower where the gaze is more consistent: r < 0 "
+        "means that the gaze is more consistent where kappa is higher. For eta squared it is the other way round.",
+        "An r far from 0 does not say that kappa and gaze are related: two curves that go the same way in every run "
+        "have one. Strangers' r holds the kappa of each seed against the gaze of the other seeds. p of pairing: the "
+        "share of all pairings of the seeds' kappas with their gazes whose mean r lies as far out; Holm over the "
+        f"models, one measure at a time.{f' The smallest p that is possible: {least}.' if least else ''}",
     )
     return TableItem(name, f"Does the gaze follow kappa? {where}, lambda = 0 (thesis, Table 2)", table, shown, notes)
+
+
+def shared_curve_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
+    """What is left of Table 2's r without what all seeds share, at lambda = 0 (rows of ``pearson_table``)."""
+    columns = {
+        "r": "r",
+        "r_differences": "of first differences",
+        "r_given_epoch": "given the epoch",
+        "r_late": "without 2 first epochs",
+        "r_repeated": "repeated measures",
+        "spearman": "Spearman",
+    }
+    rows = [
+        {"model": row.model, "measure": _form(row.measure)}
+        | {title: number(getattr(row, column), 2) for column, title in columns.items()}
+        for row in _published_form_first(table)
+    ]
+    notes = (
+        "First differences: r of the changes from epoch to epoch. Given the epoch: partial r, a straight line over the "
+        "epochs taken out of both. Repeated measures: one r for all runs, of deviations from each run's own means "
+        "(Bakdash and Marusich 2017). The others are means over seeds. Where these differ much from r or among each "
+        "other, r is the curve's more than the run's.",
+    )
+    return TableItem(
+        name, f"r without the curve that runs share, {where}, lambda = 0", table, pd.DataFrame(rows), notes
+    )
+
+
+def _published_form_first(table: pd.DataFrame) -> list[Any]:
+    rows = table[table["lambda"] == 0].sort_values("measure", key=lambda m: m != "gaze_consistency_l2", kind="stable")
+    return each(rows.sort_values("model", kind="stable"))
 
 
 def pearson_by_lambda_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
@@ -217,13 +246,16 @@ def study1_item(runs: pd.DataFrame, name: str, where: str, dataset: str) -> Tabl
         shown: dict[str, str | None] = {"model": str(row["model"])}
         for column, title, digits in (("accuracy", "accuracy", 3), ("kappa", "kappa", 3), (columns[2], "L_CAM, l2", 4)):
             shown[f"{title}, published"] = number(row[f"{column}_published"], digits)
-            shown[f"{title}, ours"] = number(row[f"{column}_ours"], digits)
+            shown[f"{title}, here"] = number(row[f"{column}_ours"], digits)
         if not math.isnan(row["size"]):
             low, high = int(row["min"]), int(row["max"])
-            shown |= {"our seeds": str(int(row["size"])), "our epoch": str(low) if low == high else f"{low} .. {high}"}
+            shown |= {
+                "seeds here": str(int(row["size"])),
+                "epoch here": str(low) if low == high else f"{low} .. {high}",
+            }
         rows.append(shown)
     notes = ("Published: lambda = 0, epoch 20, mean of 6 seeds.",)
-    return TableItem(name, f"Published study 1 beside ours, {where}", both, pd.DataFrame(rows), notes)
+    return TableItem(name, f"Published study 1 beside these runs, {where}", both, pd.DataFrame(rows), notes)
 
 
 def published_item() -> TableItem:

@@ -11,7 +11,7 @@ from made_up import made_up_runs
 from gaze.report.words import estimate, number, p_value
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings
-from gaze.studies.consistency.tables import pearson_item, performance_item
+from gaze.studies.consistency.tables import pearson_item, performance_item, shared_curve_item
 
 
 def test_numbers_and_p_values():
@@ -43,13 +43,34 @@ def frame_of(r: list[list[float]]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def test_pearson_sentence_sorts_models_by_what_their_seeds_say():
-    table = pearson_table(frame_of([[0.7, 0.75, 0.72], [-0.6, -0.65, -0.62], [0.5, -0.5, 0.1], [0.7, 0.7]]))
+def own_noise(r: float, model: str) -> pd.DataFrame:
+    """Six runs whose kappa and gaze correlate by about r and share nothing with other runs."""
+    runs = made_up_runs(models=(model,), seeds=range(6), epochs=20)
+    x, y = np.random.default_rng(0).standard_normal((2, len(runs)))
+    gaze = 0.05 + 0.005 * (r * x + math.sqrt(1 - r**2) * y)
+    return runs.assign(kappa=0.5 + 0.05 * x, gaze_consistency=gaze)
+
+
+def test_pearson_sentence_speaks_by_the_pairing_and_not_by_how_far_r_is_from_zero():
+    shared = frame_of([[0.7, 0.75, 0.72, 0.71, 0.74, 0.73]])  # kappa is the same in all seeds
+    table = pearson_table(pd.concat([shared, own_noise(-0.9, "level2"), own_noise(0.9, "level3")]))
+    (row,) = table[(table["model"] == "level1") & (table["measure"] == "gaze_consistency")].itertuples()
+    assert row.ci_low > 0.69 and row.p == 1 / 32
     text = findings.pearson_finding(table, "here")
-    assert "more consistent as kappa grows: level2 (-0.62)" in text
-    assert "less consistent as kappa grows: level1 (0.72)" in text
-    assert "undecided, as the interval over seeds holds 0 or seeds are under 3: level3 (0.03), level4 (0.70)" in text
+    assert "more consistent where kappa is higher: level2 (r -0." in text
+    assert "less consistent where kappa is higher: level3 (r 0.87" in text
+    assert "p 0.004)" in text  # Holm over the two that have a p: 1/720 * 2 and 2/720
+    assert "level1" not in text.split("?")[1].split("too few")[0]
     assert "no r" not in text
+
+
+def test_pearson_sentence_calls_nothing_clear_that_so_few_seeds_cannot_show():
+    few = own_noise(-0.95, "level1")
+    for seeds, words in ((3, "too few seeds to tell: level1 (r -0.9"), (4, "strangers' "), (6, "p 0.001)")):
+        text = findings.pearson_finding(pearson_table(few[few["seed"] < seeds]), "here")
+        assert words in text, text
+    unrelated = findings.pearson_finding(pearson_table(own_noise(0.0, "level1")), "here")
+    assert "not shown to be more than that curve: level1" in unrelated
 
 
 def test_pearson_sentence_names_models_without_an_r():
@@ -92,8 +113,8 @@ def test_shift_sentence_repeats_the_readings():
 
 def test_scale_sentence_says_what_the_data_say():
     for grid, l2, words in (
-        (0.15, 0.002, "it lies among the others (0.100 .. 0.200): map size set it apart"),
-        (0.05, 0.002, "it still lies outside the others (0.100 .. 0.200), though map size is gone"),
+        (0.15, 0.002, "it lies among the others (0.100 .. 0.200). Means, without a test."),
+        (0.05, 0.002, "it lies outside the others (0.100 .. 0.200)"),
         (0.05, 0.007, "It lies among the others even in the l2 form"),
     ):
         runs = made_up_runs()
@@ -118,8 +139,13 @@ def test_cells_of_table_2():
     assert by_measure.loc["squared", "r, mean over seeds"] == "0.723"
     assert by_measure.loc["l2 (published form)", "published r"] == "0.735"
     assert by_measure.loc["squared", "published r"] is None or pd.isna(by_measure.loc["squared", "published r"])
-    assert by_measure.loc["squared", "p"] == "0.250"
-    assert "3 seeds: 0.25" in " ".join(item.notes)
+    assert (
+        by_measure.loc["l2 (published form)", "strangers' r"]
+        == by_measure.loc["l2 (published form)", "r, mean over seeds"]
+    )
+    assert "3 seeds: 0.17" in " ".join(item.notes)
+    left = shared_curve_item(table, "x", "here").shown
+    assert left["measure"].iloc[0] == "l2 (published form)" and left["r"].tolist()[1] == "0.72"
 
 
 def test_intervals_of_accuracy_end_at_its_bounds():

@@ -1,0 +1,121 @@
+"""Is a run's kappa related to its own gaze, or do all runs share one training curve?
+
+Seeds that learn alike have kappa and gaze that rise and fall alike. So kappa of one seed correlates with the gaze of
+another about as well as with its own, and a mean r far from 0 says nothing about the run. What does is whether own
+pairs correlate more than strangers do (:func:`pairing_test`), or what is left of r when the shared curve is taken out.
+A series is a measure over the epochs of a run (T,), NaN where it has no value.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+
+from gaze.statistics.intervals import TIE, Floats
+
+EXACT_SEEDS = 7  # up to here all n! pairings are enumerated
+DRAWS = 20_000
+
+
+def pearson(x: Floats, y: Floats) -> float:
+    """Pearson's r of two series over the epochs where both have a value; NaN for fewer than 2, or a constant one."""
+    both = np.isfinite(x) & np.isfinite(y)
+    if both.sum() < 2 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
+        return math.nan
+    a, b = x[both] - x[both].mean(), y[both] - y[both].mean()
+    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # squares of tiny numbers would be 0
+    a, b = a - a.mean(), b - b.mean()  # the first mean was rounded, which counts where a series hardly moves
+    return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
+
+
+def of_differences(x: Floats, y: Floats) -> float:
+    """r of the changes from epoch to epoch: a trend that both have counts once, as a mean, and drops out."""
+    return pearson(np.diff(x), np.diff(y))
+
+
+def given_epoch(x: Floats, y: Floats) -> float:
+    """Partial r given the epoch: of what a straight line over the epochs leaves of both. NaN below 3 epochs."""
+    both = np.isfinite(x) & np.isfinite(y)
+    if both.sum() < 3:
+        return math.nan
+    line = np.vander(np.flatnonzero(both).astype(np.float64), 2)
+    left = [v[both] - line @ np.linalg.lstsq(line, v[both])[0] for v in (x, y)]
+    sizes = [np.abs(v[both]).max() for v in (x, y)]
+    if any(np.abs(r).max() <= 1e-12 * size for r, size in zip(left, sizes, strict=True)):  # rounding of a straight line
+        return math.nan
+    return pearson(*left)
+
+
+def repeated_measures(x: Floats, y: Floats) -> float:
+    """Repeated-measures correlation of all runs together: r of the deviations from each run's own means (Bland & Altman
+    1995; Bakdash & Marusich 2017). The coefficient alone: its p would count epochs as samples.
+
+    Args:
+        x: (n, T), one run a row.
+        y: (n, T).
+    """
+    both = np.isfinite(x) & np.isfinite(y)
+    x, y = (np.where(both, v, np.nan)[both.any(1)] for v in (x, y))
+    return pearson(*((v - np.nanmean(v, 1, keepdims=True)).ravel() for v in (x, y))) if len(x) else math.nan
+
+
+def correlation_matrix(x: Floats, y: Floats) -> Floats:
+    """:func:`pearson` of each series of x (n, T) with each of y (n, T), as (n, n)."""
+    return np.array([[pearson(a, b) for b in y] for a in x]).reshape(len(x), len(y))
+
+
+class Pairing(NamedTuple):
+    """``own``: mean r of kappa with the same run's gaze; ``strangers``: with other runs' gaze, over all ordered pairs;
+    ``p`` in (0, 1], two-sided; ``n`` runs that have an r of their own. NaN where it is not defined."""
+
+    own: float
+    strangers: float
+    p: float
+    n: int
+
+
+def pairing_test(r: Floats, draws: int = DRAWS, seed: int = 0) -> Pairing:
+    """Permutation test of who belongs to whom (Fisher 1935; a Mantel test, 1967, whose rows and columns are two sets).
+
+    Null hypothesis: a run's gaze follows from what all runs share and from chance, so the gaze of any run could stand
+    beside the kappa of any. The statistic is the mean r of the pairs, as far from the mean of all n^2 r to either side;
+    each of the n! pairings is then as likely as that of the runs. It cannot see what all runs share, be it cause or
+    not. It does not see either, and is not misled by, a mean r far from 0.
+
+    Args:
+        r: correlation of kappa of run i with the gaze of run j (n, n), -1..1; a run without an r of its own (NaN on the
+            diagonal) is left out.
+        draws: pairings drawn above 7 runs, with ``seed``; p = (k + 1) / (draws + 1) then (Phipson & Smyth 2010).
+
+    Returns:
+        See :class:`Pairing`; p is NaN for fewer than 2 runs, and where another r is NaN or all are equal.
+    """
+    known = ~np.isnan(np.diag(r))
+    r, n = r[np.ix_(known, known)], int(known.sum())
+    own = float(np.diag(r).mean()) if n else math.nan
+    if n < 2 or np.isnan(r).any():
+        return Pairing(own, math.nan, math.nan, n)
+    strangers = float((r.sum() - np.trace(r)) / (n * (n - 1)))
+    if np.ptp(r) <= TIE:
+        return Pairing(own, strangers, math.nan, n)
+    if n <= EXACT_SEEDS:
+        orders = np.array(list(permutations(range(n))))
+    else:
+        orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
+    centred = r - r.mean()
+    far = abs(np.trace(centred)) - TIE * np.abs(r).sum()  # ties count
+    hits = int(np.count_nonzero(np.abs(centred[np.arange(n), orders].sum(1)) >= far))
+    return Pairing(own, strangers, hits / len(orders) if n <= EXACT_SEEDS else (hits + 1) / (draws + 1), n)
+
+
+def pairing_floor(n: int, draws: int = DRAWS) -> float:
+    """Smallest p that :func:`pairing_test` can give for ``n`` runs: 1/n!, and 1 / (draws + 1) above 7.
+
+    1/6 for three, 1/24 for four, 1/720 for six; 1 for two, whose pairings lie equally far from their mean; NaN below.
+    """
+    if n < 3:
+        return 1.0 if n == 2 else math.nan
+    return 1 / math.factorial(n) if n <= EXACT_SEEDS else 1 / (draws + 1)
