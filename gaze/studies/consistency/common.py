@@ -47,12 +47,11 @@ def common_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _compared(arm: dict[int, LastMaps | None], plain: dict[int, LastMaps | None]) -> tuple[Any, ...] | None:
     """images .. diff_high."""
-    several = [*arm.values(), *plain.values()]
-    kept = [own for own in several if own is not None]
-    target = kept[0].target if kept else np.zeros(0)
-    if len(kept) < len(several) or not all(np.array_equal(own.target, target) for own in kept):
+    kept = [*arm.values(), *plain.values()]
+    known = [own for own in kept if own is not None]
+    if len(known) < len(kept) or not all(np.array_equal(own.target, known[0].target) for own in known):
         return None
-    chosen = np.logical_and.reduce([own.correct[-1] for own in kept])
+    target, chosen = known[0].target, np.logical_and.reduce([own.correct[-1] for own in known])
     a, b = (
         np.array([consistency_of(own[seed].maps, target, chosen) for seed in arm if seed in plain])  # type: ignore[union-attr]
         for own in (arm, plain)
@@ -130,6 +129,5 @@ def images_finding(pearson: pd.DataFrame, by_lambda: pd.DataFrame, common: pd.Da
     parts += [f"the direction of the change at the last epoch for {', '.join(turned)}"] if turned else []
     if not parts:
         return None
-    return (
-        f"L_CAM on other images ({where}): whether correct, all or the same images count changes {' and '.join(parts)}."
-    )
+    said = " and ".join(parts)
+    return f"L_CAM on other images ({where}): which of them count, correct, all or the same, changes {said}."
