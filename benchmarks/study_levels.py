@@ -2,8 +2,8 @@
 
     python benchmarks/study_levels.py [SECTION ...] [--studies 5000]
 
-Sections: means, distances, flags, association, coverage, readings. Output is Markdown; a share stands with its 95 % binomial
-interval (Clopper & Pearson). The slow tests of tests/statistics and tests/studies call the same functions.
+Sections: means, distances, flags, association, coverage, readings. Output is Markdown; a share stands with its 95 %
+binomial interval (Clopper & Pearson). The slow tests of tests/statistics and tests/studies call the same functions.
 """
 
 from __future__ import annotations
