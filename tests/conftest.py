@@ -111,6 +111,8 @@ def undrawn(monkeypatch):
     Figure(figsize=(1, 1)).savefig(buffer, format="png")
 
     def picture(item, number):
-        return gaze.report.write._Picture("figure", number, item.name, item.caption, buffer.getvalue(), b"%PDF")
+        return gaze.report.write._Picture(
+            "figure", number, item.name, item.caption, item.notes, buffer.getvalue(), b"%PDF"
+        )
 
     monkeypatch.setattr(gaze.report.write, "_picture", picture)

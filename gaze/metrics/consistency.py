@@ -297,7 +297,7 @@ class GazeEpsilonSquared(GazeSums):
 class GazeEmptyFraction(GazeSums):
     """Share of the correct images whose map is all zero, 0..1: nothing supports the class, or the map is flat.
 
-    A consistency that falls while this rises is collapse. NaN without a correct image.
+    A consistency that falls while this rises is no gain. NaN without a correct image.
     """
 
     higher_is_better = False

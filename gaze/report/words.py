@@ -28,6 +28,12 @@ def estimate(mean: float, low: float, high: float, n: int, digits: int = 3) -> s
     return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
+def with_sd(mean: float, sd: float, digits: int = 3) -> str | None:
+    """Mean and SD, such as ``0.884 ± 0.012``; the mean alone where there is no SD."""
+    first, second = number(mean, digits), number(sd, digits)
+    return first if first is None or second is None else f"{first} \N{PLUS-MINUS SIGN} {second}"
+
+
 def p_value(p: float) -> str | None:
     """A p to three digits; "< 0.001" below that; None where there is none."""
     if math.isnan(p):

@@ -38,7 +38,7 @@ from gaze.files import atomic_path
 DPI = 130  # of the PNGs; the page shows them at CSS's 96 pixels an inch, so that they stay sharp when enlarged
 NONE = "–"  # a cell without a value
 SHORT = 300  # characters of a provenance value above which it is folded away
-LONG = 30  # rows above which a table scrolls inside the page, and in LaTeX may break across pages
+LONG = 24  # rows above which a table is folded in the page, left to its file in report.md, and a longtable in LaTeX
 WIDE = 95  # characters of a row above which a LaTeX table is shrunk to the line
 NAME = re.compile(r"[a-z0-9_-]+")
 NUMBER = re.compile(r"[<>≤≥≈=]?\s*[−+±-]?\s*\.?\d")  # a cell that opens with a number: "−0.63 ± 0.12", "< 0.001"
@@ -84,19 +84,22 @@ class FigureItem(NamedTuple):
         name: of its files, of ``a-z 0-9 _ -``.
         caption: one line of plain text; also what a screen reader says instead of the picture.
         figure: on white.
+        notes: plain text below the picture.
     """
 
     name: str
     caption: str
     figure: Figure
+    notes: tuple[str, ...] = ()
 
 
 class Section(NamedTuple):
-    """A heading, paragraphs of plain text, then tables and figures."""
+    """A heading, paragraphs of plain text, then tables and figures, then a list of sentences."""
 
     title: str
     text: tuple[str, ...]
     items: tuple[TableItem | FigureItem, ...]
+    points: tuple[str, ...] = ()
 
 
 class _Table(NamedTuple):
@@ -118,6 +121,7 @@ class _Picture(NamedTuple):
     number: int
     name: str
     caption: str
+    notes: tuple[str, ...]
     png: bytes
     pdf: bytes
 
@@ -133,11 +137,32 @@ class _Picture(NamedTuple):
 
 
 _Entry = _Table | _Picture
-_Part = tuple[str, list[str], list[_Entry]]  # title, paragraphs, items
+
+
+class _Part(NamedTuple):
+    """A section as the writers need it: text on one line each."""
+
+    heading: str
+    paragraphs: list[str]
+    entries: list[_Entry]
+    points: list[str]
+
+
+class _Report(NamedTuple):
+    title: str
+    lead: list[_Part]
+    summary: list[str]
+    parts: list[_Part]
+    facts: list[tuple[str, str, str]]  # key, one line, JSON or ""
 
 
 def write_report(
-    title: str, summary: Sequence[str], sections: Sequence[Section], provenance: Mapping[str, Any], directory: Path
+    title: str,
+    summary: Sequence[str],
+    sections: Sequence[Section],
+    provenance: Mapping[str, Any],
+    directory: Path,
+    lead: Sequence[Section] = (),
 ) -> list[Path]:
     """Write everything that the module's docstring lists, and remove what an earlier report left beside it.
 
@@ -146,10 +171,11 @@ def write_report(
 
     Args:
         title: of the report.
-        summary: what it found, a sentence or two each; a list at the top.
+        summary: what it found, a sentence or two each; a list above the contents.
         sections: in their order.
         provenance: what it was made from, such as versions and settings; may be nested. JSON-like.
         directory: made if absent.
+        lead: what stands first, above the summary.
 
     Returns:
         Every path written.
@@ -159,14 +185,16 @@ def write_report(
             columns have more than one level.
         ConfigError: the directory cannot be written.
     """
-    _check_items([item for section in sections for item in section.items])
-    parts = _prepare(sections)
+    _check_items([item for section in (*lead, *sections) for item in section.items])
+    parts = _prepare([*lead, *sections])
     files: dict[str, bytes] = {}
-    for entry in (entry for _, _, entries in parts for entry in entries):
+    for entry in (entry for part in parts for entry in part.entries):
         files |= _table_files(entry) if isinstance(entry, _Table) else _picture_files(entry)
     facts = [(str(key), *_fact(value)) for key, value in provenance.items()]
-    files["report.md"] = _encode(_markdown_report(title, summary, parts, facts))
-    files["report.html"] = _encode(_html_report(title, summary, parts, facts))
+    lines = [_line(text) for text in summary]
+    report = _Report(_line(title), parts[: len(lead)], lines, parts[len(lead) :], facts)
+    files["report.md"] = _encode(_markdown_report(report))
+    files["report.html"] = _encode(_html_report(report))
     try:
         return _write_files(directory, files)
     except OSError as error:
@@ -200,7 +228,8 @@ def _prepare(sections: Sequence[Section]) -> list[_Part]:
             numbers[type(item)] += 1
             number = numbers[type(item)]
             entries.append(_table(item, number) if isinstance(item, TableItem) else _picture(item, number))
-        parts.append((_line(section.title), [_line(text) for text in section.text], entries))
+        paragraphs, points = ([_line(text) for text in texts] for texts in (section.text, section.points))
+        parts.append(_Part(_line(section.title), paragraphs, entries, points))
     return parts
 
 
@@ -226,7 +255,8 @@ def _picture(item: FigureItem, number: int) -> _Picture:
         drawn.append(buffer.getvalue())
     if layout is not None:
         item.figure.set_layout_engine(layout)
-    return _Picture("figure", number, item.name, _line(item.caption), *drawn)
+    notes = tuple(_line(note) for note in item.notes)
+    return _Picture("figure", number, item.name, _line(item.caption), notes, *drawn)
 
 
 def _cell(value: Any) -> str:
@@ -277,22 +307,38 @@ def _grid(rows: list[list[str]], **settings: Any) -> str:
         tabulate.WIDE_CHARS_MODE = before
 
 
-def _markdown_report(title: str, summary: Sequence[str], parts: list[_Part], facts: list[tuple[str, str, str]]) -> str:
-    blocks = [f"# {_markdown(_line(title))}", "\n".join(f"- {_markdown(_line(text))}" for text in summary)]
-    for heading, paragraphs, entries in parts:
-        blocks += [f"## {_markdown(heading)}", *(_markdown(text) for text in paragraphs)]
-        for entry in entries:
-            blocks += [f"**{entry.kind.capitalize()} {entry.number}.** {_markdown(entry.caption)}"]
-            if isinstance(entry, _Table):
-                links = [f"[{label}](tables/{entry.name}.{end})" for label, end in (("CSV", "csv"), ("LaTeX", "tex"))]
-                blocks += [*_markdown_table(entry), " · ".join(links)]
-            else:
-                alt = re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", _markdown(entry.caption))
-                blocks += [f"![{alt}](figures/{entry.name}.png)", f"[PDF](figures/{entry.name}.pdf)"]
-    blocks += ["## Provenance"] if facts else []
-    for key, text, code in facts:
+def _markdown_report(report: _Report) -> str:
+    blocks = [f"# {_markdown(report.title)}"]
+    blocks += [block for part in report.lead for block in _markdown_part(part)]
+    blocks += ["## Summary"] if report.lead and report.summary else []
+    blocks += [_markdown_list(report.summary)]
+    blocks += [block for part in report.parts for block in _markdown_part(part)]
+    blocks += ["## Provenance"] if report.facts else []
+    for key, text, code in report.facts:
         blocks += [f"**{_markdown(key)}**: {_markdown(text)}", *([f"```json\n{code}\n```"] if code else [])]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _markdown_part(part: _Part) -> list[str]:
+    blocks = [f"## {_markdown(part.heading)}", *(_markdown(text) for text in part.paragraphs)]
+    for entry in part.entries:
+        blocks += [f"**{entry.kind.capitalize()} {entry.number}.** {_markdown(entry.caption)}"]
+        if isinstance(entry, _Picture):
+            alt = re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", _markdown(entry.caption))
+            blocks += [f"![{alt}](figures/{entry.name}.png)", *(_markdown(note) for note in entry.notes)]
+            blocks += [f"[PDF](figures/{entry.name}.pdf)"]
+            continue
+        long = len(entry.rows) > LONG
+        kinds = {"Markdown": "md"} if long else {}
+        kinds |= {"CSV": "csv", "LaTeX": "tex"}
+        links = [f"[{label}](tables/{entry.name}.{end})" for label, end in kinds.items()]
+        blocks += [f"{len(entry.rows)} rows, in a file of their own:"] if long else _markdown_table(entry)
+        blocks += [" · ".join(links)]
+    return [*blocks, _markdown_list(part.points)]
+
+
+def _markdown_list(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {_markdown(text)}" for text in texts)
 
 
 def latex_text(text: str) -> str:
@@ -341,7 +387,7 @@ def _fact(value: Any) -> tuple[str, str]:
     return count, json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
-def _html_report(title: str, summary: Sequence[str], parts: list[_Part], facts: list[tuple[str, str, str]]) -> str:
+def _html_report(report: _Report) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -350,9 +396,7 @@ def _html_report(title: str, summary: Sequence[str], parts: list[_Part], facts: 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    template = environment.get_template("page.html.j2")
-    lines = [_line(text) for text in summary]
-    return template.render(title=_line(title), summary=lines, parts=parts, facts=facts, long=LONG)
+    return environment.get_template("page.html.j2").render(report=report, long=LONG)
 
 
 def _encode(text: str) -> bytes:

@@ -17,7 +17,7 @@ from gaze.runs.load import Runs, mixed_settings, read_runs
 from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
 from gaze.studies.augmentation.arms import augmentation_studies
 from gaze.studies.consistency import findings
-from gaze.studies.consistency.analysis import print_tables, sections, split, summary
+from gaze.studies.consistency.analysis import lead, print_tables, sections, split, summary
 from gaze.terminal import say
 
 CSV_FILE = "epochs.csv"
@@ -64,11 +64,12 @@ def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Pat
     else:
         (directory / MAPS_FILE).unlink(missing_ok=True)  # of an earlier analysis
     with console.status("tables"):
-        parts = list(split(runs, maps))
+        parts = list(split(runs.epochs, maps))
     print_tables(parts, console)
     with console.status("figures"):
         title = f"Gaze consistency: {config.study or ', '.join(sorted(runs.epochs['study'].unique()))}"
-        page = write_report(title, summary(runs, parts), sections(runs, parts), provenance(config, runs), directory)
+        facts, top = provenance(config, runs), lead(parts)
+        page = write_report(title, summary(runs, parts), sections(runs, parts), facts, directory, top)
     return written + page
 
 

@@ -27,16 +27,16 @@ GOLDEN = FIXTURES / "golden" / "report"
 RENEW = os.environ.get("GAZE_RENEW_GOLDEN") == "1"
 AWKWARD = [
     *("<script>alert(1)</script>", "a & b &amp; c", "x|y", "chest_xray", "_both_", "5 %", "0.1 ± 0.2", "η² = −0.5"),
-    *("λ ≥ 50", "$1 #2 {3} ~4 ^5", "back\\slash", "[0, 1)", "*bold* `code`", "10⁻³ × H′", "Müller", '"quoted"'),
-    *("# head", "- dash", "--flag", "![a](b)", "a\\|b", "1. one", "“x” – ‘y’ — …", "κ̄ é ß", "> more", "–"),
+    *("λ ≥ 50 κ̄ é ß", "$1 #2 {3} ~4 ^5", "back\\slash", "[0, 1)", "*bold* `code`", "10⁻³ × H′", "Müller"),
+    *("# head", "- dash", "--flag", "![a](b)", "a\\|b", "1. one", '“x” – ‘y’ — … "z"', "> more", "–"),
 ]
-NUMBERS = np.array([0.1 + 0.2, -1e-17, 1 / 3, np.nan, 5e-324, 1e300, *np.random.default_rng(0).normal(size=20)])
+NUMBERS = np.array([0.1 + 0.2, -1e-17, 1 / 3, np.nan, 5e-324, 1e300, *np.random.default_rng(0).normal(size=18)])
 
 
 def awkward_table(name: str = "awkward") -> TableItem:
-    frame = pd.DataFrame({"text": AWKWARD, "value": NUMBERS, "count": range(26)})
+    frame = pd.DataFrame({"text": AWKWARD, "value": NUMBERS, "count": range(24)})
     cells = ["–" if np.isnan(v) else f"{v:.3g} ± 1".replace("-", "−") for v in NUMBERS]
-    shown = pd.DataFrame({"text": AWKWARD, "η² [95 %]": cells, "count_|n|": map(str, range(26))})
+    shown = pd.DataFrame({"text": AWKWARD, "η² [95 %]": cells, "count_|n|": map(str, range(24))})
     return TableItem(
         name, "Awkward & <b>bold</b> text, 5 % of η²_c | all", frame, shown, ("A note: α_k & <i>.", "Two.")
     )
@@ -146,7 +146,7 @@ def test_markdown_report_holds_the_text_and_links_to_files(report):
         "# Report \\<1> & more\n\n- First & \\*foremost\\*.\n- Second: r = −0.5.\n\n## Does κ follow?\n"
     )
     links = re.findall(r"\]\(([^)]*)\)", re.sub(r"\\.", "", re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)))
-    assert len(links) == 3 * 2 + 2
+    assert len(links) == 2 * 2 + 3 + 2
     assert all((report / link).is_file() for link in links)
     assert "![A curve in \\[0, 1) of \\<κ>](figures/curve.png)" in text
     assert "**made**: 2026-01-01\n\n**versions**: pandas 3.0\n\n**config**: 1 entry\n\n```json\n{\n" in text
@@ -289,6 +289,7 @@ def test_html_tables_hold_every_cell(page):
     assert page.aligned == [[False, True, True], [True, True], [True, True]]
     assert [value for value in page.values("class") if value and "scroll" in value] == [
         "scroll",
+        "scroll",  # of the picture
         "scroll",
         "scroll long",
     ]
@@ -332,6 +333,55 @@ def test_html_shows_text_and_provenance(page):
     text = "".join(page.text)
     for part in ("First & *foremost*.", "A paragraph with <script>.", "A note: α_k & <i>.", "pandas 3.0", '"<c>"'):
         assert part in text
+
+
+def test_long_table_is_folded_with_its_notes_and_a_shorter_one_stays_open(tmp_path):
+    for rows in (LONG, LONG + 1):
+        item = plain_table("t", rows)._replace(notes=("A note.",))
+        write(tmp_path, item, provenance={})
+        html = (tmp_path / "report.html").read_text(encoding="utf-8")
+        folded = re.search(r"<figure id=\"table-t\">.*?<details>(.*?)</details>.*?</figure>", html, re.DOTALL)
+        assert (folded is not None) == (rows > LONG)
+        assert html.count("A note.") == 1
+        markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+        assert bool(markdown_tables(markdown)) == (rows <= LONG)
+        if folded:
+            assert f"<summary>{rows} rows; also in tables/t.csv beside this page</summary>" in folded[1]
+            assert folded[1].count("<tr>") == rows + 1 and "A note." in folded[1]
+            assert "25 rows, in a file of their own:\n\n[Markdown](tables/t.md) · [CSV](tables/t.csv)" in markdown
+
+
+def test_lead_stands_first_with_its_figure_notes_and_sentences_then_the_summary(tmp_path):
+    noted = curve()._replace(notes=("Hatched: <collapsed>.",))
+    lead = [Section("In short", ("25 runs.",), (noted,), ("level1: worse.", "level2: *better*."))]
+    sections = [Section("More", (), (plain_table(),)), Section("End", ("Bye.",), (), ("A point.",))]
+    write(tmp_path, sections=sections, lead=lead)
+    order = [
+        "In short",
+        "25 runs.",
+        "Figure 1.",
+        "Hatched",
+        "level1",
+        "better",
+        "Summary",
+        "foremost",
+        "More",
+        "Table 1",
+    ]
+    order += ["End", "Bye.", "A point.", "Provenance"]
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    assert (
+        "Hatched: \\<collapsed>.\n\n[PDF](figures/curve.pdf)\n\n- level1: worse.\n- level2: \\*better\\*.\n\n" in text
+    )
+    html = (tmp_path / "report.html").read_text(encoding="utf-8").partition("<body>")[2]
+    shown = "".join(Page(html).text)
+    contents = shown.index("Contents")
+    assert shown.index("foremost") < contents < shown.index("Bye.")
+    places = [shown.index(words) for words in order[:8]]
+    assert places == sorted(places)
+    assert Page(html).values("id")[:2] == ["lead-1", "figure-curve"]
 
 
 # Cells and provenance

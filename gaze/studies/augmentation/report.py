@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from gaze.config.analysis import AnalyzeConfig
 from gaze.report.provenance import left_out_item
+from gaze.report.words import each, number, p_value
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.runs.load import Runs
 from gaze.runs.tidy import write_tidy_csv
@@ -29,6 +31,11 @@ from gaze.studies.opened import check_runs
 from gaze.terminal import print_table
 
 SHORT = {1: "on what matters?", 2: "varies less?", 3: "gain with gaze?"}
+MOVED = {  # verdicts of ``arms_table``
+    "moved": "moved by more than training again moves it",
+    "not shown": "not shown to move by more than training again moves it",
+    "underpowered": "underpowered, too few seeds to tell whether it moved",
+}
 PAIRS_FILE, IMAGES_FILE = "pairs.csv", "images.csv"
 Items = list[TableItem | FigureItem]
 
@@ -73,13 +80,14 @@ def run_study(
         _print(own, found, console)
     written = _write_tables(both, directory)
     lines = [line for own, found in both for line in _summary(own, found, len(both) > 1)]
+    lead = [_lead(own, found) for own, found in both]
     sections = [section for own, found in both for section in _sections(own, found, len(both) > 1)]
     sections.append(Section("How to read this", study_findings.HOW_TO_READ_STUDY, ()))
     if left := left_out_item(runs.listing):
         sections.append(Section("Runs that were left out", (), (left,)))
     title = f"What augmentation does to the gaze: {measured[0].part.runs[0].settings.study}"
     with console.status("figures"):
-        return written + write_report(title, lines, sections, provenance, directory)
+        return written + write_report(title, lines, sections, provenance, directory, lead)
 
 
 def _numbers(c: Compared) -> Numbers:
@@ -101,16 +109,39 @@ def _write_tables(both: Sequence[tuple[Measured, Numbers]], directory: Path) -> 
 
 def _summary(own: Measured, found: Numbers, several: bool) -> list[str]:
     """What was found, most important first."""
+    arms = study_tables.arms_item(own.compared, found.arms, found.distances)
     lines = [
-        study_findings.headline(own.compared),
-        study_findings.noise_finding(found.arms),
-        *(study_findings.question_finding(found.questions, question) for question in (1, 2)),
-        study_findings.association_finding(found.questions),
+        study_findings.noise_finding(arms.frame),
+        *(study_findings.question_finding(found.questions, question) for question in (1, 2, 3)),
         study_findings.accuracy_finding(found.runs, own.compared.baseline),
         study_findings.where_finding(found.profile),
         *own.part.notes,
     ]
     return [f"{own.part.where}: {line}" if several else line for line in lines]
+
+
+def _lead(own: Measured, found: Numbers) -> Section:
+    """The first thing on the page: what each arm changes as a picture, and one sentence an arm."""
+    where, caption = own.part.where, f"What each augmentation changes, {own.part.where}"
+    picture = FigureItem(f"profile-{own.part.slug}", caption, profile_plots.profile_figure(found.profile))
+    return Section(f"In short: {where}", (study_findings.headline(own.compared),), (picture,), _sentences(own, found))
+
+
+def _sentences(own: Measured, found: Numbers) -> tuple[str, ...]:
+    """One an arm: is its gaze moved, do the questions that can be answered pass, and the accuracy beside it."""
+    arms = {row.arm: row for row in each(found.arms)}
+    answers = found.questions.drop_duplicates(["arm", "question"]).set_index(["arm", "question"])["answer"]
+    accuracy = found.runs.groupby("arm")["accuracy"].mean()
+    said = []
+    for arm in own.compared.arms:
+        row, change = arms[arm], accuracy[arm] - accuracy[own.compared.baseline]
+        p = "" if math.isnan(row.p_holm) else f" (effect {number(row.effect)}, p {p_value(row.p_holm)})"
+        parts = [
+            f"gaze {MOVED[row.verdict]}{p}",
+            *(f"{SHORT[question]} {answers[arm, question]}" for question in (1, 2)),
+        ]
+        said.append(f"{arm}: {'; '.join(parts)}; accuracy {number(accuracy[arm])} ({change:+.3f}).")
+    return tuple(said)
 
 
 def _sections(own: Measured, found: Numbers, several: bool) -> list[Section]:
@@ -136,11 +167,6 @@ def _sections(own: Measured, found: Numbers, several: bool) -> list[Section]:
             study_tables.questions_item(found.questions, f"questions-{slug}", where),
         ],
         "What each augmentation changes": [
-            FigureItem(
-                f"profile-{slug}",
-                f"What each augmentation changes, {where}",
-                profile_plots.profile_figure(found.profile),
-            ),
             study_tables.profile_item(found.profile, f"profile-{slug}-numbers", where),
             study_tables.measures_item(found.profile, f"measures-{slug}"),
         ],
@@ -161,12 +187,12 @@ def _pictures(own: Measured, found: Numbers) -> Items:
     items: Items = [
         FigureItem(f"where-{slug}", f"Mean gaze and where it moved, {where}", moved_plots.where_figure(c, list(c.arms)))
     ]
-    for number, arm in enumerate(c.arms, 1):
+    for place, arm in enumerate(c.arms, 1):
         rows = found.images[found.images["arm"] == arm]
         if rows["excess_distance"].notna().any():
             figure = moved_plots.moved_figure(c, rows, arm, own.pictures, own.masks)
             caption = f"{arm}: where the gaze moved most and least, {where}"
-            items.append(FigureItem(f"moved-{slug}-{number}", caption, figure))
+            items.append(FigureItem(f"moved-{slug}-{place}", caption, figure))
     return items
 
 

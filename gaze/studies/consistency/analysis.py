@@ -12,17 +12,20 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
+from gaze.measures import measures
 from gaze.report.provenance import left_out_item
 from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
 from gaze.runs.load import Runs, mixed_settings
 from gaze.runs.run import methods
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
-from gaze.studies.consistency import findings, plots, tables
-from gaze.studies.consistency.common import common_table, images_finding, three_forms_item, three_rs_item
+from gaze.studies.consistency import findings, overview, plots, tables
 from gaze.terminal import print_table
 
 Items = list[TableItem | FigureItem]
+MEANS = "Mean of the last 5 epochs, over seeds ± SD."
+PUBLISHED = "gaze_consistency_l2"
+MOST_CASES = 4  # models and lambdas that a finding in the summary names one by one
 
 
 class Part(NamedTuple):
@@ -36,17 +39,16 @@ class Part(NamedTuple):
     by_lambda: pd.DataFrame
     shift: pd.DataFrame
     scale: pd.DataFrame
+    collapse: pd.DataFrame
     maps: list[GazeMaps]
-    common: pd.DataFrame
 
     @property
     def weights(self) -> list[float]:
         return sorted(self.runs["lambda"].unique())
 
 
-def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
+def split(epochs: pd.DataFrame, maps: list[GazeMaps]) -> Iterator[Part]:
     """Each study and data set by itself, with its numbers."""
-    epochs, together = runs.epochs, common_table(list(runs.used.values()))
     taken: set[str] = set()
     single = epochs["study"].nunique() == 1
     for (study, dataset), rows in epochs.groupby(["study", "dataset"], sort=True):
@@ -55,41 +57,63 @@ def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
             slug = f"{base}-{len(taken)}"
         taken.add(slug)
         own = [m for m in maps if (m.study, m.dataset) == (study, dataset)]
-        shared = together[(together["study"] == study) & (together["dataset"] == dataset)]
         numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
-        yield Part(str(dataset) if single else f"{study}, {dataset}", slug, str(dataset), rows, *numbers, own, shared)
+        where, collapse = str(dataset) if single else f"{study}, {dataset}", overview.collapse_table(rows)
+        yield Part(where, slug, str(dataset), rows, *numbers, collapse, own)
 
 
 def summary(runs: Runs, parts: list[Part]) -> list[str]:
-    """What was found, a sentence or two each, most important first."""
-    lines: list[str | None] = [findings.headline(runs.epochs)]
+    """What was found beyond the sentences of :func:`lead`, most important first."""
+    lines: list[str | None] = []
     for part in parts:
-        lines += [
-            findings.pearson_finding(part.pearson, part.where),
-            findings.lambda_finding(part.by_lambda, part.where),
-            findings.shift_finding(part.shift, part.by_lambda, part.where),
-            images_finding(part.pearson, part.by_lambda, part.common, part.where),
-            findings.scale_finding(part.scale, part.where),
-        ]
+        lines.append(findings.pearson_finding(part.pearson, part.where))
+        if len(part.shift) <= MOST_CASES:  # of more the table tells
+            lines.append(findings.shift_finding(part.shift, part.by_lambda, part.where))
+        lines.append(findings.scale_finding(part.scale, part.where))
     lines += findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.used.values()))
     return [line for line in lines if line]
 
 
+def lead(parts: list[Part]) -> list[Section]:
+    """The first thing on the page: of each part a picture of models and lambdas, and one sentence a model."""
+    found = []
+    for part in parts:
+        items = _overview(part) if len(part.weights) > 1 else _correlation(part, PUBLISHED)
+        text = [findings.headline(part.runs)]
+        if len(part.weights) == 1:  # else it stands under the figures
+            text += [MEANS, *([overview.COLLAPSED] if part.collapse["collapsed"].any() else [])]
+        said = findings.level_findings(part.by_lambda, part.collapse)
+        title = f"What lambda does: {part.where}" if len(part.weights) > 1 else part.where
+        found.append(Section(title, tuple(text), tuple(items), tuple(said)))
+    return found
+
+
+def _overview(part: Part) -> list[FigureItem]:
+    """Two maps of numbers: performance, and consistency in the form that a person can read or else as published."""
+    colour = "Colour: difference from lambda 0." if 0 in part.weights else "No runs at lambda 0, so no colour."
+    tested = f" In the sentences: {findings.TESTED}" if part.by_lambda["n_pairs"].max() >= findings.FEWEST else ""
+    items = []
+    readings = (overview.COLLAPSED, f"Lower is more consistent, which is not the same as right.{tested}")
+    for metrics, reading in zip(findings.SENTENCE, readings, strict=True):
+        if not (metric := findings.first(metrics, part.by_lambda)):
+            continue
+        heading = measures()[metric].heading
+        caption = f"{heading[0].upper()}{heading[1:]} by model and lambda, {part.where}"
+        name = f"overview-{_short(metric)}-{part.slug}"
+        drawn = _drawn(name, caption, overview.overview_figure, part.by_lambda, part.collapse, metric)
+        items += [item._replace(notes=(f"{MEANS} {colour} {overview.HATCHED}", reading)) for item in drawn]
+    return items
+
+
 def sections(runs: Runs, parts: list[Part]) -> list[Section]:
-    """The report from top to bottom."""
+    """The report from top to bottom, behind :func:`lead`."""
     left, looked = left_out_item(runs.listing), methods(runs.used.values())
     follow = [item for part in parts for item in _follow(part)]
     if not any(part.dataset in tables.DATASET_NAMES for part in parts):
         follow.append(tables.published_item())
     found = [
-        Section(
-            "Does the gaze follow classification performance?",
-            (
-                "Each point is an epoch of a run, lambda = 0. The line is fitted to all points of a model and only "
-                "guides the eye; the table's r is taken within each run.",
-            ),
-            tuple(follow),
-        ),
+        Section("Models down, lambda across", (), tuple(item for part in parts for item in _across(part))),
+        Section("Does the gaze follow classification performance?", (plots.CORRELATION,), tuple(follow)),
         Section(
             "What does lambda do to learning?",
             ("Accuracy and kappa on the evaluation set.",),
@@ -126,16 +150,29 @@ def _follow(part: Part) -> Items:
     if len(plain):
         items.append(tables.pearson_item(part.pearson, f"pearson-{part.slug}", part.where, part.dataset))
         items.append(tables.shared_curve_item(part.pearson, f"shared-curve-{part.slug}", part.where))
-        items.append(three_rs_item(part.pearson, f"images-{part.slug}", part.where))
-        for measure, words in (("gaze_consistency", "squared"), ("gaze_consistency_l2", "l2 form")):
-            caption = f"Kappa against gaze consistency ({words}), {part.where}, lambda = 0"
-            name = f"correlation-{words.partition(' ')[0]}-{part.slug}"
-            items += _drawn(name, caption, plots.correlation_figure, plain, part.dataset, measure)
+        items += _correlation(part, "gaze_consistency")
+        items += _correlation(part, PUBLISHED) if len(part.weights) > 1 else []  # else at the top
         item = tables.study1_item(part.runs, f"study1-{part.slug}", part.where, part.dataset)
         items += [item] if item else []
     if len(part.weights) > 1 or not len(plain):
         items.append(tables.pearson_by_lambda_item(part.pearson, f"pearson-lambda-{part.slug}", part.where))
     return items
+
+
+def _correlation(part: Part, measure: str) -> list[FigureItem]:
+    words, plain = measures()[measure].form, part.runs[part.runs["lambda"] == 0]
+    caption = f"Gaze consistency, {words}, against kappa, {part.where}, lambda = 0"
+    name = f"correlation-{words.partition(' ')[0]}-{part.slug}"
+    return _drawn(name, caption, plots.correlation_figure, plain, part.dataset, measure, part.pearson)
+
+
+def _across(part: Part) -> Items:
+    if len(part.weights) == 1:
+        return []
+    return [
+        tables.across_item(part.by_lambda, metric, f"across-{_short(metric)}-{part.slug}", part.where, part.dataset)
+        for metric in ("accuracy", "kappa", "gaze_consistency_rms", PUBLISHED)
+    ]
 
 
 def _learning(part: Part) -> Items:
@@ -153,12 +190,11 @@ def _gaze(part: Part) -> Items:
     items: Items = [tables.gaze_item(part.by_lambda, f"gaze-{part.slug}", part.where)]
     if len(part.shift):
         items.append(tables.shift_item(part.shift, f"shift-{part.slug}", part.where))
-        items.append(three_forms_item(part.by_lambda, part.common, f"images-lambda-{part.slug}", part.where))
     if len(part.weights) > 1:
         caption = f"More alike, or more its class's? {part.where}"
         items += _drawn(f"eta-{part.slug}", caption, plots.eta_figure, part.runs, part.dataset)
     for measure, words in (("gaze_consistency_rms", "RMS deviation of the gaze"), ("gaze_eta_squared", "Eta squared")):
-        name = f"curves-{measure.removeprefix('gaze_')}-{part.slug}"
+        name = f"curves-{_short(measure)}-{part.slug}"
         caption = f"{words} over epochs, {part.where}"
         items += _drawn(name, caption, plots.curve_figure, part.runs, part.dataset, measure)
     return items
@@ -174,7 +210,7 @@ def _scale(part: Part) -> Items:
 
 def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:
     """Text and figures of the atlas section."""
-    items: Items = []
+    items: list[FigureItem] = []
     for part in parts:
         if part.maps:
             caption = f"Mean gaze of each class over its correct images, last epoch, {part.where}"
@@ -184,12 +220,14 @@ def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:
             "No maps: these runs drew no pictures (pictures.every_n_epochs=0), or the CSV has no class_gaze.npz "
             "beside it.",
         ), ()
-    return ("Seeds together. A lesion-like spot, a border or a corner is easier to see than to measure.",), tuple(
-        item for item in items if isinstance(item, FigureItem)
-    )
+    return ("Seeds together. A lesion-like spot, a border or a corner is easier to see than to measure.",), tuple(items)
 
 
-def _drawn(name: str, caption: str, draw: Callable[..., Any], *data: Any) -> list[TableItem | FigureItem]:
+def _short(metric: str) -> str:
+    return metric.removeprefix("gaze_")
+
+
+def _drawn(name: str, caption: str, draw: Callable[..., Any], *data: Any) -> list[FigureItem]:
     """A figure; none where no row has what it shows."""
     try:
         return [FigureItem(name, caption, draw(*data))]

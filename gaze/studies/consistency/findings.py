@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 
 from gaze.measures import measures
-from gaze.report.words import each, number, p_value
+from gaze.report.style import model_styles
+from gaze.report.words import each, number, p_value, with_sd
+from gaze.statistics.intervals import sign_flip_floor
 
 CURVE = "not shown to be more than that curve"
 FEW = "too few seeds to tell"
 FEWEST = 3  # seeds from which on a finding is called clear: two that agree by chance give a short interval
+
+SENTENCE = (  # the two halves of a model's sentence; of each the first metric that there is
+    {"accuracy": ("accuracy", "lower", "higher"), "kappa": ("kappa", "lower", "higher")},
+    dict.fromkeys(("gaze_consistency_rms", "gaze_consistency_l2"), ("gaze", "more consistent", "less consistent")),
+)
+
+TESTED = (
+    "lower, higher, more or less consistent is said where p < 0.05, paired t-tests of the last 5 epochs over at least "
+    f"{FEWEST} seeds, adjusted by Holm over all models and lambdas. Underpowered: no such p, from fewer than 6 pairs "
+    "of seeds; this says nothing against an effect."
+)
 
 HOW_TO_READ = (  # {} is the CAM method
     "Gaze: the {} map of a correctly classified image, scaled to 0..1. Gaze consistency L_CAM: the mean "
@@ -73,20 +87,71 @@ def pearson_finding(table: pd.DataFrame, where: str) -> str | None:
     )
 
 
-def lambda_finding(table: pd.DataFrame, where: str) -> str | None:
-    """Which lambdas changed accuracy by more than seeds do (rows of ``lambda_table``)."""
-    rows = table[(table["metric"] == "accuracy") & (table["summary"] == "last5") & (table["lambda"] != 0)]
-    rows = rows[rows["n_pairs"] > 0]
-    if rows.empty:
-        return None
-    clear = rows[(rows["p_holm"] < 0.05) & (rows["n_pairs"] >= FEWEST)]
-    texts = [f"{row.model} at {row.weight:g} ({row.diff:+.3f}, p {p_value(row.p_holm)})" for row in each(clear)]
-    tested = int(rows["p"].notna().sum())
-    if tested == 0:
-        return f"Does forcing consistency help ({where})? One seed cannot tell: differences from lambda = 0 have no p."
-    few = f" (fewer than {FEWEST} seeds are never called clear)" if (rows["n_pairs"] < FEWEST).any() else ""
-    said = f"accuracy differs from lambda = 0 for {', '.join(texts)}" if texts else "no clear difference in accuracy"
-    return f"Does forcing consistency help ({where})? After Holm over {tested} comparisons: {said}{few}."
+def level_findings(table: pd.DataFrame, collapse: pd.DataFrame) -> list[str]:
+    """One sentence a model: what lambda did to its accuracy and to its gaze, and where it collapsed.
+
+    Args:
+        table: rows of ``gaze.statistics.seeds.lambda_table`` of one study and data set.
+        collapse: rows of ``overview.collapse_table`` of the same.
+    """
+    table = table[(table["summary"] == "last5") & table["mean"].notna()]
+    said = []
+    for model, own in ((model, table[table["model"] == model]) for model in model_styles(table["model"])):
+        halves = [(half, name) for half in SENTENCE if (name := first(half, own))]
+        parts = [_by_lambda(own[own["metric"] == name], name, *half[name]) for half, name in halves]
+        cells = collapse[collapse["model"] == model]
+        gone = cells[cells["collapsed"] > 0]
+        if (cells["collapsed"] == cells["runs"]).all() and len(cells) > 1:
+            parts.append("collapsed at every lambda")
+        elif len(gone):
+            counts = [f" ({row.collapsed} of {row.runs} runs)" if row.runs > 1 else "" for row in each(gone)]
+            parts.append(f"collapsed at lambda {_joined(gone['lambda'], counts)}")
+        said.append(f"{model}: {'; '.join(parts)}.")
+    return said
+
+
+def first(metrics: Iterable[str], table: pd.DataFrame) -> str:
+    """The first of the metrics that has a mean in ``gaze.statistics.seeds.lambda_table``; "" if none has."""
+    given = set(table.loc[table["mean"].notna(), "metric"])
+    return next((name for name in metrics if name in given), "")
+
+
+def _by_lambda(rows: pd.DataFrame, metric: str, subject: str, lower: str, higher: str) -> str:
+    """What lambda did to one metric: where seeds allow a test what it shows, else how far the means reach."""
+    digits, title = measures()[metric].digits, measures()[metric].heading
+    plain, others = rows[rows["lambda"] == 0], rows[rows["lambda"] != 0]
+    if len(rows) == 1:
+        row = each(rows)[0]
+        return f"{title} {with_sd(row.mean, row.sd, digits)} at lambda {row.weight:g}"
+    if plain.empty:
+        return f"{title} {_span(others, digits)}"
+    if not (others["n_pairs"] >= FEWEST).any():
+        elsewhere = "elsewhere " if len(others) > 1 else ""
+        return f"{title} {_span(plain, digits)}, {elsewhere}{_span(others, digits)}"
+    clear = (others["p_holm"] < 0.05) & (others["n_pairs"] >= FEWEST)
+    few = ~(others["n_pairs"].map(sign_flip_floor) <= 0.05)  # NaN without a pair
+    groups = {lower: clear & (others["diff"] < 0), higher: clear & (others["diff"] > 0)}
+    groups |= {"no change shown": ~clear & ~few, "underpowered": ~clear & few}
+    said = []
+    for words, part in ((words, others[chosen]) for words, chosen in groups.items() if chosen.any()):
+        low, high = (number(size, digits) for size in (part["diff"].abs().min(), part["diff"].abs().max()))
+        by = f" (by {low if low == high else f'{low} to {high}'})" if words in (lower, higher) else ""
+        said.append(f"{words} at {_joined(part['lambda'])}{by}")
+    return f"{subject} {', '.join(said)}"
+
+
+def _span(rows: pd.DataFrame, digits: int) -> str:
+    """The smallest and the largest mean, and where."""
+    lowest, *_, highest = sorted([*each(rows), *each(rows)], key=lambda row: row.mean)
+    low, high = number(lowest.mean, digits), number(highest.mean, digits)
+    if len(rows) == 1:
+        return f"{low} at lambda {lowest.weight:g}"
+    return f"{low} (at {lowest.weight:g}) to {high} (at {highest.weight:g})" if low != high else str(low)
+
+
+def _joined(weights: Iterable[float], behind: Iterable[str] = ()) -> str:
+    *most, last = (f"{weight:g}{text}" for weight, text in zip_longest(weights, behind, fillvalue=""))
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def shift_finding(table: pd.DataFrame, by_lambda: pd.DataFrame, where: str) -> str | None:

@@ -24,6 +24,7 @@ from gaze.measures import label, measures
 from gaze.report.style import (
     MARKERS,
     SMALL,
+    TEXT,
     TITLE,
     Style,
     add_legend,
@@ -33,8 +34,9 @@ from gaze.report.style import (
     new_figure,
     say,
 )
+from gaze.report.words import number, p_value
 from gaze.runs.tidy import RUN_KEYS
-from gaze.statistics.seeds import SCALE_MEASURES
+from gaze.statistics.seeds import SCALE_MEASURES, run_correlations
 from gaze.studies.consistency.atlas import atlas_figure
 
 __all__ = ["atlas_figure", "correlation_figure", "curve_figure", "eta_figure", "scale_figure"]
@@ -43,55 +45,65 @@ __all__ += ["lambda_styles", "model_styles"]
 LOG_FROM = 30.0  # largest over smallest value from which a consistency is drawn on a log axis
 LAST_EPOCHS = 5  # that eta_figure averages
 NOT_LOGGED = "not logged by these runs"
+CORRELATION = (  # how to read correlation_figure
+    "Figures: a point is an epoch at lambda = 0. Each panel shows one run in colour, the one whose r is nearest to the "
+    "mean over seeds, with its least-squares line of L_CAM on kappa; the other runs are grey."
+)
 
 
 def correlation_figure(
-    runs: pd.DataFrame, dataset: str, measure: str = "gaze_consistency", models: Sequence[str] | None = None
+    runs: pd.DataFrame,
+    dataset: str,
+    measure: str = "gaze_consistency",
+    table: pd.DataFrame | None = None,
+    models: Sequence[str] | None = None,
 ) -> Figure:
-    """Kappa against gaze consistency, a point per epoch of each run (thesis, Fig. 1-2), and a line per model.
+    """Gaze consistency against kappa, a panel per model with one run in colour (thesis, Fig. 1-2), the others grey.
 
-    The line is the least-squares fit over all points of the model, drawn over the range of its x; none where x
-    does not vary. Where level1 meets other models a second panel leaves it out: in the l2 form it stands apart.
+    The run in colour is the one whose Pearson's r is nearest to the mean over seeds. A point is an epoch; the line is
+    the least-squares line of the measure on kappa over this run's epochs, none where kappa does not vary.
 
     Args:
-        runs: tidy frame, columns ``RUN_KEYS``, ``kappa`` and ``measure``; rows of one study and lambda.
+        runs: tidy frame, columns ``RUN_KEYS``, ``epoch``, ``kappa`` and ``measure``; rows of one study and lambda.
         dataset: name of the data set.
-        measure: column on the x axis.
+        measure: column on the y axis.
+        table: ``gaze.statistics.seeds.pearson_table`` of the same rows; the panels then say the mean r of kappa with
+            the run's own gaze and, where the table has them, with other seeds' gazes and the p of the pairing.
         models: which models, all when None.
 
     Raises:
         ValueError: no row is left, or there is no such column.
     """
-    styles = model_styles(runs["model"])
     frame = _rows(runs, dataset, measure, "kappa")
     if models is not None:
         frame = _some(frame[frame["model"].isin(list(models))], f"data set {dataset!r} and models {list(models)}")
-    names = [name for name in styles if name in set(frame["model"])]
-    panels = {"all models" if len(names) > 1 else names[0]: names}
-    if "level1" in names and len(names) > 1:
-        panels["without level1"] = names[1:]
-    figure = new_figure(4.2 * len(panels) + 0.8, 4.2 + 0.2 * (len(names) // 5))
-    for axis, (title, shown) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        dress(axis, title, label(measure), label("kappa"))
-        axis.xaxis.set_major_locator(MaxNLocator(6))
-        for name in shown:
-            points = frame.loc[frame["model"] == name, [measure, "kappa"]].dropna().to_numpy(float)  # (N, 2)
-            _scatter_and_fit(axis, points, styles[name])
+    styles = {name: style for name, style in model_styles(runs["model"]).items() if name in set(frame["model"])}
+    figure, axes = _panels(list(styles), label("kappa"), label(measure), alike=False)
+    for axis, (name, style) in zip(axes, styles.items(), strict=True):
+        own = frame[frame["model"] == name].sort_values("epoch")
+        shown = _representative(own, measure)
+        points = own[["kappa", measure]].to_numpy(float)  # (N, 2)
+        _points(axis, points[~shown], Style("0.72", "o", "none", 0.0), 2.6)
+        _points(axis, points[shown], style, 4.2)
+        _fit(axis, points[shown], style)
+        said = _correlations(table, name, dataset, measure)
+        axis.set_title(f"{name}, seed {own.loc[shown, 'seed'].iloc[0]}{said}", fontsize=TEXT)
         if not axis.lines:
-            axis.set(xlim=(0, 1), ylim=(0, 1))
+            axis.set(xlim=(0, 1), ylim=measures()[measure].range)
             say(axis, "no epoch has both values")
-    counts = frame.drop_duplicates(_run_keys(frame))["model"].value_counts()
-    handles = [styles[name].line2d(f"{name} ({counts[name]} run{'s'[: counts[name] - 1]})") for name in names]
-    add_legend(figure, handles)
-    figure.suptitle(f"{dataset}: every epoch of every run, least-squares line per model", fontsize=TITLE)
+    several = len(frame.drop_duplicates(_run_keys(frame))) > len(styles)
+    seen = "run named above, its r the nearest to the mean, and its line" if several else "run named above and its line"
+    grey = [Style("0.72", "o", "none", 0.0).line2d("the model's other runs")] if several else []
+    add_legend(figure, [Style("0.25", "o", "-", 1.6).line2d(seen), *grey])
+    figure.suptitle(f"{dataset}: a point is an epoch", fontsize=TITLE)
     return figure
 
 
 def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
     """Learning curves, a panel per model and a line per lambda (thesis, Fig. 4): mean over seeds, band of +-1 SD.
 
-    Epochs without a value are skipped; the SD (n - 1) is drawn where at least 2 seeds have a value. A consistency
-    whose means span more than a factor of 30 gets a log axis.
+    Epochs without a value are skipped; the SD (n - 1) is drawn where at least 2 seeds have a value. Accuracy is drawn
+    from 0 to 1, as published; a consistency whose means span more than a factor of 30 gets a log axis.
 
     Args:
         runs: tidy frame, columns ``RUN_KEYS``, ``epoch`` and ``measure``; rows of one study.
@@ -105,15 +117,18 @@ def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
     styles = lambda_styles(runs["lambda"])
     names = list(model_styles(frame["model"]))
     curves = frame.groupby(["model", "lambda", "epoch"])[measure].agg(["mean", "std", "count"])
-    figure, axes = _panels(names, label(measure), frame["epoch"])
+    figure, axes = _panels(names, "epoch", label(measure))
+    margin = max(0.5, 0.03 * (frame["epoch"].max() - frame["epoch"].min()))
+    axes[0].set_xlim(frame["epoch"].min() - margin, frame["epoch"].max() + margin)
     for axis, name in zip(axes, names, strict=True):
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         of_model = curves.loc[name]
         for weight in of_model.index.unique("lambda"):
             _curve(axis, of_model.loc[weight], styles[float(weight)])
         if not of_model["mean"].notna().any():
             say(axis, NOT_LOGGED)
-    if not curves["count"].any():
-        axes[0].set_ylim(0, 1)
+    if measure == "accuracy" or not curves["count"].any():  # as the published curves are drawn
+        axes[0].set_ylim(*(end if np.isfinite(end) else float(end > 0) for end in measures()[measure].range))
     elif measure.startswith("gaze_consistency"):
         _log_if_wide(axes[0], curves)
     handles = [styles[w].line2d(f"lambda = {w:g}") for w in styles if w in set(frame["lambda"])]
@@ -208,33 +223,58 @@ def _run_keys(frame: pd.DataFrame) -> list[str]:
     return [*RUN_KEYS, *(["run"] if "run" in frame else [])]
 
 
-def _panels(names: list[str], y_label: str, epochs: pd.Series[int]) -> tuple[Figure, list[Axes]]:
-    """A panel per name on shared axes, labelled at the rim; places that are left over stay empty."""
+def _panels(names: list[str], x_label: str, y_label: str, alike: bool = True) -> tuple[Figure, list[Axes]]:
+    """A panel per name, labelled at the rim, y axes shared if ``alike``; places that are left over stay empty."""
     columns = len(names) if len(names) <= 3 else 3 if len(names) <= 9 else 4
     rows = -(-len(names) // columns)
     figure = new_figure(max(2.7 * columns + 0.7, 5.0), 2.2 * rows + 1.2)
-    axes: list[Axes] = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    axes: list[Axes] = list(figure.subplots(rows, columns, sharex=True, sharey=alike, squeeze=False).flat)
     for i, axis in enumerate(axes):
         if i >= len(names):
             axis.set_axis_off()
             continue
         lowest = i + columns >= len(names)
-        dress(axis, names[i], "epoch" if lowest else "", y_label if i % columns == 0 else "")
+        dress(axis, names[i], x_label if lowest else "", y_label if i % columns == 0 else "")
         axis.tick_params(labelbottom=lowest)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    margin = max(0.5, 0.03 * (epochs.max() - epochs.min()))
-    axes[0].set_xlim(epochs.min() - margin, epochs.max() + margin)
     return figure, axes[: len(names)]
 
 
-def _scatter_and_fit(axis: Axes, points: NDArray[np.float64], style: Style) -> None:
-    """Points (N, 2) and their least-squares line."""
-    if len(points) == 0:
-        return
-    x, y = points.T
-    size = 4.0 if len(points) < 400 else 2.5
-    axis.plot(x, y, style.marker, color=style.colour, markersize=size, mew=0, alpha=0.45, rasterized=True)
-    if np.ptp(x) > 1e-9 * np.abs(x).max():  # else the slope is rounding noise
+def _representative(runs: pd.DataFrame, measure: str) -> NDArray[np.bool_]:
+    """Rows of the run whose r of kappa and the measure is nearest to the mean over runs; of the first without any r."""
+    table = run_correlations(runs, [measure])
+    distance = (table["pearson"] - table["pearson"].mean()).abs()
+    nearest = runs.iloc[0] if distance.isna().all() else table.iloc[int(distance.argmin())]
+    keys = _run_keys(runs)
+    return (runs[keys] == nearest[keys]).all(axis=1).to_numpy()
+
+
+def _correlations(table: pd.DataFrame | None, model: str, dataset: str, measure: str) -> str:
+    """Second line of a panel's title: a row of Table 2."""
+    if table is None:
+        return ""
+    wanted = {"model": model, "dataset": dataset, "measure": measure, "lambda": 0.0}
+    rows = table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    if rows.empty or rows["r"].isna().all():
+        return ""
+    row, text = rows.iloc[0], f"r {number(rows['r'].iloc[0], 2)}"
+    text = f"mean {text}" if row["n"] - row["n_nan"] > 1 else text
+    if number(row.get("strangers_r", np.nan)):
+        text += f", strangers' {number(row['strangers_r'], 2)}"
+    p = p_value(row.get("pairing_p", np.nan))
+    return f"\n{text}" + (f", pairing p {p}" if p else "")
+
+
+def _points(axis: Axes, points: NDArray[np.float64], style: Style, size: float) -> None:
+    """Points (N, 2), those with both values."""
+    points = points[np.isfinite(points).all(axis=1)]
+    if len(points):
+        axis.plot(*points.T, style.marker, color=style.colour, markersize=size, mew=0, alpha=0.75, rasterized=True)
+
+
+def _fit(axis: Axes, points: NDArray[np.float64], style: Style) -> None:
+    """The least-squares line of y on x over points (N, 2)."""
+    x, y = points[np.isfinite(points).all(axis=1)].T
+    if len(x) > 1 and np.ptp(x) > 1e-9 * np.abs(x).max():  # else the slope is rounding noise
         slope, offset = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
         look = {"color": style.colour, "linestyle": style.line, "linewidth": style.width, "zorder": 3}
@@ -279,7 +319,7 @@ def _log_if_wide(axis: Axes, curves: pd.DataFrame) -> None:
 def _explain_eta(axis: Axes, eta: NDArray[np.float64]) -> None:
     """How to read the corners, in bands above and below the data."""
     if len(eta) == 0:
-        axis.set(xlim=(0, 1), ylim=(0, 1))
+        axis.set(xlim=measures()["gaze_consistency_rms"].range, ylim=(0, 1))
         say(axis, NOT_LOGGED)
         return
     low, high = min(0.0, eta.min()), max(eta.max(), 0.05)

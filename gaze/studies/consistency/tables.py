@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from gaze.measures import measures
-from gaze.report.words import each, estimate, listed, number, p_value
+from gaze.report.style import model_styles
+from gaze.report.words import each, estimate, listed, number, p_value, with_sd
 from gaze.report.write import TableItem
 from gaze.studies.consistency.published import published_pearson, published_study1, published_study2
 
@@ -112,6 +113,39 @@ def pearson_by_lambda_item(table: pd.DataFrame, name: str, where: str) -> TableI
     return TableItem(name, f"r of kappa and gaze by lambda, {where}: mean [95 % interval]", table, pd.DataFrame(rows))
 
 
+def across_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset: str) -> TableItem:
+    """One metric with models down and lambda across, as the thesis's Fig. 4 is read; published accuracy beneath ours.
+
+    Args:
+        table: rows of ``gaze.statistics.seeds.lambda_table`` of one study and data set.
+        metric: of ``gaze.measures``.
+        name: of the files.
+        where: study and data set in words.
+        dataset: its name, to find the published values.
+    """
+    measure = measures()[metric]
+    rows = table[(table["metric"] == metric) & (table["summary"] == "last5") & table["mean"].notna()]
+    weights, published = sorted(rows["lambda"].unique()), pd.DataFrame()
+    if metric == "accuracy":
+        published = (
+            published_study2().query("dataset == @dataset").pivot(index="model", columns="lambda", values="accuracy")
+        )
+    shown = []
+    for model in model_styles(rows["model"]):
+        cells = {row.weight: with_sd(row.mean, row.sd, measure.digits) for row in each(rows[rows["model"] == model])}
+        shown.append({"model": model, **{f"{weight:g}": cells.get(weight) for weight in weights}})
+        if model in published.index:
+            given = published.loc[model]
+            shown.append({"model": "published", **{f"{w:g}": number(given.get(w, math.nan)) for w in weights}})
+    notes = ["Columns: lambda. Mean of the last 5 epochs, over seeds ± SD; no SD where there is one run."]
+    notes += (
+        ["Published: 1 run, mean of the last 5 of 50 epochs, l2 distance, alpha constant."] if len(published) else []
+    )
+    frame = rows[["model", "lambda", "n", "n_nan", "mean", "sd", "diff"]]
+    caption = f"{measure.heading} with models down and lambda across, {where} (thesis, Fig. 4)"
+    return TableItem(name, caption[0].upper() + caption[1:], frame, pd.DataFrame(shown), tuple(notes))
+
+
 def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset: str) -> TableItem:
     """Accuracy or kappa by model and lambda, with the difference from lambda = 0.
 
@@ -171,14 +205,13 @@ def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
         row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}"}
         for m in columns:
             if m.name in by_metric:
-                mean, sd = number(by_metric[m.name].mean, m.digits), number(by_metric[m.name].sd, m.digits)
-                row[m.heading] = mean if mean is None or sd is None else f"{mean} ± {sd}"
+                row[m.heading] = with_sd(by_metric[m.name].mean, by_metric[m.name].sd, m.digits)
         rows.append({**row, "seeds": str(part["n"].max())})
     notes = (
         "Mean ± SD over seeds of the mean of the last 5 epochs; no SD where there is one run. RMS deviation: the "
         "square root of L_CAM in its squared form, in units of the map's own 0..1 range. Common grid: maps pooled to "
         "the same few tiles first, whatever their size. Eta squared: the share of the gaze's variance that the class "
-        "explains. A deviation that falls while the empty fraction rises is collapse.",
+        "explains.",
         *((MASK_NOTE,) if "gaze_mask_energy" in measured else ()),
     )
     return TableItem(name, f"The gaze by lambda, {where}", table, pd.DataFrame(rows), notes)

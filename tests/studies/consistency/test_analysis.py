@@ -83,7 +83,8 @@ def test_every_table_and_figure_is_there_in_every_form(analysis):
     assert all(path.stat().st_size > 0 for path in paths)
     names = {path.stem for path in paths if path.parent.name == "figures"}
     kinds = ("correlation-squared", "correlation-l2", "curves-accuracy", "curves-kappa", "curves-consistency_rms")
-    assert names == {f"{kind}-{SLUG}" for kind in (*kinds, "curves-eta_squared", "eta", "scale", "atlas")}
+    kinds += ("overview-accuracy", "overview-consistency_rms", "curves-eta_squared", "eta", "scale", "atlas")
+    assert names == {f"{kind}-{SLUG}" for kind in kinds}
     for path in paths:
         assert path.name in shown.replace("\n", "")
         if path.parent.name == "figures":
@@ -142,11 +143,71 @@ def test_an_earlier_analysis_is_replaced(analysis, tmp_path, undrawn):
 def test_the_page_in_a_browser(analysis, tmp_path):
     visit = open_in_browser(analysis[0] / "report.html", tmp_path)
     assert visit.requests == []
-    assert visit.dom.count("<img") == 9
+    assert visit.dom.count("<img") == 11
     assert visit.dom.count("<table") == len(list((analysis[0] / "tables").glob("*.csv")))
     table = pd.read_csv(analysis[0] / "tables" / f"pearson-{SLUG}.csv").query("`lambda` == 0")
     for r in table["r"]:
         assert f"{r:.3f}" in visit.dom
+
+
+# ---- what a reader sees first
+
+
+def page_of(tmp_path: Path, runs: pd.DataFrame) -> tuple[str, str]:
+    """report.md and the page's body."""
+    runs.to_csv(tmp_path / "x.csv", index=False)
+    analyse(tmp_path / "x.csv", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    return (tmp_path / "out" / "report.md").read_text(encoding="utf-8"), page.partition("<body>")[2]
+
+
+LEVELS = tuple(f"level{i}" for i in range(1, 6))
+GRID = {"models": LEVELS, "lambdas": (-100, 0, 50, 100, 500), "epochs": 6}
+
+
+@pytest.mark.parametrize("seeds", [1, 6])
+def test_a_grid_is_read_from_the_top_two_pictures_a_sentence_a_level_then_levels_down_lambda_across(
+    tmp_path, undrawn, seeds
+):
+    text, page = page_of(tmp_path, made_up_runs(**GRID, seeds=range(seeds)))
+    first, second, contents, tables = (page.index(f'id="{name}"') for name in (
+        "figure-overview-accuracy-made_up-phantom", "figure-overview-consistency_rms-made_up-phantom", "contents",
+        "table-across-accuracy-made_up-phantom",
+    ))  # fmt: skip
+    sentences = [page.index(f"<li>{level}: ") for level in LEVELS]
+    assert first < second < sentences[0] and sentences == sorted(sentences)
+    assert sentences[-1] < page.index('id="summary"') < contents < tables
+    assert page.index("<table") > contents
+    assert page.index("Hatched: at least half of the cell's runs collapsed.".replace("'", "&#39;")) < second
+    summary = text[text.index("## Summary") : text.index("## Models down, lambda across")]
+    assert "What lambda does to the gaze" not in summary  # twenty clauses
+    row = next(line for line in text.splitlines() if line.startswith("| level1"))
+    assert row.count("|") == 7  # the model and five lambdas
+
+
+def test_long_tables_of_a_grid_are_folded_and_the_rest_is_open(tmp_path, undrawn):
+    _, page = page_of(tmp_path, made_up_runs(**GRID, seeds=[0]))
+    folded = re.findall(
+        r'<figure id="table-([a-z_-]+)-made_up-phantom">\s*<figcaption.*?</figcaption>\s*<details>', page
+    )
+    assert {"pearson-lambda", "accuracy", "kappa", "gaze"} <= set(folded)
+    for name, rows in re.findall(r'id="table-([a-z_-]+)".*?<tbody>(.*?)</tbody>', page, re.DOTALL):
+        assert (rows.count("<tr>") >= 25) == (name.removesuffix("-made_up-phantom") in folded), name
+
+
+def test_a_study_with_one_lambda_opens_with_kappa_against_the_gaze(tmp_path, undrawn):
+    text, page = page_of(tmp_path, made_up_runs(datasets=("a", "b"), models=LEVELS[:2]))
+    assert "overview" not in page and "table-across" not in page
+    starts = [page.index(f'id="figure-correlation-l2-made_up-{name}"') for name in "ab"]
+    said = [match.start() for match in re.finditer("<li>level1: accuracy", page)]
+    assert starts[0] < said[0] < starts[1] < said[1] < page.index('id="summary"')
+    assert re.search(r"- level2: accuracy 0\.\d{3} ± 0\.\d{3} at lambda 0; RMS deviation 0\.\d{3} ± 0", text)
+
+
+def test_a_grid_without_lambda_0_has_its_pictures_without_colour(tmp_path, undrawn):
+    text, _ = page_of(tmp_path, made_up_runs(models=LEVELS[:2], lambdas=(50, 100)))
+    assert text.index("No runs at lambda 0, so no colour.") < text.index("## Summary")
+    assert re.search(r"- level1: accuracy 0\.\d{3} \(at 100\) to 0\.\d{3} \(at 50\); RMS", text)
 
 
 # ---- from run folders
@@ -225,7 +286,7 @@ def test_published_values_stand_beside_ours(tmp_path, undrawn):
     made_up_runs("mine", ("brain_tumor_mri",), ("level1", "level2"), (0, 50), (0, 1), 20).to_csv(tmp_path / "x.csv")
     analyse(tmp_path / "x.csv", tmp_path)
     text = (tmp_path / "report.md").read_text()
-    row = next(line for line in text.splitlines() if line.startswith("| level2") and "l2" in line)
+    row = next(line for line in text.splitlines() if line.startswith("| level2") and "l2 (" in line)
     assert "-0.626" in row  # Table 2
     assert re.search(r"level2 +\| +0\.813 \|", text)  # study 1 ...
     assert re.search(r"level3 +\| +0\.882 \| +[^0-9 ] \|", text)  # ... level3 is not among ours

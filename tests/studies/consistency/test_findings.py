@@ -3,14 +3,16 @@ the numbers do.
 """
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
 from made_up import made_up_runs
 
-from gaze.report.words import estimate, number, p_value
+from gaze.report.words import estimate, number, p_value, with_sd
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings
+from gaze.studies.consistency.overview import collapse_table
 from gaze.studies.consistency.tables import pearson_item, performance_item, shared_curve_item
 
 
@@ -25,6 +27,8 @@ def test_estimates_say_what_stands_behind_them():
     assert estimate(0.5, math.nan, math.nan, 1) == "0.500 (1 run)"
     assert estimate(0.5, math.nan, math.nan, 2) == "0.500"
     assert estimate(math.nan, 0.4, 0.6, 3) is None
+    assert [with_sd(0.5, sd) for sd in (0.01, math.nan)] == ["0.500 ± 0.010", "0.500"]
+    assert with_sd(math.nan, 0.01) is None
 
 
 def frame_of(r: list[list[float]]) -> pd.DataFrame:
@@ -84,18 +88,69 @@ def lambdas(change: list[float]) -> pd.DataFrame:
         own = (runs["lambda"] == 50) & (runs["seed"] == seed)
         plain = (runs["lambda"] == 0) & (runs["seed"] == seed)
         runs.loc[own, "accuracy"] = runs.loc[plain, "accuracy"].to_numpy() + value
-    return lambda_table(runs)
+    return runs
 
 
-def test_lambda_sentence_needs_three_seeds_and_a_small_p():
-    assert "differs from lambda = 0 for level2 at 50 (+0.051, p" in findings.lambda_finding(
-        lambdas([0.05, 0.051, 0.052]), "x"
+def sentence(change: list[float], **changes) -> str:
+    runs = lambdas(change).assign(**changes)
+    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs))
+    return said
+
+
+def test_a_models_sentence_needs_three_seeds_and_a_small_p():
+    assert sentence([0.05, 0.051, 0.052]).startswith("level2: accuracy higher at 50 (by 0.051); gaze ")
+    assert sentence([-0.05, -0.051, -0.052]).startswith("level2: accuracy lower at 50 (by 0.051); ")
+    assert sentence([0.05, -0.04, 0.01]).startswith("level2: accuracy underpowered at 50; ")
+    assert sentence([0.05, -0.04, 0.01, 0.0, 0.02, -0.05]).startswith("level2: accuracy no change shown at 50; ")
+    few = lambda_table(lambdas([0.05, 0.0501]))
+    assert few.query("metric == 'accuracy' and summary == 'last5'")["p_holm"].min() < 0.05  # two seeds that agree
+    plain, other = few.query("metric == 'accuracy' and summary == 'last5'").sort_values("lambda")["mean"]
+    assert sentence([0.05, 0.0501]).startswith(
+        f"level2: accuracy {plain:.3f} at lambda 0, {other:.3f} at lambda 50; RMS"
     )
-    assert "no clear difference in accuracy." in findings.lambda_finding(lambdas([0.05, -0.04, 0.01]), "x")
-    two = findings.lambda_finding(lambdas([0.05, 0.0501]), "x")
-    assert "no clear difference in accuracy (fewer than 3 seeds are never called clear)" in two
-    assert "One seed cannot tell" in findings.lambda_finding(lambdas([0.05]), "x")
-    assert findings.lambda_finding(lambda_table(made_up_runs()), "x") is None
+
+
+def test_a_models_sentence_has_one_clause_for_each_outcome_however_many_lambdas():
+    runs = made_up_runs(models=("level1", "level2"), lambdas=(-100, 0, 50, 100, 500), seeds=range(6))
+    table = lambda_table(runs)
+    said = findings.level_findings(table, collapse_table(runs))
+    assert [text.partition(":")[0] for text in said] == ["level1", "level2"]
+    five = table.query("model == 'level2' and summary == 'last5' and metric == 'gaze_consistency_rms'")
+    change = five.set_index("lambda")["diff"].abs()
+    assert (five["p_holm"].dropna() < 0.05).all()
+    low, high = change[[50, 100, 500]].min(), change[[50, 100, 500]].max()
+    more = f"gaze more consistent at 50, 100 and 500 (by {low:.3f} to {high:.3f})"
+    assert said[1].endswith(f"{more}, less consistent at -100 (by {change[-100]:.3f}).")
+    assert all(text.count(".") < 12 and text.count(";") == 1 for text in said)
+
+
+def test_a_models_sentence_without_tests_tells_the_span():
+    runs = made_up_runs(models=("level1",), lambdas=(-100, 0, 50, 500), seeds=[0])
+    mean = lambda_table(runs).query("summary == 'last5'").set_index(["metric", "lambda"])["mean"]
+    accuracy, rms = mean["accuracy"], mean["gaze_consistency_rms"]
+    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs))
+    assert said == (
+        f"level1: accuracy {accuracy[0]:.3f} at lambda 0, elsewhere {accuracy[500]:.3f} (at 500) to {accuracy[50]:.3f} "
+        f"(at 50); RMS deviation {rms[0]:.3f} at lambda 0, elsewhere {rms[500]:.3f} (at 500) to {rms[-100]:.3f} "
+        "(at -100)."
+    )
+    [said] = findings.level_findings(lambda_table(runs[runs["lambda"] != 0]), collapse_table(runs))
+    assert said.startswith(f"level1: accuracy {accuracy[500]:.3f} (at 500) to {accuracy[50]:.3f} (at 50); RMS")
+    plain = made_up_runs(models=("level1",)).drop(columns="gaze_consistency_rms")
+    [said] = findings.level_findings(lambda_table(plain), collapse_table(plain))
+    assert re.fullmatch(
+        r"level1: accuracy 0\.\d{3} ± 0\.\d{3} at lambda 0; L_CAM l2 0\.\d{4} ± 0\.\d{4} at lambda 0\.", said
+    )
+
+
+def test_a_models_sentence_counts_the_runs_that_collapsed():
+    runs = made_up_runs(models=("level2",), lambdas=(0, 50, 100), seeds=range(3))
+    runs.loc[(runs["lambda"] == 50) & (runs["seed"] == 1), "kappa"] = 0.0
+    runs.loc[runs["lambda"] == 100, "gaze_empty_fraction"] = 0.9
+    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs))
+    assert said.endswith("; collapsed at lambda 50 (1 of 3 runs) and 100 (3 of 3 runs).")
+    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs.assign(kappa=0.0)))
+    assert said.endswith("; collapsed at every lambda.")
 
 
 def test_shift_sentence_repeats_the_readings():

@@ -22,6 +22,7 @@ from scipy.stats import linregress
 
 from gaze.measures import label, measures
 from gaze.runs.class_gaze import GazeMaps
+from gaze.statistics.seeds import pearson_table
 from gaze.studies.consistency.plots import (
     atlas_figure,
     correlation_figure,
@@ -66,7 +67,7 @@ def every_figure(runs: pd.DataFrame) -> dict[str, Figure]:
     plain = runs[runs["lambda"] == 0]
     maps = [gaze_maps(model, weight) for model in set(runs["model"]) for weight in set(runs["lambda"])]
     return {
-        "correlation": correlation_figure(plain, "phantom"),
+        "correlation": correlation_figure(plain, "phantom", table=pearson_table(plain)),
         "curve": curve_figure(runs, "phantom", "kappa"),
         "eta": eta_figure(runs, "phantom"),
         "scale": scale_figure(runs, "phantom"),
@@ -95,54 +96,81 @@ def luminance(colour: str) -> float:
 # ---- correlation
 
 
-def test_correlation_draws_every_epoch_of_every_run(plain):
-    axis = correlation_figure(plain, "phantom").axes[0]
-    clouds = [line for line in axis.lines if line.get_linestyle() == "None"]
-    for model, cloud in zip(LEVELS, clouds, strict=True):
+def points_of(axis) -> list[NDArray]:
+    return [line.get_xydata() for line in axis.lines if line.get_linestyle() == "None"]
+
+
+def test_correlation_shows_kappa_across_and_the_gaze_up_with_every_epoch_of_every_run(plain):
+    for model, axis in zip(LEVELS, correlation_figure(plain, "phantom").axes, strict=True):
         own = plain[plain["model"] == model]
-        np.testing.assert_array_equal(cloud.get_xydata(), own[["gaze_consistency", "kappa"]])
-        assert cloud.get_rasterized()
+        drawn = np.concatenate(points_of(axis))
+        expected = own[["kappa", "gaze_consistency"]].to_numpy()
+        np.testing.assert_array_equal(drawn[np.lexsort(drawn.T)], expected[np.lexsort(expected.T)])
+        assert all(line.get_rasterized() for line in axis.lines if line.get_linestyle() == "None")
 
 
-def test_correlation_line_is_the_least_squares_line(plain):
-    axis = correlation_figure(plain, "phantom", "gaze_consistency_l2").axes[0]
-    fits = [line for line in axis.lines if line.get_linestyle() != "None"]
-    for model, fit in zip(LEVELS, fits, strict=True):
-        own = plain[plain["model"] == model]
-        x = own["gaze_consistency_l2"]
-        truth = linregress(x, own["kappa"])
-        np.testing.assert_allclose(fit.get_xdata(), [x.min(), x.max()])
-        np.testing.assert_allclose(fit.get_ydata(), truth.intercept + truth.slope * fit.get_xdata(), rtol=1e-6)
-    assert len({style.line for style in model_styles(LEVELS).values()}) == len(fits)
-    assert [fit.get_color() for fit in fits] == [style.colour for style in model_styles(LEVELS).values()]
+def test_correlation_colours_the_run_whose_r_is_nearest_to_the_mean_and_draws_its_line(plain):
+    measure = "gaze_consistency_l2"
+    figure = correlation_figure(plain, "phantom", measure)
+    for model, axis in zip(LEVELS, figure.axes, strict=True):
+        own = dict(iter(plain[plain["model"] == model].groupby("seed")))
+        r = {seed: linregress(run["kappa"], run[measure]).rvalue for seed, run in own.items()}
+        nearest = min(own, key=lambda seed: abs(r[seed] - np.mean(list(r.values()))))
+        assert axis.get_title() == f"{model}, seed {nearest}"
+        grey, coloured = points_of(axis)
+        np.testing.assert_array_equal(coloured, own[nearest][["kappa", measure]])
+        assert len(grey) == 2 * 8
+        kappa, truth = own[nearest]["kappa"], linregress(own[nearest]["kappa"], own[nearest][measure])
+        line = next(line for line in axis.lines if line.get_linestyle() != "None")
+        np.testing.assert_allclose(line.get_xdata(), [kappa.min(), kappa.max()])
+        np.testing.assert_allclose(line.get_ydata(), truth.intercept + truth.slope * line.get_xdata(), rtol=1e-6)
+        assert line.get_color() == axis.lines[1].get_color() == model_styles(LEVELS)[model].colour
+    assert "the model's other runs" in texts(figure)
 
 
-def test_correlation_has_a_second_panel_without_level1(plain):
-    figure = correlation_figure(plain, "phantom")
-    assert [axis.get_title() for axis in figure.axes] == ["all models", "without level1"]
-    assert [len(axis.lines) for axis in figure.axes] == [6, 4]
-    assert len(correlation_figure(plain, "phantom", models=["level2", "level3"]).axes) == 1
-    assert len(correlation_figure(plain, "phantom", models=["level1"]).axes) == 1
+def test_correlation_says_own_and_strangers_r_and_the_p_of_the_pairing(plain):
+    table = pearson_table(plain).drop(columns=["strangers_r", "pairing_p"], errors="ignore")
+    row = table.query("model == 'level2' and measure == 'gaze_consistency'").iloc[0]
+    title = correlation_figure(plain, "phantom", "gaze_consistency", table, ["level2"]).axes[0].get_title()
+    assert title.endswith(f"\nmean r {row['r']:.2f}")
+    more = table.assign(strangers_r=-0.5978, pairing_p=0.6681)
+    title = correlation_figure(plain, "phantom", "gaze_consistency", more, ["level2"]).axes[0].get_title()
+    assert title.endswith(f"\nmean r {row['r']:.2f}, strangers' -0.60, pairing p 0.668")
+    one = plain[plain["seed"] == 0]
+    title = correlation_figure(one, "phantom", "gaze_consistency", pearson_table(one), ["level2"]).axes[0].get_title()
+    assert title.startswith("level2, seed 0\nr ") and "strangers" not in title
+    constant = plain.assign(kappa=0.5)
+    figure = correlation_figure(constant, "phantom", "gaze_consistency", pearson_table(constant), ["level2"])
+    assert figure.axes[0].get_title() == "level2, seed 0"
 
 
-def test_correlation_legend_counts_runs_also_duplicates(plain):
+def test_correlation_tells_duplicates_of_a_seed_apart(plain):
     double = pd.concat([plain, plain[plain["model"] == "level2"].assign(run="copy")])
-    one = double[(double["model"] != "level3") | (double["seed"] == 0)]
-    named = [text.get_text() for text in correlation_figure(one, "phantom").legends[0].get_texts()]
-    assert named == ["level1 (3 runs)", "level2 (6 runs)", "level3 (1 run)"]
+    axis = correlation_figure(double, "phantom", models=["level2"]).axes[0]
+    assert [len(points) for points in points_of(axis)] == [5 * 8, 8]
+    alone = correlation_figure(plain[plain["seed"] == 0], "phantom", models=["level2"])
+    assert [len(points) for points in points_of(alone.axes[0])] == [8]
+    assert "other runs" not in texts(alone)
 
 
-def test_correlation_skips_missing_values_and_draws_no_line_through_one_x(plain):
+def test_correlation_skips_missing_values_and_draws_no_line_through_one_kappa(plain):
     gappy = plain.assign(gaze_consistency=plain["gaze_consistency"].where(plain["epoch"] > 2))
     axis = correlation_figure(gappy, "phantom", models=["level2"]).axes[0]
-    assert [len(line.get_xdata()) for line in axis.lines] == [3 * 6, 2]
-    constant = correlation_figure(plain.assign(gaze_consistency=0.02), "phantom", models=["level2"]).axes[0]
-    assert len(constant.lines) == 1
+    assert [len(line.get_xdata()) for line in axis.lines] == [2 * 6, 6, 2]
+    constant = correlation_figure(plain.assign(kappa=0.5), "phantom", models=["level2"]).axes[0]
+    assert [len(line.get_xdata()) for line in constant.lines] == [2 * 8, 8]
     empty = correlation_figure(plain.assign(gaze_consistency=np.nan), "phantom", models=["level2"])
     assert "no epoch has both values" in texts(empty)
+    assert empty.axes[0].get_ylim() == measures()["gaze_consistency"].range
 
 
 # ---- curves
+
+
+def test_accuracy_is_drawn_from_0_to_1_as_published(runs):
+    axes = {measure: curve_figure(runs, "phantom", measure).axes[0] for measure in ("accuracy", "kappa")}
+    assert axes["accuracy"].get_ylim() == (0, 1)
+    assert axes["kappa"].get_ylim()[1] < 1
 
 
 @pytest.mark.parametrize("measure", ["kappa", "gaze_consistency", "gaze_eta_squared", "loss"])
@@ -353,8 +381,8 @@ def test_model_keeps_its_style_whoever_else_is_there():
 
 def test_each_axis_has_its_label(runs):
     for name, figure in every_figure(runs).items():
-        if name in ("curve", "scale"):  # panels share axes: the rim is labelled
-            columns = 3 if name == "curve" else 2
+        if name in ("correlation", "curve", "scale"):  # panels share axes: the rim is labelled
+            columns = 2 if name == "scale" else 3
             assert all(axis.get_ylabel() for axis in figure.axes[::columns]), name
             assert all(axis.get_xlabel() for axis in figure.axes[-columns:]), name
         else:

@@ -5,7 +5,7 @@ import pandas as pd
 from made_up import made_up_runs
 
 from gaze.statistics.seeds import lambda_table
-from gaze.studies.consistency.tables import MASK_NOTE, gaze_item
+from gaze.studies.consistency.tables import MASK_NOTE, across_item, gaze_item
 
 MASK_TITLES = ["energy in mask", "lift in mask", "pointing game"]
 
@@ -31,3 +31,21 @@ def test_a_set_without_masks_has_no_empty_columns_beside_one_that_has_them():
     item = gaze_item(table[table["dataset"] == "plain"], "x", "here")
     assert "RMS deviation" in item.shown and not set(MASK_TITLES) & set(item.shown)
     assert MASK_NOTE not in item.notes
+
+
+def test_models_stand_down_and_lambdas_across_with_the_published_accuracy_beneath():
+    runs = made_up_runs(datasets=("chest_xray",), models=("level2", "resnet18"), lambdas=(-100.0, 0.0, 50.0))
+    runs = runs[(runs["model"] != "resnet18") | (runs["lambda"] != 50)]
+    table = lambda_table(runs)
+    item = across_item(table, "accuracy", "x", "here", "chest_xray")
+    assert list(item.shown) == ["model", "-100", "0", "50"]
+    assert item.shown["model"].tolist() == ["level2", "published", "resnet18"]
+    assert item.shown.loc[1, ["-100", "0", "50"]].tolist() == ["0.815", "0.831", "0.835"]
+    last = runs[runs["epoch"] > 1].groupby(["model", "lambda", "seed"])["accuracy"].mean().groupby(["model", "lambda"])
+    mean, sd = last.mean(), last.std()
+    for place, model in ((0, "level2"), (2, "resnet18")):
+        for weight in (-100, 0):
+            assert item.shown.loc[place, f"{weight}"] == f"{mean[model, weight]:.3f} ± {sd[model, weight]:.3f}"
+    assert item.shown.loc[2, "50"] is None or pd.isna(item.shown.loc[2, "50"])
+    kappa = across_item(table, "kappa", "x", "here", "chest_xray")
+    assert kappa.shown["model"].tolist() == ["level2", "resnet18"]
