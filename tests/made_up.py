@@ -157,20 +157,20 @@ def made_up_questions(c: Compared) -> pd.DataFrame:
     underpowered.
     """
     measures = [(1, "mask_energy"), (1, "mask_lift")] if "mask_energy" in c.shapes else [(1, "mask_energy")]
-    measures += [(2, "centroid_variance"), (2, "dispersion"), (3, "spearman")]
+    measures += [(2, "centroid_variance"), (2, "dispersion"), (3, "spearman"), (3, "spearman_partial")]
     rows = []
     for k, arm in enumerate(c.arms):
         for number, measure in measures:
             answer = ("pass", "fail", "inconclusive", "inconclusive")[k % 4]
             change = (0.05, -0.05, 0.01, 0.02)[k % 4] * (-1 if number == 2 else 1)
-            row = [arm, number, measure, change, change - 0.02, change + 0.02, 0.3, 0.3 + change, 0.01, 0.02]
+            row = [arm, number, measure, change, change - 0.02, change + 0.02, 0.3, 0.3 + change, 1.25, 0.01, 0.02]
             reason = "underpowered: too few seeds." if k % 4 == 3 else f"The {measure} says so."
             rows.append([*row, k % 4 == 3, answer, reason])
             if number == 3:
-                rows[-1][6:10] = [np.nan] * 4
+                rows[-1][6:] = [*[np.nan] * 5, False, "exploratory", "An association."]
             elif k % 4 == 3:
-                rows[-1][8:10] = [np.nan] * 2
+                rows[-1][9:11] = [np.nan] * 2
             if number == 1 and "mask_energy" not in c.shapes:
-                rows[-1][3:] = [*[np.nan] * 7, False, "not evaluated", "this set has no masks"]
-    names = ["arm", "question", "measure", "change", "ci_low", "ci_high", "baseline", "arm_mean", "p", "p_holm"]
-    return pd.DataFrame(rows, columns=[*names, "underpowered", "answer", "reason"])
+                rows[-1][3:] = [*[np.nan] * 8, False, "not evaluated", "this set has no masks"]
+    names = ["arm", "question", "measure", "change", "ci_low", "ci_high", "baseline", "arm_mean", "sd_ratio"]
+    return pd.DataFrame(rows, columns=[*names, "p", "p_holm", "underpowered", "answer", "reason"])

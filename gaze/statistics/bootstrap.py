@@ -1,9 +1,9 @@
-"""Bootstrap over the images of a study, with the models as they are (Efron & Tibshirani 1993).
+"""Bootstrap over images, with the models as they are (Efron & Tibshirani 1993).
 
 A resample is a row of weights: how often each image was drawn. Every statistic here takes such rows (B, N), so that
 all resamples are one matrix product; a row of ones gives the statistic itself. Images are drawn within their class.
 What such an interval leaves out is retraining noise: it says what other images of these classes would have shown of
-these very models.
+these very models. It is for statements about one model; whether an augmentation did something is a question to runs.
 """
 
 from __future__ import annotations
@@ -66,51 +66,6 @@ def resampled_means(values: ArrayLike, target: NDArray[np.int64], weights: Float
     return _over_classes(_class_means(array[:, own], weights[:, own]) for own in _classes(target))
 
 
-def resampled_variance(points: Floats, target: NDArray[np.int64], weights: Floats) -> Floats:
-    """Class-balanced variance of points around the mean point of their class, in each resample.
-
-    Divided by one less than the number of images: a run with more empty maps would else seem to vary less.
-
-    Args:
-        points: coordinates (D, M, N), NaN in all D where an image has none.
-        target: class of each image (N,).
-        weights: (B, N), >= 0.
-
-    Returns:
-        (B, M) in squared units of ``points``, summed over D: 0..1 for centroids in the unit square. Classes of
-        fewer than 2 images with a point are left out; NaN where every class is.
-    """
-
-    def variances() -> Iterator[Floats]:
-        for own in _classes(target):
-            images = weights[:, own]
-            centred = points[..., own] - nan_mean(points[..., own], -1)[..., None]  # a variance is no difference
-            total = sum(_class_means(c**2, images) - _class_means(c, images) ** 2 for c in centred)  # of large numbers
-            there = ~np.isnan(centred[0])
-            count = images @ there.T.astype(np.float64)
-            yield np.where(there.sum(1) > 1, np.maximum(total, 0) * _ratio(count, count - 1), np.nan)
-
-    return _over_classes(variances())
-
-
-def resampled_spearman(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Spearman's rank correlation in each resample, its ranks taken anew, ties at their average.
-
-    Args:
-        x: (n,) without NaN, any unit.
-        y: (n,) likewise.
-        weights: (B, n), >= 0.
-
-    Returns:
-        (B,) -1..1; NaN where x or y is constant in a resample.
-    """
-    n = weights.sum(1)
-    # the average rank of n images is (n + 1) / 2, with ties or without
-    a, b = (_resampled_ranks(values, weights) - (n[:, None] + 1) / 2 for values in (x, y))
-    products, xx, yy = ((weights * left * right).sum(1) for left, right in ((a, b), (a, a), (b, b)))
-    return _ratio(products, np.sqrt(xx * yy))
-
-
 def interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of a bootstrap (Efron & Tibshirani 1993, ch. 13).
 
@@ -153,13 +108,3 @@ def _over_classes(means: Iterator[Floats]) -> Floats:
         there = ~np.isnan(mean)
         total, counted = total + np.where(there, mean, 0), counted + there.astype(np.int64)
     return _ratio(np.asarray(total), np.asarray(counted))
-
-
-def _resampled_ranks(values: Floats, weights: Floats) -> Floats:
-    """Rank (B, n) that each value has in each resample, from 1, ties at their average."""
-    order = values.argsort(kind="stable")
-    _, starts, place = np.unique(values[order], return_index=True, return_inverse=True)
-    counts = np.add.reduceat(weights[:, order], starts, axis=1)  # of each distinct value
-    ranks = np.empty_like(weights)
-    ranks[:, order] = (counts.cumsum(1) - (counts - 1) / 2)[:, place]
-    return ranks

@@ -64,7 +64,7 @@ def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Pat
     else:
         (directory / MAPS_FILE).unlink(missing_ok=True)  # of an earlier analysis
     with console.status("tables"):
-        parts = list(split(runs.epochs, maps))
+        parts = list(split(runs, maps))
     print_tables(parts, console)
     with console.status("figures"):
         title = f"Gaze consistency: {config.study or ', '.join(sorted(runs.epochs['study'].unique()))}"

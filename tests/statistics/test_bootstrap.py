@@ -10,8 +10,6 @@ from gaze.statistics.bootstrap import (
     interval,
     nan_mean,
     resampled_means,
-    resampled_spearman,
-    resampled_variance,
     resampling_weights,
 )
 
@@ -82,42 +80,11 @@ def test_means_are_those_of_the_images_drawn(weights):
         np.testing.assert_allclose(found[b], expected, rtol=1e-12)
 
 
-def test_variance_is_that_of_the_images_drawn(weights):
-    points = np.random.default_rng(2).random((2, 3, 9))
-    points[:, 0, np.flatnonzero(TARGET == 0)[1:]] = np.nan  # one point is left of class 0: it does not count
-    points[:, 1, np.flatnonzero(TARGET == 2)[:2]] = np.nan
-    found = resampled_variance(points, TARGET, weights)
-    for b, row in enumerate(weights):
-        for m in range(3):
-            variances = []
-            for k in (0, 2):
-                own = [i for i in images_of(row) if TARGET[i] == k and points[0, m, i] == points[0, m, i]]
-                if len(own) > 1 and (m, k) != (0, 0):
-                    variances.append(np.var(points[0, m, own], ddof=1) + np.var(points[1, m, own], ddof=1))
-            np.testing.assert_allclose(found[b, m], np.mean(variances or [np.nan]), atol=1e-14)
-
-
-def test_variance_does_not_depend_on_where_the_points_lie(weights):
-    points = np.random.default_rng(2).random((2, 3, 9))
-    near, far = (resampled_variance(points + away, TARGET, weights) for away in (0, 1e6))
-    np.testing.assert_allclose(far, near, rtol=1e-6, atol=1e-10)
-
-
-def test_spearman_is_scipys_of_the_images_drawn(weights):
-    random = np.random.default_rng(0)
-    x, y = random.integers(0, 4, 9) / 3, random.random(9)
-    found = resampled_spearman(x, y, weights)
-    expected = [stats.spearmanr(x[images_of(row)], y[images_of(row)]).statistic for row in weights]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert np.isnan(resampled_spearman(np.ones(9), y, weights)).all()
-
-
 def test_nothing_defined_is_nan_without_a_warning(weights):
     nothing = np.full((2, 9), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(resampled_means(nothing, TARGET, weights)).all()
-        assert np.isnan(resampled_variance(np.stack([nothing, nothing]), TARGET, weights)).all()
         assert np.isnan(nan_mean(nothing, 1)).all() and np.isnan(nan_mean(np.empty((0, 3)), 0)).all()
         assert np.isnan(interval(nothing[0])).all()
 

@@ -1,7 +1,8 @@
-"""Does the gain go with the gaze (question 3)? Spearman's rank correlation over images, held against retraining noise.
+"""Does the gain go with the gaze (question 3)? Spearman's rank correlation over images, for exploration only.
 
-An interval over images alone would call noise an association: what sets one run apart from another does so on many
-alike images at once, in its map and in its scores. So the runs are relabelled here as well.
+It has no p and is never passed or failed. Images that are alike are moved alike and gain alike, so they are no
+independent samples; and runs relabelled know nothing of what an arm that moved the gaze does from image to image. Both
+ways to a p call independent patterns an association far too often (benchmarks/study_levels.py).
 """
 
 from __future__ import annotations
@@ -13,48 +14,58 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gaze.statistics.intervals import TIE, Floats
-from gaze.statistics.permutation import randomisation_p, relabellings
+from gaze.statistics.intervals import Floats
+from gaze.statistics.jackknife import jackknife_interval
 from gaze.studies.augmentation.compared import Compared
 
-LABELLINGS = 2000  # up to so many all are looked at, above so many are drawn
 FEWEST_IMAGES = 10  # of a rank correlation
 
 
 class Association(NamedTuple):
-    """``rho`` -1..1, NaN where there is none; ``p`` and the ``smallest_p`` that so many runs can give."""
+    """``rho`` and ``partial`` -1..1 with their intervals over runs, NaN where there is none; ``images``, how many had
+    both series."""
 
     rho: float
-    p: float
-    smallest_p: float
+    ci_low: float
+    ci_high: float
+    partial: float
+    partial_low: float
+    partial_high: float
+    images: int
 
 
-def gain_and_excess_rho(c: Compared, arm: str) -> Association:
-    """Spearman's rho, over images, of the change in log p(true class) and the excess map distance; p by relabelling.
+def gain_and_excess(c: Compared, arm: str) -> Association:
+    """Spearman's rho, over images, of the change in log p(true class) and the excess map distance.
 
-    Runs of the arm and the baseline are relabelled in every way, and both series made anew each time
-    (``effects.image_table`` says how); p is the share of labellings with as large a |rho| (Fisher 1935).
+    ``partial`` is the partial rank correlation (Kendall 1942) given two signs of a difficult image: log p of the true
+    class without augmentation, and the mean distance of two runs of one arm. Where difficulty alone drives both series,
+    rho is far from 0 and ``partial`` is not.
 
     Args:
-        c: the study.
+        c: the study; ``effects.image_table`` says how the two series are made.
         arm: one other than the baseline.
 
     Returns:
-        p counts ties and the labelling itself (``gaze.statistics.permutation.randomisation_p``, LABELLINGS at most).
-        All NaN with fewer than 2 runs on a side, fewer than FEWEST_IMAGES images or a series that is constant.
+        Intervals are 95 %, of atanh(r) without one run at a time (``gaze.statistics.jackknife``): other trainings,
+        these images. All NaN with fewer than 2 runs on a side (intervals: 3), fewer than FEWEST_IMAGES images with both
+        series, or where a series is the same for all images.
     """
     rows = np.concatenate([c.rows(c.baseline), c.rows(arm)])
-    n, k = len(rows), len(c.rows(arm))
-    if min(k, n - k) < 2:
-        return Association(math.nan, math.nan, math.nan)
-    distances, gains = _image_distances(c, rows), c.log_p[rows]
-    observed = _rho(distances, gains, np.arange(n) >= n - k)
-    if math.isnan(observed):
-        return Association(math.nan, math.nan, math.nan)
-    splits, exact = relabellings(n, k, LABELLINGS)
-    found = np.array([abs(_rho(distances, gains, split > 0)) for split in splits])
-    count = int(np.count_nonzero(found >= abs(observed) - TIE))  # NaN: no correlation, not as large
-    return Association(observed, *randomisation_p(count, splits, exact))
+    in_arm = np.isin(rows, c.rows(arm))
+    runs = min(in_arm.sum(), (~in_arm).sum())
+    if runs < 2:
+        return Association(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, 0)
+    distances, log_p = _image_distances(c, rows), c.log_p[rows]
+    *found, images = _correlations(distances, log_p, in_arm, ~in_arm)
+    ends = [(math.nan, math.nan)] * 2
+    if runs > 2:
+        keep = ~np.eye(len(rows), dtype=bool)
+        without = np.array([_correlations(distances, log_p, in_arm & own, ~in_arm & own)[:2] for own in keep]).T
+        with np.errstate(divide="ignore"):  # a correlation of 1 has no interval
+            whole, left_out = np.arctanh(np.clip(found, -1, 1)), np.arctanh(np.clip(without, -1, 1))
+        z = [jackknife_interval(float(r), [w[in_arm], w[~in_arm]]) for r, w in zip(whole, left_out, strict=True)]
+        ends = [(math.tanh(low), math.tanh(high)) for low, high in z]
+    return Association(found[0], *ends[0], found[1], *ends[1], int(images))
 
 
 def _image_distances(c: Compared, rows: NDArray[np.intp]) -> Floats:
@@ -68,21 +79,30 @@ def _image_distances(c: Compared, rows: NDArray[np.intp]) -> Floats:
     return distances
 
 
-def _rho(distances: Floats, gains: Floats, in_arm: NDArray[np.bool_]) -> float:
-    """Spearman's rho for one labelling of the runs (n,); NaN where it is not defined."""
+def _correlations(
+    distances: Floats, log_p: Floats, arm: NDArray[np.bool_], rest: NDArray[np.bool_]
+) -> tuple[float, float, int]:
+    """rho, partial rho and the images that they are over, of two sets of runs (n,); NaN where not defined."""
     there = ~np.isnan(distances)
-    known = np.where(there, distances, 0)
+    known = np.where(there, distances, 0).reshape(len(distances), -1)
 
     def mean(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Floats:
-        weights = np.outer(a, b).ravel().astype(np.float64)
-        count = there.reshape(len(known), -1) @ weights
-        total = known.reshape(len(known), -1) @ weights
-        return np.divide(total, count, out=np.full(len(known), np.nan), where=count > 0)
+        pairs = np.outer(a, b).ravel().astype(np.float64)
+        count = there.reshape(len(known), -1) @ pairs
+        return np.divide(known @ pairs, count, out=np.full(len(known), np.nan), where=count > 0)
 
-    excess = mean(in_arm, ~in_arm) - (mean(in_arm, in_arm) + mean(~in_arm, ~in_arm)) / 2
-    gain = gains[in_arm].mean(0) - gains[~in_arm].mean(0)
-    kept = ~np.isnan(excess) & ~np.isnan(gain)
-    if kept.sum() < FEWEST_IMAGES or np.ptp(excess[kept]) == 0 or np.ptp(gain[kept]) == 0:
-        return math.nan
-    ranks = stats.rankdata(np.stack([gain[kept], excess[kept]]), axis=1)
-    return float(np.corrcoef(ranks)[0, 1])
+    within = (mean(arm, arm) + mean(rest, rest)) / 2
+    plain = log_p[rest].mean(0)
+    series = np.stack([log_p[arm].mean(0) - plain, mean(arm, rest) - within, plain, within])
+    series = series[:, ~np.isnan(series).any(0)]
+    images = series.shape[1]
+    if images < FEWEST_IMAGES or (np.ptp(series[:2], axis=1) == 0).any():
+        return math.nan, math.nan, images
+    ranks = stats.rankdata(series, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    both, given = ranks[:2], ranks[2:]
+    rest_of_both = both - (np.linalg.lstsq(given.T, both.T, rcond=None)[0].T @ given)
+    sizes = np.linalg.norm(rest_of_both, axis=1)
+    tied = (sizes <= 1e-9 * np.linalg.norm(both, axis=1)).any()  # nothing is left of a series
+    partial = math.nan if tied else float(rest_of_both[0] @ rest_of_both[1] / sizes.prod())
+    return float(np.corrcoef(both)[0, 1]), partial, images

@@ -1,25 +1,22 @@
 """What each augmentation did to the gaze, in tables: every metric of the study, and how far it stands out of noise.
 
 Aggregation is image -> class mean -> class-balanced mean, per run or pair of runs (the study's specification). The
-sample of every test is the run; images give the bootstrap intervals only, which are conditional on the trained models
-(``gaze.statistics.bootstrap``). A run without any usable map has no gaze to compare: it counts in ``dead_rate``,
-nowhere else.
+sample of every test and every interval is the run. A run without any usable map has no gaze to compare: it counts in
+``dead_rate``, nowhere else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from gaze.statistics.bootstrap import interval, nan_mean, resampled_means, resampled_variance, resampling_weights
+from gaze.statistics.bootstrap import nan_mean, resampled_means
 from gaze.statistics.intervals import TIE, Floats, present
-from gaze.statistics.permutation import DRAWS, arms_table, permutation_p, randomisation_p, relabellings
-from gaze.statistics.seeds import ROUNDING
+from gaze.statistics.permutation import ROUNDING, arms_table, effect_intervals, mean_shift, permutation_p
 from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, SIMILARITIES, Compared
 
 PRIMARY = "pearson"  # its distance is the study's one confirmatory effect; every other cell is exploratory
@@ -34,8 +31,8 @@ Groups = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 class Shift(NamedTuple):
-    """A metric of single runs, of an arm against the baseline: means over runs, ``change`` = arm - baseline with its
-    bootstrap interval, all in the metric's unit; ``p`` and ``smallest_p`` of :func:`mean_shift_p`."""
+    """A metric of single runs, of an arm against the baseline: means over runs, then
+    ``gaze.statistics.permutation.mean_shift``; all but ``p``, ``smallest_p`` and ``sd_ratio`` in the metric's unit."""
 
     arm: str
     baseline: float
@@ -45,6 +42,7 @@ class Shift(NamedTuple):
     ci_high: float
     p: float
     smallest_p: float
+    sd_ratio: float
 
 
 def class_balanced(values: ArrayLike, target: NDArray[np.int64]) -> Floats:
@@ -81,28 +79,35 @@ def distance_matrix(c: Compared, column: str = PRIMARY) -> Floats:
     return matrix
 
 
-def run_metric(c: Compared, metric: str, weights: Floats) -> Floats:
-    """A metric of every run in each resample of the images.
+def run_metric(c: Compared, metric: str) -> Floats:
+    """A metric of every run.
 
     Args:
         c: the study.
         metric: a key of ``c.shapes``: its class-balanced mean; "centroid_variance": within a class, between the
             centroids of its images, in squared image sides, 0..1, class-balanced over the classes with at least 2
-            usable maps; "dead_rate" and "accuracy": plain shares of the images, 0..1.
-        weights: of the images (B, N), see ``gaze.statistics.bootstrap``.
+            usable maps; "dead_rate": plain share of the images, 0..1; "accuracy": that of ``c.runs``.
 
     Returns:
-        (B, R); NaN for a run without a value.
+        (R,); NaN for a run without a value.
 
     Raises:
         KeyError: no such metric.
     """
-    if metric in ("dead_rate", "accuracy"):
-        share = c.correct if metric == "accuracy" else ~c.valid
-        return resampled_means(share, np.zeros_like(c.target), weights)
-    if metric == "centroid_variance":
-        return resampled_variance(np.stack([c.shapes["centroid_y"], c.shapes["centroid_x"]]), c.target, weights)
-    return resampled_means(c.shapes[metric], c.target, weights)
+    if metric == "accuracy":
+        return c.runs[metric].to_numpy(np.float64)
+    if metric == "dead_rate":
+        return np.asarray(1 - c.valid.mean(1))
+    if metric != "centroid_variance":
+        return class_balanced(c.shapes[metric], c.target)
+    points = np.stack([c.shapes["centroid_y"], c.shapes["centroid_x"]])  # (2, R, N)
+    variances = []
+    for k in np.unique(c.target):
+        own = points[..., c.target == k]
+        count = (~np.isnan(own[0])).sum(1)  # (R,)
+        squares = nan_mean((own - nan_mean(own, -1)[..., None]) ** 2, -1).sum(0)
+        variances.append(np.where(count > 1, squares * count / np.maximum(count - 1, 1), np.nan))
+    return nan_mean(np.stack(variances), 0)
 
 
 def run_table(c: Compared) -> pd.DataFrame:
@@ -115,11 +120,10 @@ def run_table(c: Compared) -> pd.DataFrame:
         set has masks, ``mask_energy``, ``mask_lift``.
     """
     table = c.runs[["run", "arm", "seed", "accuracy", "kappa"]].reset_index(drop=True)
-    ones = np.ones((1, c.target.size))
-    table["dead_rate"] = run_metric(c, "dead_rate", ones)[0]
+    table["dead_rate"] = run_metric(c, "dead_rate")
     table["n_valid"] = c.valid.sum(1)
     for metric in _looks(c):
-        table[metric] = run_metric(c, metric, ones)[0]
+        table[metric] = run_metric(c, metric)
     return table
 
 
@@ -174,68 +178,25 @@ def image_table(c: Compared) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def mean_shift_p(
-    values: ArrayLike, labels: Sequence[Hashable], baseline: Hashable, arm: Hashable, max_permutations: int = DRAWS
-) -> tuple[float, float, float]:
-    """Two-sided randomisation test of a mean: how often runs relabelled at random differ as much (Fisher 1935).
-
-    Args:
-        values: one number per run (R,), any unit. A run of NaN is left out.
-        labels: the arm of each run (R,).
-        baseline: label of the baseline, n runs with a value.
-        arm: label of the arm, k runs with a value.
-        max_permutations: ``most`` of :func:`gaze.statistics.permutation.relabellings`.
-
-    Returns:
-        Mean of the arm - mean of the baseline; p, which counts ties and the labelling itself, and the smallest p of
-        :func:`gaze.statistics.permutation.randomisation_p`. All NaN where n or k is 0.
-
-    Raises:
-        ValueError: shapes that do not fit, or ``baseline`` or ``arm`` is no label.
-    """
-    numbers, names = np.asarray(values, dtype=np.float64), np.asarray(labels, dtype=object)
-    if numbers.ndim != 1 or numbers.shape != names.shape:
-        raise ValueError(f"Values and labels must be (R,), got {numbers.shape} and {names.shape}.")
-    for name in (baseline, arm):
-        if not (names == name).any():
-            raise ValueError(f"No run of arm {name!r}. There are: {', '.join(sorted(map(str, set(names))))}.")
-    both = ((names == arm) | (names == baseline)) & ~np.isnan(numbers)
-    pool, in_arm = numbers[both], names[both] == arm
-    n, k = pool.size, int(in_arm.sum())
-    if k in (0, n):
-        return math.nan, math.nan, math.nan
-    difference = float(pool[in_arm].mean() - pool[~in_arm].mean())
-    splits, exact = relabellings(n, k, max_permutations)
-    centred = pool - pool.mean()  # the difference of a labelling is its sum over the arm, times 1 / k + 1 / (n - k)
-    far = abs(centred[in_arm].sum()) - TIE * n * np.abs(pool).max()
-    return difference, *randomisation_p(int(np.count_nonzero(np.abs(splits @ centred) >= far)), splits, exact)
-
-
-def shape_shifts(c: Compared, metric: str, weights: Floats) -> list[Shift]:
+def shape_shifts(c: Compared, metric: str) -> list[Shift]:
     """A metric of single runs in every arm against the baseline.
 
     Args:
         c: the study.
         metric: as for :func:`run_metric`.
-        weights: of the images, for the bootstrap (B, N).
 
     Returns:
         One of each arm other than the baseline, in their order; NaN where an arm or the baseline has no value.
     """
-    names = c.runs["arm"].to_list()
-    values = _per_run(c, metric)
-    drawn = run_metric(c, metric, weights)  # (B, R)
-    baseline, drawn_baseline = (nan_mean(v[..., c.rows(c.baseline)], -1) for v in (values, drawn))
-    shifts = []
-    for arm in c.arms:
-        mean, drawn_mean = (nan_mean(v[..., c.rows(arm)], -1) for v in (values, drawn))
-        change, p, smallest = mean_shift_p(values, names, c.baseline, arm)
-        low, high = interval(drawn_mean - drawn_baseline)
-        shifts.append(Shift(arm, float(baseline), float(mean), change, low, high, p, smallest))
-    return shifts
+    names, values = c.runs["arm"].to_list(), run_metric(c, metric)
+    baseline, *means = (float(nan_mean(values[c.rows(arm)])) for arm in (c.baseline, *c.arms))
+    return [
+        Shift(arm, baseline, mean, *mean_shift(values, names, c.baseline, arm))
+        for arm, mean in zip(c.arms, means, strict=True)
+    ]
 
 
-def profile_table(c: Compared, alpha: float = 0.05, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def profile_table(c: Compared, alpha: float = 0.05) -> pd.DataFrame:
     """Every metric of every arm against the baseline, in units of the baseline's run-to-run SD.
 
     The specification's "Is it more than retraining noise?". One cell of an arm is confirmatory, "pearson": its test is
@@ -245,8 +206,6 @@ def profile_table(c: Compared, alpha: float = 0.05, draws: int = 2000, seed: int
     Args:
         c: the study; its baseline has at least 2 runs.
         alpha: level of a mark, between 0 and 1: family-wise for "pearson", a false discovery rate for the others.
-        draws: bootstrap resamples of the images.
-        seed: of the resamples.
 
     Returns:
         A row per arm and metric, metrics within arms: ``arm``, ``metric``, ``kind``:
@@ -255,20 +214,19 @@ def profile_table(c: Compared, alpha: float = 0.05, draws: int = 2000, seed: int
         Runs that share no usable image with others are left out;
         "shape" (those of single runs, dead_rate, accuracy): ``effect`` is the difference of the means over runs,
         arm - baseline, ``p`` two-sided, ``unit_sd`` the SD (ddof 1) of the baseline's runs.
-        ``z`` = effect / unit_sd, NaN where that is 0 or NaN; ``ci_low``, ``ci_high``: 95 % bootstrap interval of the
-        effect over images, conditional on the trained models; ``q``: p adjusted, by Holm for "pearson", else by
+        ``z`` = effect / unit_sd, NaN where that is 0 or NaN; ``ci_low``, ``ci_high``: 95 % interval of the effect over
+        runs, for these images, not adjusted for the number of cells; ``q``: p adjusted, by Holm for "pearson", else by
         Benjamini & Hochberg; ``family``: number of tests that it is adjusted for; ``smallest_p`` that so many runs can
         give; ``underpowered``: that is above alpha (for "pearson" times the number of arms), p and q are NaN then;
         ``marked``: q <= alpha.
 
     Raises:
-        ValueError: ``alpha`` not in (0, 1), or ``draws`` below 1.
+        ValueError: ``alpha`` not in (0, 1).
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha lies between 0 and 1, got {alpha}.")
-    weights = resampling_weights(c.target, c.place, draws, seed)
-    by_metric = [_pair_cells(c, column, weights) for column in c.columns]
-    by_metric += [_shape_cells(c, metric, weights) for metric in (*_looks(c), "dead_rate", "accuracy")]
+    by_metric = [_pair_cells(c, column) for column in c.columns]
+    by_metric += [_shape_cells(c, metric) for metric in (*_looks(c), "dead_rate", "accuracy")]
     cells = [cell for of_arm in zip(*by_metric, strict=True) for cell in of_arm]
     table = pd.DataFrame(cells, columns=list(CELL_COLUMNS))
     table["z"] = table["effect"] / table["unit_sd"]
@@ -308,39 +266,31 @@ def _primary(c: Compared, alpha: float) -> pd.DataFrame:
     return arms_table(np.nan_to_num(distances[np.ix_(rows, rows)]), list(names[rows]), c.baseline, alpha)
 
 
-def _pair_cells(c: Compared, column: str, weights: Floats) -> list[Cell]:
+def _pair_cells(c: Compared, column: str) -> list[Cell]:
     distances, names = distance_matrix(c, column), c.runs["arm"].to_numpy()
-    b, a = c.pairs.T
-    drawn = _as_distance(column, resampled_means(c.values[c.columns.index(column)], c.target, weights)).T  # (P, B)
     cells: list[Cell] = []
     for arm in c.arms:
         both = np.concatenate([c.rows(c.baseline), c.rows(arm)])  # two other arms may lack a costly column
         kept = both[_comparable(distances[np.ix_(both, both)])]
-        compared, labels = distances[np.ix_(kept, kept)], names[kept]
-        groups = _pair_groups(c, arm, kept)
-        size, p, smallest = math.nan, math.nan, math.nan
-        if min((labels == arm).sum(), (labels == c.baseline).sum()) > 1:
-            size, p, _, smallest, _ = permutation_p(compared, list(labels), c.baseline, arm)
-        unit = _sd(distances[b, a][groups[1]])
-        cells.append((arm, column, "pair", size, unit, *interval(_pair_effect(drawn, groups)), p, smallest))
+        compared, labels = distances[np.ix_(kept, kept)], list(names[kept])
+        own = kept[names[kept] == c.baseline]
+        unit = _sd(distances[np.ix_(own, own)][np.triu_indices(own.size, 1)])
+        size, low, high, p, smallest = [math.nan] * 5
+        if min(labels.count(arm), labels.count(c.baseline)) > 1:
+            size, p, _, smallest, _ = permutation_p(compared, labels, c.baseline, arm)
+            _, low, high, *_ = effect_intervals(compared, labels, c.baseline, arm)
+        cells.append((arm, column, "pair", size, unit, low, high, p, smallest))
     return cells
 
 
-def _shape_cells(c: Compared, metric: str, weights: Floats) -> list[Cell]:
-    unit, shifts = _sd(_per_run(c, metric)[c.rows(c.baseline)]), shape_shifts(c, metric, weights)
+def _shape_cells(c: Compared, metric: str) -> list[Cell]:
+    unit, shifts = _sd(run_metric(c, metric)[c.rows(c.baseline)]), shape_shifts(c, metric)
     return [(s.arm, metric, "shape", s.change, unit, s.ci_low, s.ci_high, s.p, s.smallest_p) for s in shifts]
 
 
 def _looks(c: Compared) -> list[str]:
     """Metrics of the maps of single runs."""
     return [*SHAPE_COLUMNS, "centroid_variance", *(name for name in MASK_COLUMNS if name in c.shapes)]
-
-
-def _per_run(c: Compared, metric: str) -> Floats:
-    """A metric of every run (R,)."""
-    if metric == "accuracy":
-        return c.runs[metric].to_numpy(np.float64)
-    return run_metric(c, metric, np.ones((1, c.target.size)))[0]
 
 
 def _as_distance(column: str, values: NDArray[np.floating]) -> Floats:
@@ -356,12 +306,11 @@ def _comparable(distances: Floats) -> NDArray[np.intp]:
     return kept
 
 
-def _pair_groups(c: Compared, arm: str, kept: NDArray[np.intp] | None = None) -> Groups:
-    """Pairs (P,) between an arm and the baseline, within the baseline, within the arm; of the runs ``kept``."""
+def _pair_groups(c: Compared, arm: str) -> Groups:
+    """Pairs (P,) between an arm and the baseline, within the baseline, within the arm."""
     names = c.runs["arm"].to_numpy()[c.pairs]  # (P, 2)
-    among = np.ones(len(c.pairs), dtype=bool) if kept is None else np.isin(c.pairs, kept).all(1)
     in_arm, in_baseline = (names == arm).sum(1), (names == c.baseline).sum(1)
-    return among & (in_arm == 1) & (in_baseline == 1), among & (in_baseline == 2), among & (in_arm == 2)
+    return (in_arm == 1) & (in_baseline == 1), in_baseline == 2, in_arm == 2
 
 
 def _pair_effect(distances: Floats, groups: Groups) -> Floats:

@@ -13,12 +13,8 @@ from gaze.studies.augmentation.profile_plots import METRIC_NAMES
 ASKED = {  # of each question, what pass and fail say
     1: ("Does the gaze fall on what matters", "more of the gaze on the target", "less of the gaze on the target"),
     2: ("Does the gaze vary less", "it varies less", "it varies more"),
-    3: (
-        "Does the gain go with the gaze",
-        "images whose gaze moved more gained more",
-        "images whose gaze moved more gained less",
-    ),
 }
+ASSOCIATION = "Does the gain go with the gaze"
 PLACES = (*SHAPE_COLUMNS, "centroid_variance", *MASK_COLUMNS)  # what where_finding looks at
 MOST = 4  # changes of an arm that a sentence names
 
@@ -34,23 +30,24 @@ HOW_TO_READ_STUDY = (
     "Why runs are the samples. Training the same network again already moves its gaze, on every image at once. "
     "Hundreds of images looked at by one model are still one model. So a change counts only if runs with the "
     "augmentation stand further from runs without it than runs of the same kind stand from each other. The p-value "
-    "says how often so much would come about if the labels of the runs were dealt out at random.",
+    "says how often so much would come about if training again were all there is.",
     "The three questions. 1: does more of the gaze fall on what matters, the marked target? 2: does the gaze vary "
-    "less within a class: does its centre wander less, is it narrower? 3: do the images on which a model became surer "
-    "of the truth also have the gaze that moved most? Question 3 is an association over images: it does not say that "
-    "the moved gaze is the reason.",
-    "The answers. Pass: the change is in the better direction, and chance does not explain it. Fail: the same in the "
-    "worse direction. Inconclusive: it cannot be told from chance, which does not mean that nothing changed. Not "
-    "evaluated: something that the question needs is missing, such as masks of the target. Underpowered: there are "
-    "too few seeds to reach 0.05 even for the clearest effect; more seeds are needed, and nothing is said against an "
-    "effect.",
+    "less within a class, does its centre wander less? 3: do the images on which a model became surer of the truth "
+    "also have the gaze that moved most? Question 3 is for exploration: an association over images, which are no "
+    "independent samples, so that it is described and never passed or failed; and it does not say that the moved gaze "
+    "is the reason.",
+    "The answers. Pass: the change is in the better direction, and one as large would be seen in at most 5 % of "
+    "studies, over all arms of the question, if training again were all there is. Fail: the same in the worse "
+    "direction. Inconclusive: no change was shown, which does not mean that nothing changed. Not evaluated: something "
+    "that the question needs is missing, such as masks of the target. Underpowered: there are too few seeds to reach "
+    "0.05 even for the clearest effect; more seeds are needed, and nothing is said against an effect.",
     "Mixup and cutmix also change the label, not only the image. What they do to the gaze cannot be put down to the "
     "image alone.",
     "One main test, many others. The correlation distance is the test that was fixed before anything was looked at, "
-    "and it is adjusted for the number of arms. All other figures are exploratory: they say where to look next. A "
-    "test of a distance also reacts to an arm whose runs only scatter more: the table of the arms has both.",
-    "Intervals are 95 % and over images, for the models as they were trained. Lower and higher have no good side of "
-    "their own: a narrower or a steadier gaze may as well be steadily wrong.",
+    "and it is adjusted for the number of arms. Questions 1 and 2 have one measure each that decides, adjusted "
+    "likewise. All other figures are exploratory: they say where to look next.",
+    "Intervals are 95 % and over runs: how a figure would differ if the models were trained again, for these images. "
+    "Lower and higher have no good side of their own: a narrower or a steadier gaze may as well be steadily wrong.",
 )
 
 
@@ -69,11 +66,8 @@ def noise_finding(arms: pd.DataFrame) -> str:
     """Which arms move the gaze by more than retraining.
 
     Args:
-        arms: the numbers of ``tables.arms_item``: those of ``gaze.statistics.permutation.arms_table``, with
-            ``between`` and ``within`` (mean distance to the baseline's runs, and within the arm), the baseline's row
-            first.
+        arms: ``gaze.statistics.permutation.arms_table``.
     """
-    base, arms = arms.iloc[0], arms.iloc[1:]
     groups: dict[str, list[str]] = {"moved": [], "not shown": [], "underpowered": []}
     for row in each(arms):
         p = "" if math.isnan(row.p_holm) else f" ({number(row.effect)}, p {p_value(row.p_holm)})"
@@ -81,19 +75,15 @@ def noise_finding(arms: pd.DataFrame) -> str:
     words = ("Yes", "not shown, which does not mean that it stayed,", "underpowered, too few seeds to tell,")
     parts = [f"{word} for {', '.join(group)}" for word, group in zip(words, groups.values(), strict=True) if group]
     tail = " Beside each: effect in units of distance, p after Holm." if groups["moved"] or groups["not shown"] else ""
-    # The statistic is above 0 as well for runs around the same gaze that scatter less or more.
-    scatter = arms["within"].clip(lower=base["within"]) + arms["noise"]
-    near = arms.loc[(arms["verdict"] == "moved") & (arms["between"] <= scatter), "arm"].tolist()
-    if near:
-        tail += (
-            " No further from the baseline's runs than runs of one arm are from each other, give or take the noise, so "
-            f"that a change of scatter alone could explain it: {', '.join(near)}."
-        )
+    apart = arms[(arms["verdict"] == "moved") & ((arms["sd_low"] > 1) | (arms["sd_high"] < 1))]
+    if len(apart):
+        ratios = ", ".join(f"{row.arm} ({number(row.sd_ratio, 2)} times)" for row in each(apart))
+        tail += f" Their runs also scatter more or less than the baseline's, which the test allows for: {ratios}."
     return f"Is the gaze moved by more than training again moves it? {'; '.join(parts)}.{tail}"
 
 
 def question_finding(questions: pd.DataFrame, question: int) -> str:
-    """Answer to question 1, 2 or 3 over all arms (``questions.question_table``).
+    """Answer to question 1 or 2 over all arms (``questions.question_table``).
 
     Raises:
         ValueError: no row of this question.
@@ -114,8 +104,23 @@ def question_finding(questions: pd.DataFrame, question: int) -> str:
         "not evaluated": f"not evaluated ({'; '.join(reasons)})",
     }
     said = "; ".join(f"{words[answer]}: {arms[answer]}" for answer in words if answer in arms)
-    tail = " An association over images, for these trained models; not a cause." if question == 3 else ""
-    return f"{asked}? {said}.{tail}"
+    return f"{asked}? {said}."
+
+
+def association_finding(questions: pd.DataFrame) -> str:
+    """Question 3 over all arms, described (``questions.question_table``)."""
+    rows = questions[questions["question"] == 3]
+    rho = rows.pivot(index="arm", columns="measure", values="change").loc[list(dict.fromkeys(rows["arm"]))]
+    shown = rho.dropna(subset="spearman")
+    parts = [
+        f"{arm} {number(one, 2)} ({number(other, 2) or 'none'})"
+        for arm, one, other in shown[["spearman", "spearman_partial"]].itertuples()
+    ]
+    missing = [arm for arm in rho.index if arm not in shown.index]
+    said = [f"Spearman's rho, and given the images' difficulty: {', '.join(parts)}"] if parts else []
+    said += [f"not evaluated: {', '.join(missing)}"] if missing else []
+    tail = "Exploratory: images are no independent samples, so nothing is passed or failed, and no cause is named."
+    return f"{ASSOCIATION}? {'; '.join(said)}. {tail}"
 
 
 def accuracy_finding(runs: pd.DataFrame, baseline: str) -> str:

@@ -173,7 +173,7 @@ def noise_figure(c: Compared, arms: pd.DataFrame, distances: NDArray[np.float64]
         Line2D([], [], color=BETWEEN, label="one run of each", **{**dot, "marker": "D"}),
         Line2D([], [], color="black", linewidth=1.4, label="bar: mean; arrow: effect"),
     ]
-    add_legend(figure, handles, "p: from relabelling the runs, adjusted for the number of arms (Holm)")
+    add_legend(figure, handles, "p: over runs, adjusted for the number of arms (Holm)")
     figure.suptitle("Is the gaze moved by more than retraining moves it? A dot per pair of runs", fontsize=TITLE)
     return figure
 
@@ -182,7 +182,7 @@ def gain_figure(images: pd.DataFrame, questions: pd.DataFrame) -> Figure:
     """Question 3, a panel per arm: change of log p(true class) against the excess distance, a dot per image.
 
     The axes are shared. Their limits leave out half a percent of all dots at each side; those dots are hollow, at the
-    rim. The title has Spearman's rho, its 95 % interval and the answer.
+    rim. The title has Spearman's rho, its 95 % interval over runs, and the partial rho given difficulty.
 
     Args:
         images: ``effects.image_table``: ``arm``, ``excess_distance``, ``delta_log_p``; rows without either are
@@ -197,7 +197,8 @@ def gain_figure(images: pd.DataFrame, questions: pd.DataFrame) -> Figure:
         raise ValueError("No image of any arm.")
     columns = ["excess_distance", "delta_log_p"]
     points = images.dropna(subset=columns)
-    rows = {row.arm: row for row in questions[questions["question"] == 3].itertuples()}
+    third = questions[questions["question"] == 3]
+    rows = {arm: {str(row.measure): row for row in part.itertuples()} for arm, part in third.groupby("arm")}
     across = min(len(arms), 4)
     down = -(-len(arms) // across)
     figure = new_figure(max(2.55 * across + 0.6, 4.4), 2.25 * down + 0.9)
@@ -205,7 +206,7 @@ def gain_figure(images: pd.DataFrame, questions: pd.DataFrame) -> Figure:
     limits = _limits(points[columns].to_numpy(float))
     for i, (axis, arm) in enumerate(zip(panels, arms, strict=False)):
         dress(axis, "", "", "")
-        axis.set_title(f"{short_name(str(arm), 30, 1)}\n{_rho(rows.get(arm))}", fontsize=SMALL)
+        axis.set_title(f"{short_name(str(arm), 30, 1)}\n{_rho(rows.get(arm, {}))}", fontsize=SMALL)
         axis.tick_params(labelbottom=i + across >= len(arms))
         _gains(axis, points.loc[points["arm"] == arm, columns].to_numpy(float), limits)
     for axis in panels[len(arms) :]:
@@ -261,7 +262,7 @@ def _profile_bar(figure: Figure, axis: Axes, primary: bool) -> None:
     size = {"fraction": 0.2 / height, "shrink": 4 / width, "aspect": 30, "pad": 0.1 / height}
     first = " (first column: Holm, the main test; the others: Benjamini-Hochberg, exploratory)" * primary
     text = f"change in SDs between runs of the baseline (red: more, blue: less); colours end at {CLIP:g}, numbers go on"
-    frame = f"framed, bold: more than chance explains{first}; grey, –: too few seeds to test, or no value"  # noqa: RUF001
+    frame = f"framed, bold: adjusted p of 0.05 or less{first}; grey, –: too few seeds to test, or no value"  # noqa: RUF001
     letters = int(figure.get_figwidth() * 14.5)
     label = "\n".join(textwrap.fill(line, letters) for line in (text, frame))
     look: dict[str, Any] = {"location": "bottom", "extend": "both", "ticks": [-4, -2, 0, 2, 4], **size}
@@ -290,12 +291,15 @@ def _verdict(row: Any) -> str:
     return f"{'moved' if row.verdict == 'moved' else 'not shown'} ({p})\neffect {row.effect:+.3f}"
 
 
-def _rho(row: Any) -> str:
-    """Second line of a panel's title."""
+def _rho(rows: dict[str, Any]) -> str:
+    """What stands below a panel's name, from the rows of question 3 by measure."""
+    row = rows.get("spearman")
     if row is None or np.isnan(row.change):
         return "not evaluated"
     interval = "" if np.isnan(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"
-    return f"Spearman {row.change:.2f}{interval}: {row.answer}"
+    partial = rows["spearman_partial"].change
+    given = "" if np.isnan(partial) else f"\n{partial:.2f} given difficulty"
+    return f"Spearman {row.change:.2f}{interval}{given}"
 
 
 def _limits(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -109,10 +109,10 @@ def _write_tables(both: Sequence[tuple[Measured, Numbers]], directory: Path) -> 
 
 def _summary(own: Measured, found: Numbers, several: bool) -> list[str]:
     """What was found, most important first."""
-    arms = study_tables.arms_item(own.compared, found.arms, found.distances)
     lines = [
-        study_findings.noise_finding(arms.frame),
-        *(study_findings.question_finding(found.questions, question) for question in (1, 2, 3)),
+        study_findings.noise_finding(found.arms),
+        *(study_findings.question_finding(found.questions, question) for question in (1, 2)),
+        study_findings.association_finding(found.questions),
         study_findings.accuracy_finding(found.runs, own.compared.baseline),
         study_findings.where_finding(found.profile),
         *own.part.notes,

@@ -20,6 +20,7 @@ from gaze.runs.load import Runs, mixed_settings
 from gaze.runs.run import methods
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings, overview, plots, tables
+from gaze.studies.consistency.common import common_table, images_finding, three_forms_item, three_rs_item
 from gaze.terminal import print_table
 
 Items = list[TableItem | FigureItem]
@@ -41,14 +42,16 @@ class Part(NamedTuple):
     scale: pd.DataFrame
     collapse: pd.DataFrame
     maps: list[GazeMaps]
+    common: pd.DataFrame
 
     @property
     def weights(self) -> list[float]:
         return sorted(self.runs["lambda"].unique())
 
 
-def split(epochs: pd.DataFrame, maps: list[GazeMaps]) -> Iterator[Part]:
+def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
     """Each study and data set by itself, with its numbers."""
+    epochs, together = runs.epochs, common_table(list(runs.used.values()))
     taken: set[str] = set()
     single = epochs["study"].nunique() == 1
     for (study, dataset), rows in epochs.groupby(["study", "dataset"], sort=True):
@@ -57,9 +60,10 @@ def split(epochs: pd.DataFrame, maps: list[GazeMaps]) -> Iterator[Part]:
             slug = f"{base}-{len(taken)}"
         taken.add(slug)
         own = [m for m in maps if (m.study, m.dataset) == (study, dataset)]
+        shared = together[(together["study"] == study) & (together["dataset"] == dataset)]
         numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
         where, collapse = str(dataset) if single else f"{study}, {dataset}", overview.collapse_table(rows)
-        yield Part(where, slug, str(dataset), rows, *numbers, collapse, own)
+        yield Part(where, slug, str(dataset), rows, *numbers, collapse, own, shared)
 
 
 def summary(runs: Runs, parts: list[Part]) -> list[str]:
@@ -69,6 +73,7 @@ def summary(runs: Runs, parts: list[Part]) -> list[str]:
         lines.append(findings.pearson_finding(part.pearson, part.where))
         if len(part.shift) <= MOST_CASES:  # of more the table tells
             lines.append(findings.shift_finding(part.shift, part.by_lambda, part.where))
+        lines.append(images_finding(part.pearson, part.by_lambda, part.common, part.where))
         lines.append(findings.scale_finding(part.scale, part.where))
     lines += findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.used.values()))
     return [line for line in lines if line]
@@ -150,6 +155,7 @@ def _follow(part: Part) -> Items:
     if len(plain):
         items.append(tables.pearson_item(part.pearson, f"pearson-{part.slug}", part.where, part.dataset))
         items.append(tables.shared_curve_item(part.pearson, f"shared-curve-{part.slug}", part.where))
+        items.append(three_rs_item(part.pearson, f"images-{part.slug}", part.where))
         items += _correlation(part, "gaze_consistency")
         items += _correlation(part, PUBLISHED) if len(part.weights) > 1 else []  # else at the top
         item = tables.study1_item(part.runs, f"study1-{part.slug}", part.where, part.dataset)
@@ -190,6 +196,7 @@ def _gaze(part: Part) -> Items:
     items: Items = [tables.gaze_item(part.by_lambda, f"gaze-{part.slug}", part.where)]
     if len(part.shift):
         items.append(tables.shift_item(part.shift, f"shift-{part.slug}", part.where))
+        items.append(three_forms_item(part.by_lambda, part.common, f"images-lambda-{part.slug}", part.where))
     if len(part.weights) > 1:
         caption = f"More alike, or more its class's? {part.where}"
         items += _drawn(f"eta-{part.slug}", caption, plots.eta_figure, part.runs, part.dataset)

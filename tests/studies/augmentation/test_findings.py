@@ -15,9 +15,8 @@ from gaze.studies.augmentation import findings
 
 
 def arms(**verdicts: tuple[str, float]) -> pd.DataFrame:
-    rows = [("none", None, np.nan, np.nan, np.nan, 0.4, np.nan)]
-    rows += [(arm, verdict, 0.125, p, 0.6, 0.45, 0.05) for arm, (verdict, p) in verdicts.items()]
-    return pd.DataFrame(rows, columns=["arm", "verdict", "effect", "p_holm", "between", "within", "noise"])
+    rows = [(arm, verdict, 0.125, p, 1.5, 0.8, 2.8) for arm, (verdict, p) in verdicts.items()]
+    return pd.DataFrame(rows, columns=["arm", "verdict", "effect", "p_holm", "sd_ratio", "sd_low", "sd_high"])
 
 
 def accuracy() -> pd.DataFrame:
@@ -31,7 +30,8 @@ def test_the_words_of_each_sentence():
     questions = made_up_questions(made_up_compared({"none": 2, **{f"arm_{k}": 1 for k in range(4)}}))
     said = [
         findings.headline(made_up_compared()), findings.headline(made_up_compared({"none": 2, "blur": 1})),
-        findings.noise_finding(four), *(findings.question_finding(questions, question) for question in (1, 2, 3)),
+        findings.noise_finding(four), *(findings.question_finding(questions, question) for question in (1, 2)),
+        findings.association_finding(questions),
         findings.question_finding(made_up_questions(made_up_compared(masks=False)), 1),
         findings.accuracy_finding(accuracy(), "none"),
     ]  # fmt: skip
@@ -46,29 +46,31 @@ def test_noise_sentence_claims_no_move_where_none_was_shown():
     assert "p after Holm" not in few and "Yes" not in few and "not shown" not in few
 
 
-def test_a_change_of_scatter_alone_is_named_as_a_possible_reason():
+def test_a_scatter_that_differs_is_named_of_moved_arms_alone():
     table = arms(blur=("moved", 0.01), hflip=("moved", 0.01), noise=("not shown", 0.3))
     assert "scatter" not in findings.noise_finding(table)
-    table.loc[1, "between"] = 0.49  # the arm's own 0.45, and less than 0.05 of noise
-    assert findings.noise_finding(table).endswith("a change of scatter alone could explain it: blur.")
-    table.loc[0, "within"], table.loc[3, "between"] = 0.56, 0.4  # the baseline's own scatter; not shown is not named
-    assert findings.noise_finding(table).endswith("could explain it: blur, hflip.")
+    table.loc[[0, 2], "sd_low"] = 1.2
+    assert findings.noise_finding(table).endswith("which the test allows for: blur (1.50 times).")
+    table.loc[1, ["sd_ratio", "sd_low", "sd_high"]] = [0.5, 0.3, 0.9]
+    assert findings.noise_finding(table).endswith("blur (1.50 times), hflip (0.50 times).")
 
 
 def test_question_sentence_claims_no_answer_that_no_arm_has():
     questions = made_up_questions(made_up_compared({"none": 2, **{f"arm_{k}": 1 for k in range(4)}}))
-    for question in (1, 2, 3):
+    for question in (1, 2):
         only = findings.question_finding(questions[questions["arm"] == "arm_2"], question)
         assert "pass" not in only and "fail" not in only and "underpowered" not in only
     with pytest.raises(ValueError, match="no row of question 1"):
         findings.question_finding(questions[questions["question"] > 1], 1)
 
 
-def test_one_underpowered_measure_makes_an_open_answer_underpowered():
+def test_question_3_is_described_and_never_judged():
     questions = made_up_questions(made_up_compared({"none": 2, "a": 1, "b": 1, "c": 1}))
-    questions.loc[(questions["measure"] == "dispersion"), "underpowered"] = True
-    text = findings.question_finding(questions, 2)
-    assert "(underpowered): c." in text and "pass, it varies less: a;" in text
+    questions.loc[(questions["arm"] == "b") & (questions["question"] == 3), "change"] = np.nan
+    questions.loc[(questions["arm"] == "c") & (questions["measure"] == "spearman_partial"), "change"] = np.nan
+    text = findings.association_finding(questions)
+    assert "difficulty: a 0.05 (0.05), c 0.01 (none); not evaluated: b. Exploratory" in text
+    assert not any(word in text for word in ("pass,", "fail,", " p "))
 
 
 def test_accuracy_sentence_claims_no_rise_within_the_baselines_runs():

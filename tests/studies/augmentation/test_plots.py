@@ -229,8 +229,8 @@ def test_gain_draws_each_image_and_says_the_correlation(c):
         both = np.concatenate([inside, rim])
         np.testing.assert_allclose(both[np.lexsort(both.T)], clipped[np.lexsort(clipped.T)])
     assert [axis.get_title() for axis in figure.axes] == [
-        "blur\nSpearman 0.05 [0.03, 0.07]: pass",
-        "mixup\nSpearman -0.05 [-0.07, -0.03]: fail",
+        "blur\nSpearman 0.05 [0.03, 0.07]\n0.05 given difficulty",
+        "mixup\nSpearman -0.05 [-0.07, -0.03]\n-0.05 given difficulty",
     ]
     assert {axis.get_ylim() for axis in figure.axes} == {figure.axes[0].get_ylim()}
 

@@ -56,8 +56,15 @@ def test_arms_have_both_distances_the_test_and_the_accuracy(c):
     assert shown["seeds"].tolist() == ["0 to 3", "100 to 102", "200 to 202"]
     assert shown["p"].isna().all() and pd.isna(shown.loc["none", "to baseline"])
     notes = " ".join(item.notes)
-    assert "only scatter more" in notes and "too few seeds to reach 0.05" in notes and "Runs are the samples" in notes
-    assert f"({frame.loc['none', 'within']:.3f})" in notes
+    assert "allows for another scatter" in notes and "too few seeds to reach 0.05" in notes
+    assert "Runs are the samples" in notes and "if the models were trained again" in notes
+    assert frame.loc["blur", "sd_ratio"] == pytest.approx(
+        (frame.loc["blur", "within"] / frame.loc["none", "within"]) ** 0.5
+    )
+    assert shown.loc["blur", "SD ratio"].startswith(f"{frame.loc['blur', 'sd_ratio']:.2f} [")
+    assert (
+        pd.isna(shown.loc["none", ["SD ratio", "95 % interval"]]).all() and shown.loc["blur", "95 % interval"][0] == "["
+    )
     assert item.caption.endswith("? phantom")
 
 
@@ -83,7 +90,7 @@ def test_criteria_have_answers_with_numbers_and_the_accuracy():
         "inconclusive (underpowered): share on target +0.020; lift +0.02",
     ]
     assert shown.loc["arm_0", "2. Varies less?"] == "pass: wandering -0.05000; spread -0.0500"
-    assert shown.loc["arm_1", "3. Does the gain go with the gaze?"] == "fail: rho -0.05"
+    assert shown.loc["arm_1", "3. Does the gain go with the gaze?"] == "exploratory: rho -0.05; given difficulty -0.05"
     mean = runs.groupby("arm")["accuracy"].mean()
     for arm in c.arms:
         assert float(shown.loc[arm, "change of accuracy"]) == pytest.approx(mean[arm] - mean["none"], abs=5e-4)
@@ -120,8 +127,8 @@ def test_questions_show_every_number(c):
         "0.020",
     ]
     assert row["95 % interval"] == f"[0.030,{hard}0.070]"
-    assert item.shown["p"].isna().tolist() == [False, False, False, False, True] * 2
-    assert "conditional on the trained models" in item.notes[1]
+    assert item.shown["p"].isna().tolist() == [False, False, False, False, True, True] * 2
+    assert item.shown["SD ratio"].tolist()[:4] == ["1.25"] * 4 and "trained again, on these images" in item.notes[1]
 
 
 def test_profile_numbers_say_what_stands_out(c):

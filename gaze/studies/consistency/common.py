@@ -1,0 +1,133 @@
+"""The gaze of two lambdas on the same images: those that every run of both classifies correctly.
+
+L_CAM counts each run's own correct images, so where lambda changes which these are, it changes for that alone. Here the
+runs' last maps (``gaze.runs.kept_maps``) are compared on one set of images a pair of lambdas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gaze.report.words import each, estimate, number
+from gaze.report.write import TableItem
+from gaze.runs.kept_maps import LastMaps, consistency_of, last_maps
+from gaze.runs.run import Run
+from gaze.statistics.bootstrap import nan_mean
+from gaze.statistics.intervals import mean_interval
+from gaze.statistics.seeds import CELL_KEYS
+
+COLUMNS = [*CELL_KEYS, "images", "evaluated", "n_pairs", "plain", "mean", "diff", "diff_low", "diff_high"]
+
+
+def common_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Each lambda against 0 on the images that all their runs classify correctly after the last epoch.
+
+    Returns:
+        A row per ``study, dataset, model, lambda`` other than 0: ``images`` of ``evaluated``; over the ``n_pairs``
+        seeds that both have ``plain`` (mean L_CAM at lambda 0, squared, on maps of 8x8 cells at most), ``mean`` (at
+        this lambda) and their difference with its 95 % t interval. No row where a run kept no maps, or where the runs
+        were not evaluated on the same images.
+    """
+    cells: dict[tuple[Any, ...], dict[float, list[Run]]] = {}
+    for run in runs:
+        study, dataset, model, weight, _ = run.keys.values()
+        cells.setdefault((study, dataset, model), {}).setdefault(weight, []).append(run)
+    rows = []
+    for cell, arms in sorted(cells.items()):
+        kept = {weight: {run.keys["seed"]: last_maps(run) for run in own} for weight, own in arms.items()}
+        for weight in sorted(set(kept) - {0.0} if 0.0 in kept else ()):
+            found = _compared(kept[weight], kept[0.0])
+            rows += [(*cell, weight, *found)] if found else []
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _compared(arm: dict[int, LastMaps | None], plain: dict[int, LastMaps | None]) -> tuple[Any, ...] | None:
+    """images .. diff_high."""
+    kept = [*arm.values(), *plain.values()]
+    known = [own for own in kept if own is not None]
+    if len(known) < len(kept) or not all(np.array_equal(own.target, known[0].target) for own in known):
+        return None
+    target, chosen = known[0].target, np.logical_and.reduce([own.correct[-1] for own in known])
+    a, b = (
+        np.array([consistency_of(own[seed].maps, target, chosen) for seed in arm if seed in plain])  # type: ignore[union-attr]
+        for own in (arm, plain)
+    )
+    difference = a - b
+    means = (float(nan_mean(values)) for values in (b, a, difference))
+    return int(chosen.sum()), len(target), int((~np.isnan(difference)).sum()), *means, *mean_interval(difference)
+
+
+def three_forms_item(by_lambda: pd.DataFrame, common: pd.DataFrame, name: str, where: str) -> TableItem:
+    """What lambda does to L_CAM on three choices of images, side by side.
+
+    Args:
+        by_lambda: rows of ``gaze.statistics.seeds.lambda_table`` of one study and data set.
+        common: rows of :func:`common_table` of the same.
+        name: of the files.
+        where: study and data set in words.
+    """
+    last = by_lambda[(by_lambda["summary"] == "last") & (by_lambda["lambda"] != 0)]
+    rows = []
+    for row in each(common):
+        own = last[(last["model"] == row.model) & (last["lambda"] == row.weight)].set_index("metric")
+        shown: dict[str, str | None] = {"model": row.model, "lambda": f"{row.weight:g}"}
+        signs = {np.sign(row.diff)}
+        for metric, title in (("gaze_consistency", "correct images"), ("gaze_consistency_all", "all images")):
+            if metric in own.index:
+                cell = own.loc[metric]
+                shown[title] = estimate(cell["diff"], cell["diff_low"], cell["diff_high"], int(cell["n_pairs"]), 4)
+                signs |= {np.sign(cell["diff"])} if cell["n_pairs"] else set()
+        shown["same images"] = estimate(row.diff, row.diff_low, row.diff_high, row.n_pairs, 4)
+        shown["how many"] = f"{row.images} of {row.evaluated}"
+        shown["at lambda 0"] = number(row.plain, 4)
+        rows.append({**shown, "one direction": "yes" if len(signs) == 1 else "NO"})
+    notes = (
+        "Difference of L_CAM (squared) from lambda = 0 after the last epoch [95 % t interval over paired seeds, not "
+        "adjusted]. Correct images: each run's own, as published. All images: every evaluated image with the map of "
+        "its true class, each class alike. Same images: those that all runs of both lambdas classify correctly, on "
+        "maps of 8x8 cells at most. Where the three go in different directions, L_CAM as published may say which "
+        "images count rather than where the network looks.",
+    )
+    return TableItem(name, f"What lambda does to L_CAM, on which images? {where}", common, pd.DataFrame(rows), notes)
+
+
+def three_rs_item(pearson: pd.DataFrame, name: str, where: str) -> TableItem:
+    """r of kappa and L_CAM on three choices of images, side by side (rows of ``pearson_table``)."""
+    forms = {"gaze_consistency": "correct images", "gaze_consistency_all": "all images"}
+    forms |= {"gaze_consistency_fixed": "same images"}
+    table = pearson[(pearson["lambda"] == 0) & pearson["measure"].isin(list(forms))]
+    rows = []
+    for model, part in table.groupby("model", sort=True):
+        own = {row.measure: row for row in each(part)}
+        shown: dict[str, str | None] = {"model": str(model)}
+        for measure, title in forms.items():
+            if measure in own:
+                shown[title] = number(own[measure].r, 2)
+                shown[f"{title}, strangers"] = number(own[measure].strangers_r, 2)
+        signs = {np.sign(row.r) for row in own.values() if not np.isnan(row.r)}
+        rows.append({**shown, "one sign": None if len(own) < 3 else "yes" if len(signs) == 1 else "NO"})
+    notes = (
+        "Correct images: those of the epoch, as published, so that their number and kind change with kappa. All "
+        "images: every evaluated image with the map of its true class, each class alike. Same images: those that the "
+        "run classifies correctly in every epoch of its second half, in all its epochs, on maps of 8x8 cells at most. "
+        "Where the sign changes with the choice, r may say which images count rather than where the network looks.",
+    )
+    shown_table = pd.DataFrame(rows) if table["measure"].nunique() > 1 else pd.DataFrame()
+    return TableItem(name, f"r of kappa and L_CAM, on which images? {where}, lambda = 0", table, shown_table, notes)
+
+
+def images_finding(pearson: pd.DataFrame, by_lambda: pd.DataFrame, common: pd.DataFrame, where: str) -> str | None:
+    """Where the choice of images turns the sign of r, or of what lambda does; None where it nowhere does."""
+    rs, changes = three_rs_item(pearson, "", "").shown, three_forms_item(by_lambda, common, "", "").shown
+    turned = [str(row.model) for row in rs.itertuples() if row[-1] == "NO"] if len(rs) else []
+    parts = [f"the sign of r at lambda 0 for {', '.join(turned)}"] if turned else []
+    turned = [f"{row[1]} at {row[2]}" for row in changes.itertuples() if row[-1] == "NO"] if len(changes) else []
+    parts += [f"the direction of the change at the last epoch for {', '.join(turned)}"] if turned else []
+    if not parts:
+        return None
+    said = " and ".join(parts)
+    return f"L_CAM on other images ({where}): which of them count, correct, all or the same, changes {said}."
