@@ -98,6 +98,7 @@ def read_runs(
             "python train.py leaves one below outputs/."
         )
     found = [own for own in _of_study(found, study, path) if own.row["study"] not in without]
+    _part_by_schedule(found)
     _mark_duplicates(found, arms)
     for own in found:
         own.row["used"] = own.row["state"] == "complete" or (own.row["state"] in include and own.row["epochs"] > 0)
@@ -193,6 +194,25 @@ def _of_study(found: list[_Found], study: str | None, path: Path) -> list[_Found
     return chosen
 
 
+def _part_by_schedule(found: list[_Found]) -> None:
+    """Of one study's runs, those whose lambda turns later than the earliest ones' become a study of their own, named by
+    the epochs; a run at lambda = 0 has no such schedule.
+    """
+    turned: dict[tuple[str, int, int], list[_Found]] = {}
+    for own in found:
+        if own.run and own.row["state"] != "unreadable" and own.row["lambda"]:
+            gaze = own.run.settings.gaze
+            turned.setdefault((own.row["study"], gaze.start_epoch, gaze.end_epoch), []).append(own)
+    several = {study for study, *_ in turned if sum(other[0] == study for other in turned) > 1}
+    for own in found:
+        if own.row["study"] in several and len(own.table):
+            own.table["of_study"] = own.row["study"]
+    for (study, start, end), later in turned.items():
+        if (study, start, end) != min(key for key in turned if key[0] == study):
+            for own in later:
+                own.row["study"] = own.table["study"] = f"{study}, lambda from epoch {start} to {end}"
+
+
 def _mark_duplicates(found: list[_Found], arms: bool) -> None:
     """Of several complete runs with equal keys the one started last stands; the others are marked."""
     groups: dict[tuple[Any, ...], list[_Found]] = {}
@@ -233,8 +253,9 @@ def mixed_settings(runs: Iterable[Run]) -> dict[str, list[Any]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(f"{run.settings.study}, {run.settings.dataset.name}", []).append(run)
-    # A cache changes no figure.
-    own = ("study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache")
+    # A cache changes no figure; runs of other schedules of lambda are not compared as if they were alike.
+    own = {"study", "dataset.name", "model.name", "model.source", "lambda", "seed"}
+    own |= {"dataset.cache", "gaze.start_epoch", "gaze.end_epoch"}
     return {
         f"{where}: {name}": values
         for where, members in groups.items()

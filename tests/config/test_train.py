@@ -46,8 +46,9 @@ def test_every_shipped_experiment_passes_and_opens_with_its_question(composed, e
     assert opening[0] == "# @package _global_" and "?" in opening[1] + opening[2]  # opens with its question
     assert any(f"python train.py -m experiment={experiment}" in line for line in opening)
     params = cfg.hydra.sweeper.params
-    group = "dataset" if "dataset" in params else "augmentation"
-    values = params.dataset.split(",") if group == "dataset" else [grid.augmentation for grid in params]
+    grids = [params] if "dataset" in params else list(params)
+    group = "dataset" if "dataset" in grids[0] else "augmentation"
+    values = {value for grid in grids for value in grid[group].split(",")}
     for value in values:
         study = experiment.removesuffix("_screen")  # a screening ends in the study itself
         assert check_config(composed(f"experiment={experiment}", f"{group}={value}")).study == study

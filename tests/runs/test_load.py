@@ -276,3 +276,15 @@ def test_what_is_no_csv_is_refused(tmp_path):
 def test_config_json_of_a_run_is_what_mixed_settings_needs(tiny_run):
     own = Run(tiny_run.folder)
     assert mixed_settings([own, Run(Path("b"), own.settings.model_copy(update={"seed": 7, "lambda_": 1.0}))]) == {}
+
+
+def test_runs_whose_lambda_turns_later_are_a_study_of_their_own(tmp_path):
+    for number, (weight, start) in enumerate(((0.0, 2), (50.0, 2), (50.0, 12), (0.0, 12))):
+        turned = {"lambda": weight, "gaze": {"start_epoch": start, "end_epoch": 18}}
+        write_run(tmp_path, seed=number // 3, name=str(number), **turned)
+    found = read_runs(tmp_path)
+    late = "study, lambda from epoch 12 to 18"
+    assert found.listing.set_index("run")["study"].to_dict() == {"0": "study", "1": "study", "2": late, "3": "study"}
+    assert set(found.epochs["of_study"]) == {"study"} and found.listing["used"].all()
+    assert not any("epoch" in name for name in mixed_settings(found.used.values()))
+    assert "of_study" not in load_runs(tmp_path / "1")

@@ -18,6 +18,7 @@ from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
 from gaze.runs.load import Runs, mixed_settings
 from gaze.runs.run import methods
+from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings, overview, plots, tables
 from gaze.studies.consistency.common import common_table, images_finding, three_forms_item, three_rs_item
@@ -43,6 +44,7 @@ class Part(NamedTuple):
     collapse: pd.DataFrame
     maps: list[GazeMaps]
     common: pd.DataFrame
+    schedules: pd.DataFrame
 
     @property
     def weights(self) -> list[float]:
@@ -51,7 +53,7 @@ class Part(NamedTuple):
 
 def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
     """Each study and data set by itself, with its numbers."""
-    epochs, together = runs.epochs, common_table(list(runs.used.values()))
+    epochs, together, schedules = runs.epochs, common_table(runs), schedule_table(runs.epochs)
     taken: set[str] = set()
     single = epochs["study"].nunique() == 1
     for (study, dataset), rows in epochs.groupby(["study", "dataset"], sort=True):
@@ -60,10 +62,11 @@ def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
             slug = f"{base}-{len(taken)}"
         taken.add(slug)
         own = [m for m in maps if (m.study, m.dataset) == (study, dataset)]
+        arms = schedules[(schedules["of_study"] == study) & (schedules["dataset"] == dataset)]
         shared = together[(together["study"] == study) & (together["dataset"] == dataset)]
         numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
         where, collapse = str(dataset) if single else f"{study}, {dataset}", overview.collapse_table(rows)
-        yield Part(where, slug, str(dataset), rows, *numbers, collapse, own, shared)
+        yield Part(where, slug, str(dataset), rows, *numbers, collapse, own, shared, arms)
 
 
 def summary(runs: Runs, parts: list[Part]) -> list[str]:
@@ -186,6 +189,8 @@ def _learning(part: Part) -> Items:
         tables.performance_item(part.by_lambda, metric, f"{metric}-{part.slug}", part.where, part.dataset)
         for metric in ("accuracy", "kappa")
     ]
+    if (part.schedules["smallest_p"] < 0.05).any():  # fewer runs could not answer
+        items.append(tables.schedule_item(part.schedules, f"schedules-{part.slug}", part.where))
     for metric in ("accuracy", "kappa"):
         caption = f"{metric.capitalize()} over epochs, {part.where}"
         items += _drawn(f"curves-{metric}-{part.slug}", caption, plots.curve_figure, part.runs, part.dataset, metric)

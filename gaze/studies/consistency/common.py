@@ -6,7 +6,6 @@ runs' last maps (``gaze.runs.kept_maps``) are compared on one set of images a pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import pandas as pd
 from gaze.report.words import each, estimate, number
 from gaze.report.write import TableItem
 from gaze.runs.kept_maps import LastMaps, consistency_of, last_maps
-from gaze.runs.run import Run
+from gaze.runs.load import Runs
+from gaze.runs.tidy import RUN_KEYS
 from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.intervals import mean_interval
 from gaze.statistics.seeds import CELL_KEYS
@@ -23,7 +23,7 @@ from gaze.statistics.seeds import CELL_KEYS
 COLUMNS = [*CELL_KEYS, "images", "evaluated", "n_pairs", "plain", "mean", "diff", "diff_low", "diff_high"]
 
 
-def common_table(runs: Sequence[Run]) -> pd.DataFrame:
+def common_table(runs: Runs) -> pd.DataFrame:
     """Each lambda against 0 on the images that all their runs classify correctly after the last epoch.
 
     Returns:
@@ -32,15 +32,15 @@ def common_table(runs: Sequence[Run]) -> pd.DataFrame:
         this lambda) and their difference with its 95 % t interval. No row where a run kept no maps, or where the runs
         were not evaluated on the same images.
     """
-    cells: dict[tuple[Any, ...], dict[float, list[Run]]] = {}
-    for run in runs:
-        study, dataset, model, weight, _ = run.keys.values()
-        cells.setdefault((study, dataset, model), {}).setdefault(weight, []).append(run)
+    cells: dict[tuple[str, ...], dict[float, dict[int, LastMaps | None]]] = {}
+    found_runs = runs.epochs[[*RUN_KEYS, "run"]].drop_duplicates() if runs.used else runs.epochs[:0]
+    for study, dataset, model, weight, seed, name in found_runs.itertuples(index=False, name=None):
+        kept = cells.setdefault((study, dataset, model), {}).setdefault(weight, {})
+        kept[seed] = last_maps(runs.used[name])
     rows = []
     for cell, arms in sorted(cells.items()):
-        kept = {weight: {run.keys["seed"]: last_maps(run) for run in own} for weight, own in arms.items()}
-        for weight in sorted(set(kept) - {0.0} if 0.0 in kept else ()):
-            found = _compared(kept[weight], kept[0.0])
+        for weight in sorted(set(arms) - {0.0} if 0.0 in arms else ()):
+            found = _compared(arms[weight], arms[0.0])
             rows += [(*cell, weight, *found)] if found else []
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -217,6 +217,34 @@ def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     return TableItem(name, f"The gaze by lambda, {where}", table, pd.DataFrame(rows), notes)
 
 
+def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
+    """Lambdas and schedules against plain training, runs relabelled (rows of ``schedule_table`` of one data set)."""
+    known = measures()
+    rows = [
+        {
+            "model": row.model,
+            "lambda": f"{row.weight:g}" + row.study.partition(row.of_study)[2].replace(", lambda", ""),
+            "summed lambda": number(row.lambda_sum, 0),
+            "against": row.against,
+            "measure": known[row.measure].heading,
+            "mean": number(row.mean, digits),
+            "change": estimate(row.change, row.ci_low, row.ci_high, min(row.n, row.n_against), digits),
+            "p (Holm)": p_value(row.p_holm),
+            "SD ratio": number(row.sd_ratio, 2),
+            "runs": f"{row.n} and {row.n_against}",
+        }
+        for row in each(table)
+        for digits in (known[row.measure].digits,)
+    ]
+    least, family = table["smallest_p"].min(), table["family"].max() if len(table) else 0
+    notes = (
+        "After the last epoch. Change [95 % interval over runs]; p by relabelling the runs of the two arms, two-sided, "
+        f"Holm over the {family} comparisons of one measure; the smallest p before Holm is {least:.2g}. SD ratio: of "
+        "the runs of this arm to those that it is held against.",
+    )
+    return TableItem(name, f"Lambda and when it acts, runs relabelled, {where}", table, pd.DataFrame(rows), notes)
+
+
 def shift_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     """Does lambda make the gaze more its class's, or only more alike?"""
     shown = pd.DataFrame(
