@@ -89,7 +89,10 @@ def lead(parts: list[Part]) -> list[Section]:
         items = _overview(part) if len(part.weights) > 1 else _correlation(part, PUBLISHED)
         text = [findings.headline(part.runs)]
         if len(part.weights) == 1:  # else it stands under the figures
-            text += [MEANS, *([overview.COLLAPSED] if part.collapse["collapsed"].any() else [])]
+            text += [
+                f"In the sentences below: {MEANS[0].lower()}{MEANS[1:]}",
+                *([overview.COLLAPSED] if part.collapse["collapsed"].any() else []),
+            ]
         said = findings.level_findings(part.by_lambda, part.collapse)
         title = f"What lambda does: {part.where}" if len(part.weights) > 1 else part.where
         found.append(Section(title, tuple(text), tuple(items), tuple(said)))

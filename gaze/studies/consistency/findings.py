@@ -106,7 +106,9 @@ def level_findings(table: pd.DataFrame, collapse: pd.DataFrame) -> list[str]:
         elif len(gone):
             counts = [f" ({row.collapsed} of {row.runs} runs)" if row.runs > 1 else "" for row in each(gone)]
             parts.append(f"collapsed at lambda {_joined(gone['lambda'], counts)}")
-        said.append(f"{model}: {'; '.join(parts)}.")
+        alone = own["lambda"].nunique() == 1 < table["lambda"].nunique()
+        only = f" (lambda {own['lambda'].iloc[0]:g} alone)" if alone else ""
+        said.append(f"{model}{only}: {'; '.join(parts)}.")
     return said
 
 
@@ -121,8 +123,7 @@ def _by_lambda(rows: pd.DataFrame, metric: str, subject: str, lower: str, higher
     digits, title = measures()[metric].digits, measures()[metric].heading
     plain, others = rows[rows["lambda"] == 0], rows[rows["lambda"] != 0]
     if len(rows) == 1:
-        row = each(rows)[0]
-        return f"{title} {with_sd(row.mean, row.sd, digits)} at lambda {row.weight:g}"
+        return f"{title} {with_sd(rows['mean'].iloc[0], rows['sd'].iloc[0], digits)}"
     if plain.empty:
         return f"{title} {_span(others, digits)}"
     if not (others["n_pairs"] >= FEWEST).any():

@@ -227,7 +227,7 @@ def _panels(names: list[str], x_label: str, y_label: str, alike: bool = True) ->
     """A panel per name, labelled at the rim, y axes shared if ``alike``; places that are left over stay empty."""
     columns = len(names) if len(names) <= 3 else 3 if len(names) <= 9 else 4
     rows = -(-len(names) // columns)
-    figure = new_figure(max(2.7 * columns + 0.7, 5.0), 2.2 * rows + 1.2)
+    figure = new_figure(max(2.7 * columns + 0.7, 5.0), (2.2 if alike else 2.6) * rows + 1.2)
     axes: list[Axes] = list(figure.subplots(rows, columns, sharex=True, sharey=alike, squeeze=False).flat)
     for i, axis in enumerate(axes):
         if i >= len(names):
@@ -249,7 +249,7 @@ def _representative(runs: pd.DataFrame, measure: str) -> NDArray[np.bool_]:
 
 
 def _correlations(table: pd.DataFrame | None, model: str, dataset: str, measure: str) -> str:
-    """Second line of a panel's title: a row of Table 2."""
+    """Further lines of a panel's title: a row of Table 2."""
     if table is None:
         return ""
     wanted = {"model": model, "dataset": dataset, "measure": measure, "lambda": 0.0}
@@ -261,7 +261,7 @@ def _correlations(table: pd.DataFrame | None, model: str, dataset: str, measure:
     if number(row.get("strangers_r", np.nan)):
         text += f", strangers' {number(row['strangers_r'], 2)}"
     p = p_value(row.get("pairing_p", np.nan))
-    return f"\n{text}" + (f", pairing p {p}" if p else "")
+    return f"\n{text}" + (f"\np of the pairing {p}" if p else "")
 
 
 def _points(axis: Axes, points: NDArray[np.float64], style: Style, size: float) -> None:

@@ -1,6 +1,7 @@
 """The augmentation study from run folders to its report, and whether its answers can be trusted."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,19 @@ def test_everything_is_written_and_the_terminal_says_what_was_found(analysis):
     assert max(len(line) for line in shown.splitlines() if "/" not in line) <= 80
     for word in ("hflip", "verdict", "on what matters?", "varies less?", "gain with gaze?"):
         assert word in shown
+
+
+def test_the_report_opens_with_the_profile_and_one_sentence_an_arm(analysis):
+    text = (analysis[0] / "report.md").read_text(encoding="utf-8")
+    table = pd.read_csv(analysis[0] / "tables" / "arms-phantom-level2.csv").set_index("arm")
+    [sentence] = re.findall(r"^- hflip: .*$", text, re.MULTILINE)
+    assert text.index("8 runs looked at") < text.index("figures/profile-phantom-level2.png") < text.index(sentence)
+    assert text.index(sentence) < text.index("## Summary") < text.index("## Is it more than retraining noise?")
+    assert text.count("figures/profile-phantom-level2.png") == 1
+    words = {"moved": "moved by more", "not shown": "not shown to move", "underpowered": "underpowered"}
+    assert f"gaze {words[table.loc['hflip', 'verdict']]}" in sentence
+    change = table.loc["hflip", "accuracy"] - table.loc["none", "accuracy"]
+    assert sentence.endswith(f"accuracy {table.loc['hflip', 'accuracy']:.3f} ({change:+.3f}).")
 
 
 def test_the_long_table_and_the_distances_are_those_of_the_maps_on_disk(analysis, source):

@@ -201,7 +201,7 @@ def test_a_study_with_one_lambda_opens_with_kappa_against_the_gaze(tmp_path, und
     starts = [page.index(f'id="figure-correlation-l2-made_up-{name}"') for name in "ab"]
     said = [match.start() for match in re.finditer("<li>level1: accuracy", page)]
     assert starts[0] < said[0] < starts[1] < said[1] < page.index('id="summary"')
-    assert re.search(r"- level2: accuracy 0\.\d{3} ± 0\.\d{3} at lambda 0; RMS deviation 0\.\d{3} ± 0", text)
+    assert re.search(r"- level2: accuracy 0\.\d{3} ± 0\.\d{3}; RMS deviation 0\.\d{3} ± 0\.\d{3}\.\n", text)
 
 
 def test_a_grid_without_lambda_0_has_its_pictures_without_colour(tmp_path, undrawn):

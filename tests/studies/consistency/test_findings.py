@@ -138,9 +138,10 @@ def test_a_models_sentence_without_tests_tells_the_span():
     assert said.startswith(f"level1: accuracy {accuracy[500]:.3f} (at 500) to {accuracy[50]:.3f} (at 50); RMS")
     plain = made_up_runs(models=("level1",)).drop(columns="gaze_consistency_rms")
     [said] = findings.level_findings(lambda_table(plain), collapse_table(plain))
-    assert re.fullmatch(
-        r"level1: accuracy 0\.\d{3} ± 0\.\d{3} at lambda 0; L_CAM l2 0\.\d{4} ± 0\.\d{4} at lambda 0\.", said
-    )
+    assert re.fullmatch(r"level1: accuracy 0\.\d{3} ± 0\.\d{3}; L_CAM l2 0\.\d{4} ± 0\.\d{4}\.", said)
+    uneven = pd.concat([runs, made_up_runs(models=("level2",))])
+    _, said = findings.level_findings(lambda_table(uneven), collapse_table(uneven))
+    assert said.startswith("level2 (lambda 0 alone): accuracy 0.")
 
 
 def test_a_models_sentence_counts_the_runs_that_collapsed():

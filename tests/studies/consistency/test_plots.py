@@ -135,7 +135,7 @@ def test_correlation_says_own_and_strangers_r_and_the_p_of_the_pairing(plain):
     assert title.endswith(f"\nmean r {row['r']:.2f}")
     more = table.assign(strangers_r=-0.5978, pairing_p=0.6681)
     title = correlation_figure(plain, "phantom", "gaze_consistency", more, ["level2"]).axes[0].get_title()
-    assert title.endswith(f"\nmean r {row['r']:.2f}, strangers' -0.60, pairing p 0.668")
+    assert title.endswith(f"\nmean r {row['r']:.2f}, strangers' -0.60\np of the pairing 0.668")
     one = plain[plain["seed"] == 0]
     title = correlation_figure(one, "phantom", "gaze_consistency", pearson_table(one), ["level2"]).axes[0].get_title()
     assert title.startswith("level2, seed 0\nr ") and "strangers" not in title
