@@ -197,7 +197,7 @@ def test_long_tables_of_a_grid_are_folded_and_the_rest_is_open(tmp_path, undrawn
 
 def test_a_study_with_one_lambda_opens_with_kappa_against_the_gaze(tmp_path, undrawn):
     text, page = page_of(tmp_path, made_up_runs(datasets=("a", "b"), models=LEVELS[:2]))
-    assert "overview" not in page and "table-across" not in page
+    assert "figure-overview" not in page and "table-across" not in page
     starts = [page.index(f'id="figure-correlation-l2-made_up-{name}"') for name in "ab"]
     said = [match.start() for match in re.finditer("<li>level1: accuracy", page)]
     assert starts[0] < said[0] < starts[1] < said[1] < page.index('id="summary"')
