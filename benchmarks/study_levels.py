@@ -27,7 +27,8 @@ from gaze.statistics.permutation import (
     permutation_p,
     relabellings,
 )
-from gaze.statistics.seeds import gaze_shift_table
+from gaze.statistics.power import noisy_distances, spectrum
+from gaze.statistics.seeds import _shift_table
 from gaze.studies.augmentation.association import _correlations
 
 Floats = NDArray[np.float64]
@@ -81,27 +82,6 @@ def mean_studies(
 # ---- the main test: distances of the maps of two runs
 
 
-def spectrum(directions: float, cells: int = 60) -> Floats:
-    """SDs of retraining noise along ``cells`` axes, so that (tr S)^2 / tr S^2 is ``directions``; tr S is 1."""
-    low, high = 1e-6, 20.0  # of the exponential fall of the variances
-    for _ in range(60):
-        fall = (low + high) / 2
-        variances = np.exp(-fall * np.arange(cells))
-        low, high = (fall, high) if variances.sum() ** 2 / (variances**2).sum() > directions else (low, fall)
-    return np.sqrt(variances / variances.sum())
-
-
-def noisy_runs(random: np.random.Generator, n: int, k: int, sds: Floats, ratio: float, shift: float) -> Floats:
-    """Distances of runs whose maps scatter around one centre each; ``shift`` from centre to centre, tr S is 1."""
-    maps = random.normal(size=(n + k, sds.size)) * sds
-    away = random.normal(size=sds.size) * sds
-    maps[n:] = maps[n:] * ratio + shift * away / np.linalg.norm(away)
-    products = maps @ maps.T
-    squares = np.diagonal(products)
-    distances = np.maximum((squares[:, None] + squares) / 2 - products, 0)
-    return np.where(np.eye(n + k), 0, (distances + distances.T) / 2)
-
-
 def distance_studies(
     n: int, k: int, ratio: float, directions: float, studies: int, shift: float = 0.0, seed: int = 0
 ) -> pd.DataFrame:
@@ -116,7 +96,7 @@ def distance_studies(
     splits = np.vstack([in_arm, relabellings(n + k, k)[0]])
     rows = []
     for _ in range(studies):
-        d = noisy_runs(random, n, k, sds, ratio, shift)
+        d = noisy_distances(random, n, k, sds, ratio, shift)
         found, of_arm, of_rest = _effects(d, splits)
         t2 = found / (of_arm / k + of_rest / n)
         welch = _welch_p(found[0], of_arm[0] / k, of_rest[0] / n, k, n, _directions(d, in_arm))
@@ -216,22 +196,15 @@ def reading_studies(seeds: int, studies: int, seed: int = 0) -> pd.DataFrame:
     do in runs. ``unhedged``: the table has a reading without a reserve; ``before``: it would have had one by the
     intervals of each cell alone."""
     random, rows = np.random.default_rng(seed), []
-    cells = [
-        (f"level{i}", weight, s)
-        for i in range(1, 6)
-        for weight in (0.0, -100.0, 50.0, 100.0, 500.0)
-        for s in range(seeds)
-    ]
-    frame = pd.DataFrame(cells, columns=["model", "lambda", "seed"]).assign(study="s", dataset="d", epoch=1)
+    cells = [(f"level{i}", weight) for i in range(1, 6) for weight in (0.0, -100.0, 50.0, 100.0, 500.0)]
     for _ in range(studies):
-        common = random.normal(size=len(frame))
-        noise = random.normal(size=(2, len(frame)))
-        table = gaze_shift_table(
-            frame.assign(
-                gaze_consistency_rms=0.2 + 0.01 * (common + 0.1 * noise[0]),
-                gaze_eta_squared=0.5 - 0.03 * (common + 0.1 * noise[1]),
-            )
-        )
+        values = {}
+        for model, weight in cells:
+            common, *own = random.normal(size=(3, seeds))
+            rms, eta = 0.2 + 0.01 * (common + 0.1 * own[0]), 0.5 - 0.03 * (common + 0.1 * own[1])
+            for measure, numbers in (("gaze_consistency_rms", rms), ("gaze_eta_squared", eta)):
+                values["s", "d", model, weight, measure, "last5"] = dict(enumerate(numbers.tolist()))
+        table = _shift_table(values)
         before = [((table[f"diff_{m}_low"] > 0) | (table[f"diff_{m}_high"] < 0)) for m in ("rms", "eta")]
         rows.append([(before[0] & before[1]).any(), (~table["reading"].str.endswith(")")).any()])
     return pd.DataFrame(rows, columns=["before", "unhedged"])

@@ -103,7 +103,8 @@ def holm(p: ArrayLike) -> Floats:
     """Step-down adjustment for the number of tests; holds the chance of any false alarm at the level (Holm 1979).
 
     Args:
-        p: p values (m,), 0..1. NaN stay NaN and do not count in the family.
+        p: p values (m,), 0..1. NaN, a test that could not be made, stays NaN and counts in the family: which tests
+            those are would else change the others' level.
 
     Returns:
         (m,) in the order given: the i-th smallest times (m - i + 1), no smaller than those before it, at most 1.
@@ -112,7 +113,7 @@ def holm(p: ArrayLike) -> Floats:
     adjusted = np.full(values.shape, np.nan)
     tested = np.flatnonzero(~np.isnan(values))
     order = tested[values[tested].argsort(kind="stable")]
-    steps = values[order] * np.arange(order.size, 0, -1)
+    steps = values[order] * np.arange(values.size, values.size - order.size, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
 

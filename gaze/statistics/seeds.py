@@ -40,6 +40,7 @@ from gaze.statistics.pairing import (
     pearson,
     repeated_measures,
 )
+from gaze.statistics.power import ENOUGH, paired_power
 
 HELD_AGAINST_KAPPA = (
     *("gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid"),
@@ -106,7 +107,7 @@ def pearson_table(runs: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*keys, *names, *PAIRING_COLUMNS])
     family = table.groupby(["study", "dataset", "lambda", "measure"], dropna=False)["pairing_p"]
     table["pairing_p_holm"] = family.transform(lambda p: pd.Series(holm(p), p.index)) if rows else table["pairing_p"]
-    table["pairing_family"] = family.transform("count") if rows else table["pairing_p"]
+    table["pairing_family"] = family.transform("size") if rows else table["pairing_p"]
     return _sorted(table, keys)
 
 
@@ -158,7 +159,8 @@ def lambda_table(runs: pd.DataFrame) -> pd.DataFrame:
         so: ``n`` seeds, ``n_nan`` of them without a value, ``mean``, ``sd``, ``ci_low``, ``ci_high`` (t, 95 %); against
         lambda = 0 of the same study, dataset and model: ``n_pairs``, ``diff``, ``diff_low``, ``diff_high`` (t, 95 %,
         not adjusted), ``p`` (NaN for under 2 pairs, or differences equal but for rounding), ``p_holm``, ``family``
-        (its number of tests). Those of lambda = 0 itself are NaN.
+        (its number of comparisons, those with a NaN p among them), ``power`` (:func:`paired_power`: the chance of
+        finding a difference of twice the seeds' SD). Those of lambda = 0 itself are NaN.
     """
     values = _seed_values(runs)
     rows = []
@@ -169,10 +171,7 @@ def lambda_table(runs: pd.DataFrame) -> pd.DataFrame:
     keys = [*CELL_KEYS, "metric", "summary"]
     names = ["n", "n_nan", "mean", "sd", "ci_low", "ci_high", "n_pairs", "diff", "diff_low", "diff_high", "p"]
     table = pd.DataFrame(rows, columns=[*keys, *names])
-    family = table.groupby(["study", "dataset", "metric", "summary"], dropna=False)["p"]
-    table["p_holm"] = family.transform(lambda p: pd.Series(holm(p), p.index)) if rows else table["p"]
-    table["family"] = family.transform("count").where(table["p"].notna()) if rows else table["p"]
-    return _sorted(table, keys)
+    return _sorted(_with_family(table, ["study", "dataset", "metric", "summary"]), keys)
 
 
 def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -208,18 +207,28 @@ def gaze_shift_table(runs: pd.DataFrame) -> pd.DataFrame:
         A row per ``study, dataset, model, lambda`` other than 0, of means over the last 5 epochs: ``n_pairs`` seeds;
         ``diff_rms, diff_rms_low, diff_rms_high`` (gaze_consistency_rms, in the map's 0..1 range; below 0: more
         alike), ``diff_eta, diff_eta_low, diff_eta_high`` (gaze_eta_squared; above 0: more its class's), both with 95 %
-        t intervals; ``reading`` in words. It ends in "(not beyond seed noise)" where an interval holds 0 or there are
-        fewer than 2 pairs, and is "not defined" without pairs, or where a difference is exactly 0 or NaN.
+        t intervals, not adjusted; ``p``, the larger of the two paired t-tests', as a reading takes both; ``p_holm,
+        family, power`` as in :func:`lambda_table`, over the models and lambdas of one study and dataset; ``reading`` in
+        words. It ends in "(not shown beyond seed noise)" unless p_holm <= 0.05, in "(underpowered)" where so few pairs
+        would miss even a difference of twice the seeds' SD in more than one of five studies, and is "not defined"
+        without pairs, or where a difference is exactly 0 or NaN.
     """
-    values = _seed_values(runs)
+    return _shift_table(_seed_values(runs))
+
+
+def _shift_table(values: SeedValues) -> pd.DataFrame:
+    """:func:`gaze_shift_table` of the seeds' values."""
     rows, measures = [], ("gaze_consistency_rms", "gaze_eta_squared")
     for *cell, weight in dict.fromkeys(key[:4] for key in values if key[3] != 0):
         four = [values.get((*cell, w, m, "last5"), {}) for m in measures for w in (weight, 0.0)]
         rms, rms_plain, eta, eta_plain = _paired(*four)
-        shifts = [(float(nan_mean(d)), *mean_interval(d)) for d in (rms - rms_plain, eta - eta_plain)]
-        rows.append((*cell, weight, rms.size, *shifts[0], *shifts[1], _reading(*shifts)))
+        shifts = _difference(rms, rms_plain), _difference(eta, eta_plain)
+        rows.append((*cell, weight, rms.size, *shifts[0][:3], *shifts[1][:3], float(np.max([s[3] for s in shifts]))))
     differences = [f"diff_{m}{end}" for m in ("rms", "eta") for end in ("", "_low", "_high")]
-    return _sorted(pd.DataFrame(rows, columns=[*CELL_KEYS, "n_pairs", *differences, "reading"]), CELL_KEYS)
+    table = pd.DataFrame(rows, columns=[*CELL_KEYS, "n_pairs", *differences, "p"])
+    table = _with_family(table, ["study", "dataset"])
+    table["reading"] = [_reading(*row) for row in table[["diff_rms", "diff_eta", "p_holm", "power"]].to_numpy()]
+    return _sorted(table, CELL_KEYS)
 
 
 def _describe(values: Sequence[float], interval: Callable[[ArrayLike], tuple[float, float]]) -> tuple[float, ...]:
@@ -299,10 +308,25 @@ def _paired(first: Mapping[int, float], *others: Mapping[int, float]) -> Floats:
 def _compare(seeds: Mapping[int, float], plain: Mapping[int, float]) -> tuple[float, ...]:
     """n_pairs, diff, diff_low, diff_high, p."""
     a, b = _paired(seeds, plain)
+    return (a.size, *_difference(a, b))
+
+
+def _difference(a: Floats, b: Floats) -> tuple[float, float, float, float]:
+    """Mean difference of pairs (n,), its 95 % t interval, and p of the paired t-test."""
     difference, n, p = a - b, a.size, math.nan
     if n > 1 and np.ptp(difference) > ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
         p = 2 * float(stdtr(n - 1, -abs(difference.mean()) / (difference.std(ddof=1) / math.sqrt(n))))
-    return (n, float(nan_mean(difference)), *mean_interval(difference), p)
+    return (float(nan_mean(difference)), *mean_interval(difference), p)
+
+
+def _with_family(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """``p_holm``, ``family`` and ``power`` of the comparisons with lambda = 0, a family for each value of ``keys``."""
+    family = table[table["lambda"] != 0].groupby(keys, dropna=False)["p"]
+    table["p_holm"] = family.transform(lambda p: pd.Series(holm(p), p.index))
+    table["family"] = family.transform("size")
+    pairs = table[["n_pairs", "family"]].to_numpy(np.float64)
+    table["power"] = [paired_power(int(n), int(m)) if m == m and n == n else math.nan for n, m in pairs]
+    return table
 
 
 def _beside(mean: float, others: Floats) -> tuple[float, float, float, bool]:
@@ -313,10 +337,11 @@ def _beside(mean: float, others: Floats) -> tuple[float, float, float, bool]:
     return ratio, float(others.min()), float(others.max()), bool(others.min() <= mean <= others.max())
 
 
-def _reading(rms: tuple[float, float, float], eta: tuple[float, float, float]) -> str:
-    if any(math.isnan(diff) or diff == 0 for diff in (rms[0], eta[0])):
+def _reading(rms: float, eta: float, p_holm: float, power: float) -> str:
+    if any(math.isnan(diff) or diff == 0 for diff in (rms, eta)):
         return "not defined"
-    own = "less" if eta[0] < 0 else "and more" if rms[0] < 0 else "more"
-    text = f"{'more' if rms[0] < 0 else 'less'} alike, {own} its class's"
-    beyond = all(low > 0 or high < 0 for _, low, high in (rms, eta))  # NaN: False
-    return text if beyond else f"{text} (not beyond seed noise)"
+    own = "less" if eta < 0 else "and more" if rms < 0 else "more"
+    text = f"{'more' if rms < 0 else 'less'} alike, {own} its class's"
+    if p_holm <= 0.05:  # NaN: False
+        return text
+    return f"{text} ({'underpowered' if power < ENOUGH else 'not shown beyond seed noise'})"

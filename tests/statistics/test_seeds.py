@@ -1,6 +1,7 @@
 """gaze.statistics.seeds against scipy.stats, pandas and textbook formulas, on made-up run logs with known answers."""
 
 import itertools
+import sys
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ from gaze.statistics.seeds import (
     scale_table,
 )
 from gaze.studies.consistency.published import published_pearson
+
+sys.path.insert(0, str(REPO / "benchmarks"))
+from study_levels import reading_studies
 
 TABLES = (run_correlations, pearson_table, run_summaries, lambda_table, scale_table, gaze_shift_table)
 CELL = RUN_KEYS[:4]
@@ -180,7 +184,8 @@ def textbook_holm(p: list[float]) -> list[float]:
 
 def test_holm_of_the_textbook():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(holm([0.01, NAN, 0.04, 0.03, NAN, 0.005]), [0.03, NAN, 0.06, 0.06, NAN, 0.02])
+    # a test that could not be made counts in the family, as one of p 1
+    np.testing.assert_allclose(holm([0.01, NAN, 0.04, 0.03, NAN, 0.005]), [0.05, NAN, 0.12, 0.12, NAN, 0.03])
     assert holm([]).shape == (0,)
     assert np.isnan(holm([NAN, NAN])).all()
 
@@ -436,10 +441,12 @@ def test_lambda_table_is_scipys_paired_test(logs):
 def test_a_family_is_a_table_that_a_reader_scans(logs):
     table = lambda_table(logs)
     for _, part in table.groupby(["study", "dataset", "metric", "summary"]):
-        tested = part.dropna(subset="p")
-        np.testing.assert_allclose(tested["p_holm"], textbook_holm(tested["p"].tolist()), rtol=1e-12)
-        assert (tested["family"] == len(tested)).all()
-        assert part.loc[part["p"].isna(), ["p_holm", "family"]].isna().all(axis=None)
+        compared, tested = part[part["lambda"] != 0], part["p"].notna()
+        expected = textbook_holm(compared["p"].fillna(1).tolist())
+        np.testing.assert_allclose(compared["p_holm"], np.where(tested[compared.index], expected, NAN), rtol=1e-12)
+        assert (compared["family"] == len(compared)).all()
+        assert part.loc[~tested, "p_holm"].isna().all()
+        assert part.loc[part["lambda"] == 0, ["family", "power"]].isna().all(axis=None)
     kappa = table[(table["metric"] == "kappa") & (table["lambda"] != 0)]
     assert kappa.groupby("study")["family"].unique().map(list).to_dict() == {"one": [4.0], "two": [3.0]}
 
@@ -461,7 +468,7 @@ def test_no_p_without_two_pairs_that_differ(plain, n_pairs, diff):
     frame = pd.concat([gazes(plain), gazes({0: 0.3, 1: 0.2, 2: 0.1}, weight=50.0)])
     row = lambda_table(frame).query("`lambda` == 50 and summary == 'last5'").iloc[0]
     assert row["n_pairs"] == n_pairs and row["diff"] == pytest.approx(diff, nan_ok=True, abs=1e-12)
-    assert row[["p", "p_holm", "family"]].isna().all()
+    assert row[["p", "p_holm"]].isna().all() and row["family"] == 1
 
 
 def test_no_lambda_zero(logs):
@@ -530,11 +537,34 @@ def test_readings():
         assert row["diff_eta"] == pytest.approx(eta * np.mean(shift))
         noisy = {**moved, 0: (plain[0][0], plain[0][1] - 4 * eta)}  # eta's interval now holds 0
         row = gaze_shift_table(pd.concat([gazes(plain), gazes(noisy, weight=50.0)])).iloc[0]
-        assert row["diff_eta_low"] < 0 < row["diff_eta_high"] and row["reading"].endswith(
-            "class's (not beyond seed noise)"
-        )
+        assert row["diff_eta_low"] < 0 < row["diff_eta_high"] and row["reading"].endswith("class's (underpowered)")
         one = gaze_shift_table(pd.concat([gazes(plain), gazes({1: moved[1]}, weight=50.0)])).iloc[0]
-        assert (one["n_pairs"], one["reading"]) == (1, f"{reading} (not beyond seed noise)")
+        assert (one["n_pairs"], one["reading"]) == (1, f"{reading} (underpowered)")
+
+
+def test_readings_are_adjusted_over_the_table():
+    random = np.random.default_rng(0)
+    plain = {seed: (0.3 + 0.01 * random.normal(), 0.5 + 0.01 * random.normal()) for seed in range(8)}
+    parts = []
+    for i in range(6):
+        moved = {s: (a - 0.01 * random.normal(1), b + 0.02 * random.normal(1)) for s, (a, b) in plain.items()}
+        parts += [gazes(plain, model=f"level{i}"), gazes(moved, model=f"level{i}", weight=50.0)]
+    table, both = gaze_shift_table(pd.concat(parts)), lambda_table(pd.concat(parts)).query("summary == 'last5'")
+    for _, row in table.iterrows():
+        own = both[(both["model"] == row["model"]) & (both["lambda"] == 50)].set_index("metric")["p"]
+        assert row["p"] == own[["gaze_consistency_rms", "gaze_eta_squared"]].max()  # a reading takes both
+    np.testing.assert_allclose(table["p_holm"], textbook_holm(table["p"].tolist()))
+    assert set(table["family"]) == {6}
+    clear = table["p_holm"] <= 0.05
+    assert clear.sum() < (table["p"] <= 0.05).sum()  # by itself a row would have been called clear
+    assert (table["reading"].str.endswith("class's") == clear).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 6])
+def test_tables_of_readings_without_effect_seldom_have_one_without_reserve(seeds):
+    found = reading_studies(seeds, 5000)
+    assert found["before"].mean() > 0.4 and found["unhedged"].mean() <= 0.06
 
 
 def test_both_shifts_are_over_the_same_seeds():

@@ -12,7 +12,7 @@ import pandas as pd
 from gaze.measures import measures
 from gaze.report.style import model_styles
 from gaze.report.words import each, number, p_value, with_sd
-from gaze.statistics.intervals import sign_flip_floor
+from gaze.statistics.power import ENOUGH
 
 CURVE = "not shown to be more than that curve"
 FEW = "too few seeds to tell"
@@ -130,7 +130,7 @@ def _by_lambda(rows: pd.DataFrame, metric: str, subject: str, lower: str, higher
         elsewhere = "elsewhere " if len(others) > 1 else ""
         return f"{title} {_span(plain, digits)}, {elsewhere}{_span(others, digits)}"
     clear = (others["p_holm"] < 0.05) & (others["n_pairs"] >= FEWEST)
-    few = ~(others["n_pairs"].map(sign_flip_floor) <= 0.05)  # NaN without a pair
+    few = others["power"] < ENOUGH
     groups = {lower: clear & (others["diff"] < 0), higher: clear & (others["diff"] > 0)}
     groups |= {"no change shown": ~clear & ~few, "underpowered": ~clear & few}
     said = []

@@ -254,13 +254,17 @@ def shift_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
             "pairs": str(row.n_pairs),
             "change of RMS deviation": estimate(row.diff_rms, row.diff_rms_low, row.diff_rms_high, row.n_pairs),
             "change of eta squared": estimate(row.diff_eta, row.diff_eta_low, row.diff_eta_high, row.n_pairs),
+            "p (Holm)": p_value(row.p_holm),
             "reading": row.reading,
         }
         for row in each(table)
     )
     notes = (
-        "Difference from lambda = 0 [95 % t interval over paired seeds], mean of the last 5 epochs. Only correct "
-        "images have a gaze: where accuracy fell, other and fewer images stand behind the change.",
+        "Difference from lambda = 0 [95 % t interval over paired seeds, not adjusted], mean of the last 5 epochs. p: "
+        "the larger of both paired t-tests', since a reading takes both, after Holm over the rows; a reading without "
+        "brackets has 0.05 or less. Underpowered: so few pairs would miss even a difference of twice the seeds' SD in "
+        "more than one of five studies. Only correct images have a gaze: where accuracy fell, other and fewer images "
+        "stand behind the change.",
     )
     return TableItem(name, f"More its class's, or only more alike? {where}", table, shown, notes)
 
