@@ -25,8 +25,8 @@ SENTENCE = (  # the two halves of a model's sentence; of each the first metric t
 
 TESTED = (
     "lower, higher, more or less consistent is said where p < 0.05, paired t-tests of the last 5 epochs over at least "
-    f"{FEWEST} seeds, adjusted by Holm over all models and lambdas. Underpowered: no such p, from fewer than 6 pairs "
-    "of seeds; this says nothing against an effect."
+    f"{FEWEST} seeds, adjusted by Holm over all models and lambdas. Underpowered: no such p, from so few seeds that "
+    "even a difference of twice their SD would be missed in more than one of five studies."
 )
 
 HOW_TO_READ = (  # {} is the CAM method
