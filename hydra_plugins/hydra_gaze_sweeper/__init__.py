@@ -92,11 +92,14 @@ class GridSweeper(Sweeper):
         return [[]]
 
     def _finish(self, runs: list[Run], left: list[Run]) -> Any:
-        """Run ``left`` and sum all ``runs`` up in a table; the exit code."""
+        """Say what all ``runs`` can show, run ``left`` and sum all up in a table; the exit code."""
         from rich import get_console
 
         from gaze.runs.grid import grid_table
+        from gaze.studies.design import design_lines
 
+        for line in design_lines(runs) if left else ():
+            say(line)
         outcomes, code = self._run(runs, left)
         get_console().print(grid_table(runs, outcomes))
         broken = sum(o.state != "complete" for o in outcomes)

@@ -91,8 +91,7 @@ def question_finding(questions: pd.DataFrame, question: int) -> str:
     rows = questions[questions["question"] == question].drop_duplicates("arm")
     if rows.empty:
         raise ValueError(f"The table has no row of question {question}.")
-    few = set(questions.loc[(questions["question"] == question) & questions["underpowered"], "arm"])
-    weak = (rows["answer"] == "inconclusive") & rows["arm"].isin(few)
+    weak = (rows["answer"] == "inconclusive") & rows["underpowered"]
     arms = rows.groupby(rows["answer"].mask(weak, "underpowered"))["arm"].agg(", ".join)
     reasons = dict.fromkeys(rows.loc[rows["answer"] == "not evaluated", "reason"].str.rstrip("."))
     asked, passed, failed = ASKED[question]

@@ -132,7 +132,8 @@ def verdict_item(found: list[Verdict]) -> TableItem:
         for v in found
     )
     note = (
-        "In brackets 95 % intervals over images. Not shown: the interval holds the threshold; no evidence either way."
+        "In brackets 95 % intervals over images, not adjusted for the number of checks. Not shown: the interval holds "
+        "the threshold, so that neither side of it is shown."
     )
     return TableItem("checks", "The checks", pd.DataFrame(rows), shown, (note,))
 
