@@ -42,8 +42,10 @@ def design_lines(runs: Sequence[Run], baseline: str = "none") -> list[str]:
 
 def _arms_line(counts: Counter[str], baseline: str) -> str:
     """An augmentation study."""
-    n, tests, k = counts[baseline], len(counts) - 1, min(count for arm, count in counts.items() if arm != baseline)
-    text = f"This design: {n} runs of {baseline} and {k} or more of each of {tests} other arms."
+    n, others = counts[baseline], [count for arm, count in counts.items() if arm != baseline]
+    tests, k = len(others), min(others)
+    more = " or more" if max(others) > k else ""
+    text = f"This design: {n} runs of {baseline}, {k}{more} of each of {tests} other arm{'s' * (tests > 1)}."
     least = tests * permutation_floor(n, k)
     if not least <= 0.05:  # NaN: one run
         return f"{text} It can answer nothing: no arm can reach 0.05 after Holm over {tests}. Take more seeds."
@@ -67,8 +69,11 @@ def _seeds_lines(runs: Sequence[Run]) -> list[str]:
     lines = []
     if seeds > 1:
         least = len(plain) * pairing_floor(seeds)
-        able = f"least p after Holm {least:.3f}" if least <= 0.05 else "too few seeds to reach 0.05 after Holm"
-        lines.append(f"This design: kappa and gaze over {seeds} seeds of {len(plain)} models at lambda 0, {able}.")
+        able = f"least p {least:.3f}" if least <= 0.05 else "too few seeds to reach 0.05"
+        lines.append(
+            f"This design: kappa and gaze over {seeds} seeds at lambda 0 "
+            f"(pairing test, Holm over the models: {len(plain)}): {able}."
+        )
     if pairs and min(pairs) < 2:
         lines.append("This design describes what lambda does, and tests nothing: a difference of one seed has no p.")
     elif pairs:

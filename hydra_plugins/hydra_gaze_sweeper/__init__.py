@@ -96,10 +96,12 @@ class GridSweeper(Sweeper):
         from rich import get_console
 
         from gaze.runs.grid import grid_table
-        from gaze.studies.design import design_lines
 
-        for line in design_lines(runs) if left else ():
-            say(line)
+        if left:
+            from gaze.studies.design import design_lines  # with pandas and SciPy
+
+            for line in design_lines(runs):
+                say(line)
         outcomes, code = self._run(runs, left)
         get_console().print(grid_table(runs, outcomes))
         broken = sum(o.state != "complete" for o in outcomes)
