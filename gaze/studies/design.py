@@ -9,7 +9,7 @@ from gaze.runs.run import Run
 from gaze.statistics.pairing import pairing_floor
 from gaze.statistics.permutation import permutation_floor
 from gaze.statistics.power import moved_power, paired_power
-from gaze.studies.augmentation.arms import arm_names
+from gaze.studies.arms import arm_names
 
 RATIOS = (1.05, 1.10, 1.25, 1.50)  # distance between the arms over that within
 SIZES = (1, 2, 3)  # of a difference, in SDs of the differences between seeds

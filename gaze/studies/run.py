@@ -15,7 +15,7 @@ from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs, mixed_settings, read_runs
 from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
-from gaze.studies.augmentation.arms import augmentation_studies
+from gaze.studies.arms import augmentation_studies
 from gaze.studies.consistency import findings
 from gaze.studies.consistency.analysis import lead, print_tables, sections, split, summary
 from gaze.terminal import say

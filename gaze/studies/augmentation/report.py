@@ -19,10 +19,10 @@ from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.runs.load import Runs
 from gaze.runs.tidy import write_tidy_csv
 from gaze.statistics.permutation import arms_table
+from gaze.studies.arms import arm_settings
 from gaze.studies.augmentation import findings as study_findings
 from gaze.studies.augmentation import moved_plots, profile_plots
 from gaze.studies.augmentation import tables as study_tables
-from gaze.studies.augmentation.arms import arm_settings
 from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.effects import distance_matrix, image_table, pair_table, profile_table, run_table
 from gaze.studies.augmentation.questions import question_table

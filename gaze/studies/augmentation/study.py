@@ -29,7 +29,7 @@ from gaze.errors import DataError
 from gaze.files import atomic_path
 from gaze.metrics.classification import CohenKappa
 from gaze.runs.run import Run
-from gaze.studies.augmentation.arms import arm_names
+from gaze.studies.arms import arm_names
 from gaze.studies.augmentation.compared import PAIR_COLUMNS, Compared
 from gaze.studies.augmentation.pairs import compare_runs, shapes_of_runs
 from gaze.studies.augmentation.store import FOLDER, gaze_of_runs

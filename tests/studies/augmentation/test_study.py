@@ -23,7 +23,7 @@ from gaze.metrics.compare import compare_maps
 from gaze.runs.load import read_runs
 from gaze.runs.run import Run
 from gaze.runs.tidy import read_tidy_csv
-from gaze.studies.augmentation.arms import arm_names, arm_settings, augmentation_studies
+from gaze.studies.arms import arm_names, arm_settings, augmentation_studies
 from gaze.studies.augmentation.effects import distance_matrix
 from gaze.studies.augmentation.questions import question_table
 from gaze.studies.augmentation.store import read_manifest
