@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from gaze.metrics.faithfulness import ROAD_SHARES
 from gaze.report.style import GAZE_COLOURS, LINES, MARKERS, OKABE_ITO, SMALL, TEXT, Style, add_legend, dress, new_figure
-from gaze.statistics.intervals import Floats
+from gaze.statistics.bootstrap import nan_mean
+from gaze.statistics.intervals import Floats, present
 from gaze.studies.check.checks import CHANGE_ALLOWED, KINDS, NOISE, RHO_ALLOWED, Checked
 
 KIND_NAMES = {"gaze": "gaze", "random": "random map", "centred": "centred Gaussian"}
@@ -52,7 +53,11 @@ def sanity_figure(c: Checked) -> Figure:
     figure = new_figure(9.6, 3.6)
     left, right = figure.subplots(1, 2)
     names = ["trained", *c.layers]
-    low, middle, high = np.percentile(np.vstack([np.ones(c.rho.shape[1]), c.rho]), [25, 50, 75], axis=1)
+    rho = np.vstack([np.ones(c.rho.shape[2]), nan_mean(c.rho, 0)])  # NaN: the map has vanished in every draw
+    low, middle, high = (
+        np.array([np.percentile(present(row), share) if present(row).size else np.nan for row in rho])
+        for share in (25, 50, 75)
+    )
     x = np.arange(len(names))
     left.fill_between(x, low, high, color="0.85", linewidth=0)
     left.plot(x, middle, color="black", marker="o", markersize=4)

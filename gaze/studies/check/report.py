@@ -25,6 +25,8 @@ from gaze.studies.check.checks import (
     Verdict,
     check_run,
     estimate,
+    over_draws,
+    vanished,
     verdicts,
 )
 from gaze.studies.opened import Opened, how_looked
@@ -45,7 +47,8 @@ HOW_TO_READ = (
     "map is true to the network, but whether the network looks at what is marked. A network that looks elsewhere fails "
     "them with a faithful map.",
     "Randomised weights (Adebayo et al. 2018): if a map stays the same while the network loses what it learned, it "
-    f"shows the image and not the network. Mean over {RANDOMISATIONS} draws of new weights; |rho|, since an inverted "
+    f"shows the image and not the network. Mean over {RANDOMISATIONS} draws of new weights, with an "
+    "interval over these draws; |rho|, since an inverted "
     f"map is as little the network's. The paper gives no threshold; {RHO_ALLOWED:g} is our own. Batch normalisation is "
     "set back with the layer before it.",
     "Small noise: how far the map moves, ||CAM' - CAM|| / ||CAM||, while the prediction stays (after Alvarez-Melis & "
@@ -168,12 +171,22 @@ def noise_item(c: Checked) -> TableItem:
 
 def layers_item(c: Checked) -> TableItem:
     """|Spearman| after each layer."""
-    found = [estimate(row, c) for row in c.rho]
-    frame = pd.DataFrame(found)
+    found = [over_draws(c.rho[:, layer], c) for layer in range(len(c.layers))]
+    frame = pd.DataFrame(found).assign(vanished=vanished(c))
     frame.insert(0, "layer", c.layers)
-    shown = pd.DataFrame({"reset up to and with": c.layers, "|Spearman|": list(map(_range, found))})
+    shown = pd.DataFrame(
+        {
+            "reset up to and with": c.layers,
+            "|Spearman|": list(map(_range, found)),
+            "vanished": [f"{100 * share:.0f} %" for share in frame["vanished"]],
+        }
+    )
+    note = (
+        f"95 % t interval over {len(c.rho)} draws of new weights, for these images. Vanished: maps that are all zero, "
+        "or alike everywhere; they have no correlation and are left out of the mean."
+    )
     return TableItem(
-        "randomisation", "Maps while the weights are reset, from the last layer to the first", frame, shown
+        "randomisation", "Maps while the weights are reset, from the last layer to the first", frame, shown, (note,)
     )
 
 

@@ -16,6 +16,7 @@ from conftest import REPO
 from PIL import Image
 from rich.console import Console
 from run_folders import new_module, write_run
+from scipy import stats
 
 from gaze.config.analysis import AnalyzeConfig, CompareConfig
 from gaze.config.naming import analysis_name, quoted
@@ -24,7 +25,8 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import DataError
 from gaze.metrics.faithfulness import area, cascade
-from gaze.studies.check.checks import Estimate, _below, _side, check_run, verdicts
+from gaze.studies.check.checks import Checked, Estimate, _below, _side, check_run, over_draws, vanished, verdicts
+from gaze.studies.check.report import layers_item
 from gaze.studies.opened import open_run
 from gaze.studies.run import run_analysis
 
@@ -88,12 +90,29 @@ def test_a_trained_network_ranks_above_its_randomised_twin(config, classes, trai
     assert gain[0] > gain[1] + 0.1, gain
 
 
+def test_vanished_maps_stand_apart_and_the_interval_is_over_the_draws():
+    g = np.random.default_rng(0)
+    rho, target = g.random((3, 2, 10)) * 0.4, np.array([0] * 7 + [1] * 3)
+    rho[:, 1, :2] = np.nan
+    c = Checked(*[None] * 14)._replace(rho=rho, target=target, layers=["head", "first"])
+    means = [np.mean([np.nanmean(row[target == k]) for k in (0, 1)]) for row in rho[:, 1]]
+    found = over_draws(rho[:, 1], c)
+    expected = stats.ttest_1samp(means, 0).confidence_interval()
+    np.testing.assert_allclose(found, [np.mean(means), max(expected.low, 0), expected.high])
+    assert vanished(c).tolist() == [0.0, 0.2]
+    shown = layers_item(c).shown
+    assert shown["vanished"].tolist() == ["0 %", "20 %"] and shown["|Spearman|"].iloc[1].startswith(f"{found.mean:.3f}")
+    gone = over_draws(np.full((3, 10), np.nan), c)
+    assert np.isnan(gone).all() and _below("x", "y", gone, 0.5, "z").answer == "not shown"
+
+
 @pytest.mark.slow
 def test_what_is_measured_has_its_shapes_and_counts(checked, trained):
     n = checked.counts["used"]
     assert checked.counts["evaluation images"] == 48 and 0 < n <= checked.counts["classified correctly"]
     assert len(checked.scores) == len(checked.place) == len(checked.target) == n
-    assert checked.rho.shape == (len(checked.layers), n) and (checked.rho >= 0).all() and (checked.rho <= 1).all()
+    assert checked.rho.shape == (3, len(checked.layers), n)
+    assert np.nanmin(checked.rho) >= 0 and np.nanmax(checked.rho) <= 1
     assert checked.layers == ["head.3", "features.12", "features.8", "features.4", "features.0"]
     assert checked.cascade_maps.shape[:2] == (6, len(checked.shown))
     np.testing.assert_allclose(
