@@ -1,8 +1,12 @@
 """Maps of every evaluated image: kept small and whole, and L_CAM on a choice of images."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import REPO
 
 from gaze.cam.pool import pool_by_cells
 from gaze.metrics.consistency import GazeConsistency
@@ -115,3 +119,34 @@ def test_maps_can_be_left_out(tiny, tmp_path):
 def test_a_damaged_file_of_maps_is_none(kept, tmp_path):
     (tmp_path / kept.last_maps.name).write_bytes(b"PK\x03\x04 cut")
     assert last_maps(Run(tmp_path)) is None
+
+
+SMALL_FILES = ("config.json", "status.json", "environment.json", "metrics.csv", "gaze_grid.csv", "gaze_last.npz")
+
+
+def test_a_finished_run_goes_on_to_another_machine_by_its_small_files(tiny, tmp_path, capsys):
+    """What results/.gitignore lets through is enough: the run is skipped, and an analysis gives the same table."""
+    allowed = (REPO / "results" / ".gitignore").read_text().splitlines()
+    assert {line[1:] for line in allowed if line.startswith("!")} >= set(SMALL_FILES)
+    here, there = Run(tmp_path / "a" / "one"), Run(tmp_path / "b" / "one")
+    row = run_training(tiny(*FOUR), here.folder)
+    there.folder.mkdir(parents=True)
+    for name in SMALL_FILES:
+        shutil.copy(here.folder / name, there.folder)
+    digest = there.digest
+    capsys.readouterr()
+    assert run_training(tiny(*FOUR), there.folder) == row and "epoch" not in capsys.readouterr().out
+    assert there.digest == digest and not there.checkpoints.exists()
+    pd.testing.assert_frame_equal(load_runs(tmp_path / "a"), load_runs(tmp_path / "b"))
+    assert (last_maps(there).maps == last_maps(here).maps).all()
+
+
+def test_runs_of_two_machines_merge_to_the_same_study(tiny, tmp_path):
+    for seed in (0, 1):
+        run_training(tiny(f"seed={seed}", "model=level2"), tmp_path / str(seed) / f"seed={seed}")
+        shutil.copytree(tmp_path / str(seed) / f"seed={seed}", tmp_path / "both" / f"seed={seed}")
+    both = load_runs(tmp_path / "both")
+    one_by_one = pd.concat([load_runs(tmp_path / str(seed)).assign(run=f"seed={seed}") for seed in (0, 1)])
+    pd.testing.assert_frame_equal(both, one_by_one.reset_index(drop=True))
+    expected = [last_maps(Run(tmp_path / str(seed) / f"seed={seed}")).maps for seed in (0, 1)]
+    assert all((last_maps(Run(tmp_path / "both" / f"seed={s}")).maps == expected[s]).all() for s in (0, 1))

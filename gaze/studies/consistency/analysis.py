@@ -232,8 +232,8 @@ def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:
             items += _drawn(f"atlas-{part.slug}", caption, plots.atlas_figure, part.maps, part.dataset)
     if not items:
         return (
-            "No maps: these runs drew no pictures (pictures.every_n_epochs=0), or the CSV has no class_gaze.npz "
-            "beside it.",
+            "No maps: these runs drew no pictures (pictures.every_n_epochs=0), only their small files are here, or the "
+            "CSV has no class_gaze.npz beside it.",
         ), ()
     return ("Seeds together. A lesion-like spot, a border or a corner is easier to see than to measure.",), tuple(items)
 
