@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gaze.report.words import each, estimate, number
+from gaze.report.words import each, estimate, listed, number, p_value
 from gaze.report.write import TableItem
 from gaze.runs.kept_maps import LastMaps, consistency_of, last_maps
 from gaze.runs.load import Runs
@@ -20,6 +20,7 @@ from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.intervals import mean_interval
 from gaze.statistics.seeds import CELL_KEYS
 
+FORMS = {"gaze_consistency": "correct images", "gaze_consistency_all": "all images"}
 COLUMNS = [*CELL_KEYS, "images", "evaluated", "n_pairs", "plain", "mean", "diff", "diff_low", "diff_high"]
 
 
@@ -75,30 +76,26 @@ def three_forms_item(by_lambda: pd.DataFrame, common: pd.DataFrame, name: str, w
     for row in each(common):
         own = last[(last["model"] == row.model) & (last["lambda"] == row.weight)].set_index("metric")
         shown: dict[str, str | None] = {"model": row.model, "lambda": f"{row.weight:g}"}
-        signs = {np.sign(row.diff)}
-        for metric, title in (("gaze_consistency", "correct images"), ("gaze_consistency_all", "all images")):
-            if metric in own.index:
-                cell = own.loc[metric]
-                shown[title] = estimate(cell["diff"], cell["diff_low"], cell["diff_high"], int(cell["n_pairs"]), 4)
-                signs |= {np.sign(cell["diff"])} if cell["n_pairs"] else set()
-        shown["same images"] = estimate(row.diff, row.diff_low, row.diff_high, row.n_pairs, 4)
-        shown["how many"] = f"{row.images} of {row.evaluated}"
-        shown["at lambda 0"] = number(row.plain, 4)
-        rows.append({**shown, "one direction": "yes" if len(signs) == 1 else "NO"})
+        found: dict[str, Any] = {title: own.loc[metric] for metric, title in FORMS.items() if metric in own.index}
+        found["same images"] = row._asdict()
+        for title, cell in found.items():
+            shown[title] = estimate(cell["diff"], cell["diff_low"], cell["diff_high"], int(cell["n_pairs"]), 4)
+        said = {_side(cell["diff_low"], cell["diff_high"]) for cell in found.values()}
+        shown |= {"how many": f"{row.images} of {row.evaluated}", "at lambda 0": number(row.plain, 4)}
+        rows.append({**shown, "agree": "yes" if len(said) == 1 else "NO"})
     notes = (
         "Difference of L_CAM (squared) from lambda = 0 after the last epoch [95 % t interval over paired seeds, not "
         "adjusted]. Correct images: each run's own, as published. All images: every evaluated image with the map of "
         "its true class, each class alike. Same images: those that all runs of both lambdas classify correctly, on "
-        "maps of 8x8 cells at most. Where the three go in different directions, L_CAM as published may say which "
-        "images count rather than where the network looks.",
+        "maps of 8x8 cells at most. They agree where all three intervals lie on one side of 0, or all hold it; else "
+        "L_CAM as published may say which images count rather than where the network looks.",
     )
     return TableItem(name, f"What lambda does to L_CAM, on which images? {where}", common, pd.DataFrame(rows), notes)
 
 
 def three_rs_item(pearson: pd.DataFrame, name: str, where: str) -> TableItem:
     """r of kappa and L_CAM on three choices of images, side by side (rows of ``pearson_table``)."""
-    forms = {"gaze_consistency": "correct images", "gaze_consistency_all": "all images"}
-    forms |= {"gaze_consistency_fixed": "same images"}
+    forms = {**FORMS, "gaze_consistency_fixed": "same images"}
     table = pearson[(pearson["lambda"] == 0) & pearson["measure"].isin(list(forms))]
     rows = []
     for model, part in table.groupby("model", sort=True):
@@ -106,28 +103,36 @@ def three_rs_item(pearson: pd.DataFrame, name: str, where: str) -> TableItem:
         shown: dict[str, str | None] = {"model": str(model)}
         for measure, title in forms.items():
             if measure in own:
-                shown[title] = number(own[measure].r, 2)
-                shown[f"{title}, strangers"] = number(own[measure].strangers_r, 2)
-        signs = {np.sign(row.r) for row in own.values() if not np.isnan(row.r)}
-        rows.append({**shown, "one sign": None if len(own) < 3 else "yes" if len(signs) == 1 else "NO"})
+                row = own[measure]
+                shown |= {title: number(row.r, 2), f"strangers', {title}": number(row.strangers_r, 2)}
+                shown[f"p (Holm), {title}"] = p_value(row.pairing_p_holm)
+        # A p that is NaN is below nothing: no relation is shown.
+        said = {np.sign(row.r - row.strangers_r) if row.pairing_p_holm < 0.05 else 0 for row in own.values()}
+        rows.append({**shown, "agree": None if len(own) < 3 else "yes" if len(said) == 1 else "NO"})
     notes = (
         "Correct images: those of the epoch, as published, so that their number and kind change with kappa. All "
         "images: every evaluated image with the map of its true class, each class alike. Same images: those that the "
         "run classifies correctly in every epoch of its second half, in all its epochs, on maps of 8x8 cells at most. "
-        "Where the sign changes with the choice, r may say which images count rather than where the network looks.",
+        "They agree where the pairing test says the same of all three; else r of L_CAM as published may say which "
+        "images count rather than where the network looks.",
     )
     shown_table = pd.DataFrame(rows) if table["measure"].nunique() > 1 else pd.DataFrame()
     return TableItem(name, f"r of kappa and L_CAM, on which images? {where}, lambda = 0", table, shown_table, notes)
 
 
+def _side(low: float, high: float) -> int:
+    """1 where an interval lies above 0, -1 where it lies below, else 0."""
+    return int(low > 0) - int(high < 0)
+
+
 def images_finding(pearson: pd.DataFrame, by_lambda: pd.DataFrame, common: pd.DataFrame, where: str) -> str | None:
-    """Where the choice of images turns the sign of r, or of what lambda does; None where it nowhere does."""
+    """Where the choice of images changes what is found; None where it nowhere does."""
     rs, changes = three_rs_item(pearson, "", "").shown, three_forms_item(by_lambda, common, "", "").shown
-    turned = [str(row.model) for row in rs.itertuples() if row[-1] == "NO"] if len(rs) else []
-    parts = [f"the sign of r at lambda 0 for {', '.join(turned)}"] if turned else []
-    turned = [f"{row[1]} at {row[2]}" for row in changes.itertuples() if row[-1] == "NO"] if len(changes) else []
-    parts += [f"the direction of the change at the last epoch for {', '.join(turned)}"] if turned else []
+    turned = [str(row.model) for row in each(rs) if row.agree == "NO"] if len(rs) else []
+    parts = [f"whether kappa and L_CAM are related beyond the shared curve for {listed(turned)}"] if turned else []
+    turned = [f"{row.model} at {row.weight}" for row in each(changes) if row.agree == "NO"] if len(changes) else []
+    parts += [f"what lambda does to L_CAM at the last epoch for {listed(turned)}"] if turned else []
     if not parts:
         return None
     said = " and ".join(parts)
-    return f"L_CAM on other images ({where}): which of them count, correct, all or the same, changes {said}."
+    return f"Which images count, the correct ones, all or the same ones ({where}), changes {said}."

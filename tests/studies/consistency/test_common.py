@@ -1,7 +1,6 @@
 """L_CAM on three choices of images: the tables are those of plain loops, and what disagrees is said."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from made_up import made_up_runs
 from run_folders import SMALL, write_run
@@ -57,21 +56,22 @@ def test_three_forms_stand_side_by_side(study):
     epochs = made_up_runs("default", ("phantom",), ("level2",), (0, 50), (0, 1))
     (row,) = three_forms_item(lambda_table(epochs), common_table(study), "x", "here").shown.to_dict("records")
     assert list(row)[2:5] == ["correct images", "all images", "same images"] and row["how many"].endswith("of 40")
-    assert row["one direction"] in ("yes", "NO") and row["correct images"].startswith("-0.")
+    assert row["agree"] in ("yes", "NO") and row["correct images"].startswith("-0.")
     shown = three_rs_item(pearson_table(epochs), "x", "here").shown
-    assert {"correct images", "all images, strangers", "same images"} <= set(shown)
-    assert shown["one sign"].tolist() == ["yes"]  # made up as multiples of each other
+    assert {"correct images", "strangers', all images", "p (Holm), same images"} <= set(shown)
+    assert shown["agree"].tolist() == ["yes"]  # made up as multiples of each other
 
 
-def test_a_sign_that_turns_with_the_images_is_said():
-    runs = pd.DataFrame({
-        "study": "s", "dataset": "d", "model": "level1", "lambda": 0.0,
-        "seed": np.repeat([0, 1], 5), "epoch": [*range(1, 6)] * 2,
-        "kappa": np.linspace(0, 1, 10), "gaze_consistency": np.linspace(0.1, 0.2, 10),
-        "gaze_consistency_all": np.linspace(0.2, 0.1, 10), "gaze_consistency_fixed": np.linspace(0.1, 0.2, 10),
-    })  # fmt: skip
-    common = common_table(Runs(runs, runs, {}))
-    said = images_finding(pearson_table(runs), lambda_table(runs), common, "d")
-    assert said.endswith("correct, all or the same, changes the sign of r at lambda 0 for level1.")
+def test_what_the_choice_of_images_changes_is_said():
+    g = np.random.default_rng(0)
+    kappa, noise = g.random((2, 6, 12))
+    runs = made_up_runs("s", ("d",), ("level1",), (0,), range(6), epochs=12).sort_values(["seed", "epoch"])
+    runs = runs.assign(kappa=kappa.ravel(), gaze_consistency=0.1 + 0.1 * kappa.ravel())  # related, each in its own run
+    runs = runs.assign(gaze_consistency_all=0.1 + 0.1 * noise.ravel(), gaze_consistency_fixed=runs["gaze_consistency"])
+    nothing, by_lambda = common_table(Runs(runs, runs, {})), lambda_table(runs)
+    said = images_finding(pearson_table(runs), by_lambda, nothing, "d")
+    assert said.endswith("changes whether kappa and L_CAM are related beyond the shared curve for level1.")
     alike = runs.assign(gaze_consistency_all=runs["gaze_consistency"])
-    assert images_finding(pearson_table(alike), lambda_table(alike), common, "d") is None
+    assert images_finding(pearson_table(alike), by_lambda, nothing, "d") is None
+    unrelated = runs.assign(gaze_consistency=0.2, gaze_consistency_fixed=runs["gaze_consistency_all"])
+    assert images_finding(pearson_table(unrelated), by_lambda, nothing, "d") is None
