@@ -48,7 +48,7 @@ def schedule_table(runs: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=names[:-2])
     family = table.groupby(["of_study", "dataset", "measure"])["p"]
     table["p_holm"] = family.transform(lambda p: pd.Series(holm(p), p.index)) if rows else table["p"]
-    table["family"] = family.transform("count") if rows else table["p"]
+    table["family"] = family.transform("size") if rows else table["p"]
     return table
 
 

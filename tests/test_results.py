@@ -1,0 +1,80 @@
+"""docs/results.md says what the runs in results/ give when they are analysed again."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPO
+
+from gaze.runs.kept_maps import last_maps
+from gaze.runs.load import load_runs
+from gaze.runs.run import runs_below
+from gaze.statistics.intervals import sign_flip_p
+from gaze.statistics.seeds import pearson_table
+
+SETS = {"Brain Tumor": "brain_tumor_mri", "Chest X-Ray": "chest_xray"}
+IMAGES = {"correct": "", "all": "_all", "same": "_fixed"}
+
+
+def rows_under(heading: str) -> list[list[str]]:
+    """Cells of the tables in a section of the page, without their heads."""
+    section = (REPO / "docs" / "results.md").read_text().partition(f"\n## {heading}")[2].partition("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line] for line in lines if line[0].strip() in SETS]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    runs = load_runs(REPO / "results" / "thesis_64px")
+    return pearson_table(runs[runs["lambda"] == 0]).set_index(["dataset", "model", "measure"])
+
+
+def test_the_published_runs_give_the_pages_table():
+    table = pearson_table(load_runs(REPO / "results" / "thesis" / "epochs.csv")).set_index(["dataset", "model"])
+    rows = rows_under("The published runs")
+    assert len(rows) == 10
+    for name, level, *cells in rows:
+        row = table.loc[(SETS[name], f"level{level}")]
+        assert cells == [f"{row[c]:.3f}" for c in ("r", "strangers_r", "pairing_p", "pairing_p_holm")]
+
+
+def test_our_runs_give_the_pages_tables(ours):
+    rows = rows_under("Study 1 at 64x64")
+    assert len(rows) >= 8
+    for name, level, *cells in rows:
+        if cells[0] in IMAGES:
+            row = ours.loc[(SETS[name], f"level{level}", f"gaze_consistency{IMAGES[cells[0]]}")]
+            assert cells[1:] == [f"{row['r']:.3f}", f"{row['strangers_r']:.3f}", f"{row['pairing_p']:.3f}"]
+            continue
+        row = ours.loc[(SETS[name], f"level{level}", "gaze_consistency_l2")]
+        seeds, published, interval, inside, *others = cells
+        assert [seeds, *others] == [str(row["n"]), f"{row['strangers_r']:.3f}", f"{row['pairing_p']:.3f}"]
+        assert interval == f"{row['r']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+        assert inside == ("yes" if row["ci_low"] <= float(published) <= row["ci_high"] else "no")
+
+
+def test_images_that_are_learned_late_deviate_more():
+    values = []
+    for run in runs_below(REPO / "results" / "thesis_64px" / "brain_tumor_mri" / "level2" / "lambda=0"):
+        kept, deviation = last_maps(run), np.full(1311, np.nan)
+        for label in range(4):
+            own = kept.correct[-1] & (kept.target == label)
+            maps = kept.maps[own] / 255
+            deviation[own] = ((maps - maps.mean(0)) ** 2).mean((1, 2))
+        groups = (~kept.correct[:5].any(0), kept.correct[:5].all(0))
+        values.append([deviation[kept.correct[-1] & group].mean() for group in groups])
+    assert len(values) == 6 and all(late > early for late, early in values)
+    text = (REPO / "docs" / "results.md").read_text().replace("\n", " ")
+    late, early = np.mean(values, 0)
+    assert f"deviate by {late:.3f} and those that were right in all five by {early:.3f}, in each of the six" in text
+    assert f"p {sign_flip_p([a - b for a, b in values]):.3f}" in text
+
+
+def test_no_run_in_results_holds_pictures_or_paths_of_a_machine():
+    allowed = {"config.json", "status.json", "environment.json", "metrics.csv", "gaze_grid.csv", "gaze_last.npz"}
+    allowed |= {"epochs.csv", "README.md", ".gitignore"}
+    listed = pd.read_csv(REPO / "results" / "thesis" / "epochs.csv", nrows=0).columns
+    assert "gaze_consistency" not in listed  # not published, so not there
+    for path in (REPO / "results").rglob("*.json"):
+        assert path.name in allowed and not re.search(r'"/(home|root|work|tmp|Users)', path.read_text()), path
