@@ -2,8 +2,9 @@
 
     python benchmarks/study_levels.py [SECTION ...] [--studies 5000]
 
-Sections: means, distances, flags, association, coverage, readings. Output is Markdown; a share stands with its 95 %
-binomial interval (Clopper & Pearson). The slow tests of tests/statistics and tests/studies call the same functions.
+Sections: means, distances, families, flags, association, coverage, readings. Output is Markdown; a share stands with
+its 95 % binomial interval (Clopper & Pearson). The slow tests of tests/statistics and tests/studies call the same
+functions.
 """
 
 from __future__ import annotations
@@ -60,7 +61,11 @@ def mean_studies(
     ``larger`` (of the last two).
     """
     random = np.random.default_rng(seed)
-    draw = {"normal": random.standard_normal, "t3": lambda size: random.standard_t(3, size)}[shape]
+    draw = {
+        "normal": random.standard_normal,
+        "t3": lambda size: random.standard_t(3, size),
+        "exponential": lambda size: random.standard_exponential(size) - 1,
+    }[shape]
     values = draw((studies, n + k))
     values[:, n:] = values[:, n:] * ratio + shift * math.sqrt((1 + ratio**2) / 2)
     splits = np.vstack([np.r_[np.zeros(n), np.ones(k)], relabellings(n + k, k)[0]])
@@ -77,6 +82,25 @@ def mean_studies(
     found["welch"] = stats.ttest_ind(values[:, n:], values[:, :n], axis=1, equal_var=False).pvalue
     found["larger"] = np.array([mean_shift(row, labels(n, k), "base", "arm").p for row in values])
     return pd.DataFrame(found)
+
+
+def family_studies(arms: int, ratio: float, studies: int, seed: int = 0) -> pd.DataFrame:
+    """Studies of 8 runs without augmentation and 4 of each arm, nothing moved, all arms scattering ``ratio`` times as
+    much: does any arm pass Holm's first step, of a mean (``means``) and of distances in 30 directions (``distances``)?
+    """
+    random, n, k, rows = np.random.default_rng(seed), 8, 4, []
+    sds, names = spectrum(30.0), labels(n, k)
+    for _ in range(studies):
+        maps = random.normal(size=(n + arms * k, sds.size + 1)) * np.r_[1, sds]
+        maps[n:] *= ratio
+        found = []
+        for arm in range(arms):
+            own = maps[[*range(n), *range(n + arm * k, n + (arm + 1) * k)]]
+            squared = ((own[:, None, 1:] - own[None, :, 1:]) ** 2).sum(2) / 2
+            ps = mean_shift(own[:, 0], names, "base", "arm").p, permutation_p(squared, names, "base", "arm").p
+            found.append([arms * p <= LEVEL for p in ps])
+        rows.append(np.any(found, 0))
+    return pd.DataFrame(rows, columns=["means", "distances"])
 
 
 # ---- the main test: distances of the maps of two runs
@@ -229,7 +253,7 @@ def means(studies: int) -> None:
     )
     for n, k in SIZES:
         for ratio in RATIOS:
-            for shape in ("normal", "t3"):
+            for shape in ("normal", "t3", "exponential"):
                 found = mean_studies(n, k, ratio, studies, shape=shape) <= LEVEL
                 moved = (mean_studies(n, k, ratio, studies, 2.0, shape) <= LEVEL).mean()
                 power = f"{moved['larger']:.2f} / {moved['raw']:.2f}"
@@ -249,6 +273,16 @@ def distances(studies: int) -> None:
                 moved = (distance_studies(n, k, ratio, directions, studies // 5, 1.6) <= LEVEL).mean()
                 power = f"{moved['larger']:.2f} / {moved['raw']:.2f}"
                 row(f"{n} + {k}", f"{ratio:.2g}", directions, *(share(found[name]) for name in found), power)
+
+
+def families(studies: int) -> None:
+    heading(
+        "14 arms of 4 runs beside 8, nothing moved: % of studies that call any arm moved",
+        *("SD ratio of all arms", "means", "distances"),
+    )
+    for ratio in RATIOS:
+        found = family_studies(14, ratio, studies)
+        row(f"{ratio:.2g}", share(found["means"]), share(found["distances"]))
 
 
 def flags(studies: int) -> None:
@@ -299,7 +333,7 @@ def readings(studies: int) -> None:
 
 
 SECTIONS: dict[str, Callable[[int], None]] = {
-    function.__name__: function for function in (means, distances, flags, association, coverage, readings)
+    function.__name__: function for function in (means, distances, families, flags, association, coverage, readings)
 }
 
 

@@ -11,7 +11,7 @@ from gaze.statistics.intervals import Floats
 from gaze.statistics.permutation import permutation_p
 
 LARGE, ENOUGH = 2.0, 0.8  # a large difference of seeds, in their SD; the chance of finding it that makes a design fit
-DIRECTIONS = 30.0  # of retraining noise: the phantom's level 2 has about 80; fewer are harder
+DIRECTIONS = 30.0  # of retraining noise: the phantom's level 2 has about 100 by 12 runs; fewer are harder
 
 
 def paired_power(pairs: int, tests: int, size: float = LARGE, alpha: float = 0.05) -> float:

@@ -88,8 +88,8 @@ def arms_item(
         "where training again is all there is. SD: over runs.",
         "SD ratio: how far the arm's runs scatter around their own centre, over how far the baseline's do, with its "
         "95 % interval. The test asks where the centres are and allows for another scatter: simulated arms around the "
-        "baseline's centre, with a third to three times its scatter, were called moved in at most 6 % of studies with "
-        "8 + 4 runs, and 7 % with 6 + 3, at a level of 5 % (benchmarks/study_levels.py).",
+        "baseline's centre, with a third to three times its scatter (normal noise), were called moved in at most 6 % "
+        "of studies with 8 + 4 runs, and 7 % with 6 + 3, at a level of 5 % (benchmarks/study_levels.py).",
         OVER_RUNS,
         f"{RUNS_ARE_SAMPLES} Holm: adjusted for the number of arms. Not shown does not mean that nothing moved.",
     )
