@@ -116,30 +116,27 @@ class KeepMaps(Callback):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._maps: Tensor | None = None  # (N, h, w) uint8 on the device
-        self._preds: Tensor | None = None  # (N,) int32, the class + 1
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The same in every process, also in one that gets nothing but padding.
+        images = len(trainer.datamodule.data.test.targets)  # type: ignore[attr-defined]
+        cells = pool_by_cells(pl_module.gaze_loss.class_gaze[:1], MOST_CELLS).shape[1:]  # type: ignore[index, union-attr]
+        self._maps = torch.zeros(images, *cells, dtype=torch.uint8, device=pl_module.device)
+        self._preds = torch.zeros(images, dtype=torch.int32, device=pl_module.device)  # the class + 1
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        if trainer.sanity_checking or outputs is None:  # nothing but padding
-            return
-        cells = pool_by_cells(outputs["cam"], MOST_CELLS)
-        if self._maps is None or self._preds is None:
-            images = len(trainer.datamodule.data.test.targets)  # type: ignore[attr-defined]
-            self._maps = torch.zeros(images, *cells.shape[1:], dtype=torch.uint8, device=cells.device)
-            self._preds = torch.zeros(images, dtype=torch.int32, device=cells.device)
-        self._maps[batch.place] = cells.mul(255).round().to(torch.uint8)
-        self._preds[batch.place] = outputs["preds"].int() + 1
+        if outputs is not None:  # else nothing but padding
+            cells = pool_by_cells(outputs["cam"], MOST_CELLS)
+            self._maps[batch.place] = cells.mul(255).round().to(torch.uint8)
+            self._preds[batch.place] = outputs["preds"].int() + 1
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._maps is None or self._preds is None:
-            return
         # Each image was seen by one process, and the others have zeros for it.
         maps, preds = (trainer.strategy.reduce(own, reduce_op="sum") for own in (self._maps, self._preds))
-        self._maps = self._preds = None
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.sanity_checking:
             file = open_maps(self.run.kept_maps, trainer.max_epochs or 1, len(preds), tuple(maps.shape[1:]))
             epoch = file[trainer.current_epoch]
             epoch["map"], epoch["pred"] = maps.cpu(), preds.cpu()

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,11 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MetricCollection
 
 from gaze.cam.methods import grad_cam, normalize_cam
+from gaze.cam.pool import pool_by_cells
 from gaze.config.data import DatasetConfig
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
 from gaze.metrics.consistency import GazeConsistency
+from gaze.runs.run import Run
+from gaze.training.callbacks import KeepMaps
 from gaze.training.module import GazeModule, _evaluation_metrics, _mask_metrics
 
 WORLD = 2
@@ -155,12 +159,14 @@ def _fit(folder: Path) -> dict[str, Any]:
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
+            callbacks=[KeepMaps(Run(folder))],
         )
         trainer.fit(module, datamodule=GazeDataModule(PHANTOM, data=load_dataset(PHANTOM)))
     return {
         "metrics": {key: torch.as_tensor(value) for key, value in trainer.callback_metrics.items()},
         "weights": module.state_dict(),
         "steps": trainer.global_step,
+        "folder": str(folder),
         "warnings": [str(w.message) for w in caught],
     }
 
@@ -260,6 +266,19 @@ def test_validation_with_lightning_counts_each_image_once(ranks):
             torch.testing.assert_close(
                 result["fit"]["metrics"][name].item(), value, rtol=1e-5, atol=1e-7, equal_nan=True, msg=name
             )
+
+
+def test_maps_of_both_processes_are_kept_once_each(ranks):
+    module = GazeModule("level1", 4, image_size=32, gaze_lambda=50)
+    module.load_state_dict(ranks[0]["fit"]["weights"])
+    data = GazeDataModule(PHANTOM, data=load_dataset(PHANTOM))
+    batch = data.evaluation_batch(list(range(17)))
+    logits, cam = module.eval().look(batch.image, batch.target)
+    kept = np.load(Path(ranks[0]["fit"]["folder"]) / "gaze_maps.npy")
+    assert kept.shape == (2, 17) and kept["pred"].min() >= 1
+    assert (kept["pred"][-1] == logits.argmax(1).numpy() + 1).all()
+    expected = pool_by_cells(cam, 8).mul(255).round().numpy()
+    np.testing.assert_allclose(kept["map"][-1].astype(float), expected, atol=1)  # a sum in another order may round over
 
 
 def test_lightning_has_nothing_to_say_about_unsynchronised_values(ranks):
