@@ -11,6 +11,7 @@ from gaze.statistics.intervals import Floats
 from gaze.statistics.permutation import permutation_p
 
 LARGE, ENOUGH = 2.0, 0.8  # a large difference of seeds, in their SD; the chance of finding it that makes a design fit
+LABELLINGS = 1000  # at most, for each drawn study: an answer within a second
 DIRECTIONS = 30.0  # of retraining noise: the phantom's level 2 has about 100 by 12 runs; fewer are harder
 
 
@@ -50,7 +51,7 @@ def moved_power(
     random, sds, labels = np.random.default_rng(0), spectrum(directions), [0] * n + [1] * k
     shift = math.sqrt(2 * (ratio - 1))  # the effect is half its square, the mean distance within an arm 1
     drawn = (noisy_distances(random, n, k, sds, 1.0, shift) for _ in range(studies))
-    return float(np.mean([tests * permutation_p(d, labels, 0, 1).p <= alpha for d in drawn]))
+    return float(np.mean([tests * permutation_p(d, labels, 0, 1, LABELLINGS).p <= alpha for d in drawn]))
 
 
 def spectrum(directions: float, cells: int = 60) -> Floats:
