@@ -92,7 +92,7 @@ def test_no_correlation_is_nan_not_a_number():
 @pytest.mark.slow
 def test_no_p_would_hold_its_level_and_difficulty_is_taken_out():
     """Why question 3 is exploratory: p by relabelled runs call independent patterns an association, partial or not."""
-    nothing, difficulty = (association_studies(d, 300) for d in (0.0, 1.0))
+    nothing, difficulty = (association_studies(d, 150) for d in (0.0, 1.0))
     assert (nothing[["decided", "decided_partial"]].mean() > 0.1).all()
     assert abs(nothing["rho"].mean()) < 0.1
     assert difficulty["rho"].mean() > 0.3 and abs(difficulty["partial"].mean()) < 0.1
