@@ -8,10 +8,12 @@ import pytest
 from conftest import REPO
 
 from gaze.runs.kept_maps import last_maps
-from gaze.runs.load import load_runs
+from gaze.runs.load import load_runs, read_runs
 from gaze.runs.run import runs_below
 from gaze.statistics.intervals import sign_flip_p
+from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import pearson_table
+from gaze.studies.consistency.common import common_table
 
 SETS = {"Brain Tumor": "brain_tumor_mri", "Chest X-Ray": "chest_xray"}
 IMAGES = {"correct": "", "all": "_all", "same": "_fixed"}
@@ -58,6 +60,22 @@ def test_our_runs_give_the_pages_tables(ours):
         assert [seeds, *others] == [str(row["n"]), f"{row['strangers_r']:.3f}", f"{row['pairing_p']:.3f}"]
         assert interval == f"{row['r']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
         assert inside == ("yes" if row["ci_low"] <= float(published) <= row["ci_high"] else "no")
+
+
+def test_lambda_50_gives_the_pages_table():
+    runs = read_runs(REPO / "results" / "thesis_64px")
+    table = schedule_table(runs.epochs)
+    own = table[(table["lambda"] == 50) & (table["study"] == table["of_study"])].set_index("measure")
+    rows = rows_under("Study 2 at 64x64")
+    assert len(rows) == 4
+    for *_, measure, mean, change, p in rows:
+        row = own.loc[measure]
+        interval = f"[{row['ci_low']:.4f}, {row['ci_high']:.4f}]"
+        assert [mean, change, p] == [f"{row['mean']:.4f}", f"{row['change']:.4f} {interval}", f"{row['p']:.3f}"]
+    (same,) = common_table(runs).query("`lambda` == 50").itertuples()
+    text = (REPO / "docs" / "results.md").read_text().replace("\n", " ")
+    assert f"on the {same.images} that all twelve runs" in text
+    assert f"correctly {same.diff:.4f} [{same.diff_low:.4f}, {same.diff_high:.4f}]" in text
 
 
 def test_images_that_are_learned_late_deviate_more():
