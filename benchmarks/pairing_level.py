@@ -1,6 +1,6 @@
 """How often do the tests of Table 2 say "related" when nothing is, and when something is?
 
-    python benchmarks/pairing_level.py            half a minute
+    python benchmarks/pairing_level.py            a quarter of a minute
 
 Six seeds of twenty epochs each; kappa and L_CAM are normal noise around a curve that all seeds share, or around none.
 pairing: gaze.statistics.pairing.pairing_test gives p <= 0.05. mean r not 0: the 95 % interval of the mean r (Fisher z,
