@@ -219,4 +219,13 @@ def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
             "trainer.limit_val_batches=0 and trainer.check_val_every_n_epoch other than 1 leave epochs without a "
             "kappa and a gaze consistency. Take neither; limit_val_batches=1 is the least."
         )
+    never = [key for key in ("limit_train_batches", "max_steps", "max_time") if key in trainer and _none(trainer[key])]
+    problems += [f"trainer.{key}={shown(trainer[key])} trains no step. Raise it or leave it out." for key in never]
     return problems
+
+
+def _none(amount: Any) -> bool:
+    """Whether a limit of Lightning's Trainer is nothing at all: 0, ``00:00:00:00`` or ``{minutes: 0}``."""
+    if isinstance(amount, str):
+        return not amount.strip("0:") and "0" in amount
+    return not any(amount.values()) if isinstance(amount, dict) and amount else amount == 0

@@ -28,9 +28,32 @@ from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figur
 from gaze.runs.kept_maps import MOST_CELLS, open_maps
 from gaze.runs.run import Run
 from gaze.runs.status import Interrupted
+from gaze.training.checkpoints import is_last_step
 from gaze.training.module import GazeModule
 
 NEVER = torch.iinfo(torch.int64).max  # no step was bad
+
+
+class EvaluateAtTheEnd(Callback):
+    """Evaluates each epoch at its true end. Lightning leaves that out where ``max_steps`` cuts an epoch short or
+    ``val_check_interval`` does not divide it, and keeps the figures of an earlier evaluation.
+    """
+
+    _evaluated = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._evaluated = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluated = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._evaluated:
+            trainer.validating = True  # as Lightning itself does within an epoch
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
 
 class GradCAM(Callback):
@@ -54,7 +77,7 @@ class GradCAM(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        last = epoch == trainer.max_epochs
+        last = epoch == trainer.max_epochs or is_last_step(trainer)
         if trainer.sanity_checking or self.every_n_epochs == 0 or not (last or epoch % self.every_n_epochs == 0):
             return
         assert isinstance(pl_module, GazeModule)

@@ -104,6 +104,11 @@ def _whole_epochs(path: Path) -> int:
     return len(checkpoint["callbacks"]["EpochTable"]["rows"])
 
 
+def is_last_step(trainer: Trainer) -> bool:
+    """Whether ``max_steps`` or ``max_time`` ends the training after this step, in whatever place of its epoch."""
+    return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+
+
 class StopOnSignal(Callback):
     """SIGTERM and SIGINT end a run after the current step, with ``last.ckpt`` in the middle of its epoch.
 
@@ -131,7 +136,7 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._asked(trainer) and not trainer.is_last_batch:
+        if self._asked(trainer) and not (trainer.is_last_batch or is_last_step(trainer)):
             trainer.save_checkpoint(self.path)
             raise Interrupted(self.received or signal.SIGTERM)
 

@@ -35,7 +35,7 @@ from gaze.runs.kept_maps import finish_maps
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
-from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM, KeepMaps
+from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, GradCAM, KeepMaps
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.environment import device_name, environment
 from gaze.training.module import GazeModule
@@ -109,7 +109,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
             raise BusyError(busy_message(directory))
         _train(plan.run, found, trainer, table, say, on_start)
         finish_rerun(run)
-    return table.rows[-1] if table.rows else {}
+    return table.rows[-1]
 
 
 def _train(
@@ -129,7 +129,7 @@ def _train(
         "resumed_from_epoch": found.epochs if found else 0,
         "seconds_before": run.status.get("seconds", 0.0) if found else 0.0,
     }
-    with tracked(run.folder, **facts) as results, memory_explained(config):
+    with tracked(run.folder, **facts) as results, explained(config):
         module = _build_module(config, data)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -144,10 +144,11 @@ def _train(
         told = (str(run.folder.absolute()), str(found.path.absolute()) if found else "")
         os.environ.update(zip(TOLD, told, strict=True))
         trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
-        if table.rows:
-            finish_maps(run, data.data.test.targets.numpy())
-            _finish(run, trainer, table, say)
-            results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
+        if not table.rows:
+            raise TrainingError("The training ended before its first epoch was evaluated: see trainer.max_time.")
+        finish_maps(run, data.data.test.targets.numpy())
+        _finish(run, trainer, table, say)
+        results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
 
 
@@ -166,10 +167,16 @@ def _train_beside(run: Run) -> dict[str, float]:
 
 
 @contextmanager
-def memory_explained(config: TrainConfig) -> Iterator[None]:
-    """Turn an error for want of memory into one that says what to do."""
+def explained(config: TrainConfig) -> Iterator[None]:
+    """Turn an error for want of memory, or for a limit that this many batches do not allow, into one that says what to
+    do.
+    """
     try:
         yield
+    except (MisconfigurationException, ValueError) as error:  # Lightning's words on limit_*_batches, known after loading
+        if isinstance(error, ValueError) and "`val_check_interval`" not in str(error):
+            raise
+        raise ConfigError(f"trainer: {str(error).strip().partition('. If you')[0]}.") from error
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         text = str(error)
         words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory object")
@@ -195,6 +202,7 @@ def build_trainer(
     at_epoch_end: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
     callbacks: list[Callback] = [
         FiniteLoss(),  # first: nothing is drawn or saved of weights that are NaN
+        EvaluateAtTheEnd(),  # before those that use what it measures
         GradCAM(directory, pictures.every_n_epochs, pictures.images_per_class),
         *([KeepMaps(run)] if config.gaze.keep_maps else []),
         *extra,

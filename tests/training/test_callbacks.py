@@ -21,6 +21,8 @@ def fake_trainer(epoch=0, step=0, last="", **metrics):
         current_epoch=epoch,
         global_step=step,
         max_epochs=12,
+        max_steps=-1,
+        should_stop=False,
         sanity_checking=False,
         checkpoint_callbacks=[SimpleNamespace(best_model_path=last)],
         callback_metrics={key.replace("_", "/", 1): torch.tensor(value) for key, value in metrics.items()},

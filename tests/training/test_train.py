@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,16 +17,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO, TINY
+from lightning import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaze.config.train import check_config, config_hash
 from gaze.data import datasets
+from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError, TrainingError
 from gaze.files import atomic_path
 from gaze.measures import epoch_columns
-from gaze.runs.status import read_status
+from gaze.runs.status import Interrupted, read_status
+from gaze.training.checkpoints import StopOnSignal
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
 
@@ -222,6 +226,68 @@ def test_resume_false_starts_over(tiny, tmp_path):
     again = run_training(tiny("resume=false"), tmp_path)
     assert again == pytest.approx(row, rel=0, abs=0, nan_ok=True)  # no image with a lesion is right yet
     assert (tmp_path / "previous" / "1" / "metrics.csv").read_text() == "epoch\n1\n"
+
+
+# ---- epochs that end early or are evaluated at other places
+
+SHORT = {  # 4 steps an epoch: (epoch, step) of each row
+    ("+trainer.max_steps=6",): [(1, 4), (2, 6)],
+    ("+trainer.max_steps=3",): [(1, 3)],
+    ("+trainer.max_time=00:00:00:59",): [(1, 4), (2, 6)],
+    ("trainer.max_epochs=2", "+trainer.val_check_interval=3"): [(1, 4), (2, 8)],
+    ("trainer.max_epochs=2", "+trainer.val_check_interval=00:01:00:00"): [(1, 4), (2, 8)],
+}
+
+
+@pytest.fixture
+def time_is_up_after_six_steps(monkeypatch):
+    def check(self, trainer):
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= 6
+
+    monkeypatch.setattr("lightning.pytorch.callbacks.Timer._check_time_remaining", check)
+
+
+@pytest.mark.usefixtures("time_is_up_after_six_steps")
+@pytest.mark.parametrize("words", SHORT, ids=lambda words: words[-1])
+def test_every_row_is_of_an_evaluation_at_its_own_end(tiny, tmp_path, words):
+    config = tiny("dataset.train_images=32", "trainer.max_epochs=3", "pictures.every_n_epochs=9", *words)
+    run_training(config, tmp_path)
+    rows = rows_of(tmp_path)
+    assert [(int(row["epoch"]), int(row["step"])) for row in rows] == SHORT[words]
+    trained = GazeModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (again,) = trainer.validate(trained, GazeDataModule(config.dataset), verbose=False)
+    assert float(rows[-1]["val/loss"]) == pytest.approx(again["val/loss"], rel=1e-5)
+    assert len({row["val/loss"] for row in rows}) == len(rows)
+    with np.load(tmp_path / "maps.npz") as maps:  # drawn after the last step, wherever it is
+        assert maps["epoch"] == len(rows)
+    assert read_status(tmp_path)["state"] == "complete"
+
+
+@pytest.mark.parametrize("step", [5, 6])
+def test_a_run_with_max_steps_resumes_to_the_same_rows(tiny, tmp_path, monkeypatch, step):
+    config = tiny("dataset.train_images=32", "+trainer.max_steps=6")
+    run_training(config, tmp_path / "whole")
+    original = StopOnSignal._asked
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "_asked", lambda self, trainer: trainer.global_step == step)
+        with suppress(Interrupted):  # at its last step it ends as it would have
+            run_training(config, tmp_path / "run")
+    assert StopOnSignal._asked is original
+    run_training(config, tmp_path / "run")
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+trainer.limit_val_batches=0.1", r"trainer: You requested to check 0\.1 of the `val_dataloader`.*at least"),
+        ("+trainer.val_check_interval=30", r"\(30\) must be less than or equal to .* batches \(2\)\.$"),
+    ],
+)
+def test_limits_that_so_few_batches_do_not_allow_are_one_message(tiny, tmp_path, word, message):
+    with pytest.raises(ConfigError, match=message):
+        run_training(tiny(word), tmp_path)
 
 
 # ---- bad input
