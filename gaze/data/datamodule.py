@@ -100,16 +100,27 @@ class TrainingLoader(DataLoader[Batch]):
 
     Attributes:
         given: batches of this epoch so far.
+        merged: an epoch's last image would be a batch by itself, which batch norm behind the pooling cannot take (one
+            value has no variance); it joins the batch before.
     """
 
     given = 0
     _skip = 0
 
+    @property
+    def merged(self) -> bool:
+        images, size = len(self.sampler), self.batch_size or 1  # type: ignore[arg-type]
+        return images > size and images % size == 1
+
+    def __len__(self) -> int:
+        return super().__len__() - self.merged
+
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.given, self._skip = self._skip, 0
-        for batch in islice(super().__iter__(), self.given, None):
+        batches = islice(super().__iter__(), self.given, None)
+        for batch in batches:
             self.given += 1
-            yield batch
+            yield _joined(batch, next(batches)) if self.merged and self.given == len(self) else batch
 
     def state_dict(self) -> dict[str, int]:
         return {"given": self.given % len(self)}
@@ -174,6 +185,11 @@ class GazeDataModule(LightningDataModule):
         # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
         order = TrainingSampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
         self._training = TrainingLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
+        if self._training.merged and self._progress is not None:
+            self._progress(
+                f"{len(order):,} training images leave one over after batches of {self.config.batch_size}: it joins "
+                "the last batch, since batch norm needs more than one."
+            )
         return self._training
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -238,6 +254,12 @@ def _by_warp(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tens
 def _scaled(image: Tensor) -> Tensor:
     """0..255 to [-1, 1]: mean 0.5, SD 0.5 of a range of 1."""
     return image.float().div(127.5).sub_(1.0)
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    mask = None if first.mask is None or second.mask is None else torch.cat([first.mask, second.mask])
+    image, target, place = (torch.cat(both) for both in zip(first[:3], second[:3], strict=True))
+    return Batch(image, target, place, mask)
 
 
 def _as_is(batch: Any) -> Any:

@@ -168,12 +168,15 @@ def _train_beside(run: Run) -> dict[str, float]:
 
 @contextmanager
 def explained(config: TrainConfig) -> Iterator[None]:
-    """Turn an error for want of memory, or for a limit that this many batches do not allow, into one that says what to
-    do.
-    """
+    """Turn an error for want of memory, or of images in a batch or an epoch, into one that says what to do."""
     try:
         yield
-    except (MisconfigurationException, ValueError) as error:  # Lightning's words on limit_*_batches, known after loading
+    except (MisconfigurationException, ValueError) as error:  # Lightning's words on limits, once it knows the batches
+        if "Expected more than 1 value per channel" in str(error):
+            raise TrainingError(
+                f"model={config.model.label} has batch norm where one image leaves one value: it needs two images a "
+                f"step, and dataset.batch_size={config.dataset.batch_size} gave one. Raise it to 2 or more."
+            ) from error
         if isinstance(error, ValueError) and "`val_check_interval`" not in str(error):
             raise
         raise ConfigError(f"trainer: {str(error).strip().partition('. If you')[0]}.") from error

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from gaze.backbones.levels import LEVELS
 from gaze.config.augmentation import AugmentationConfig
@@ -58,6 +59,27 @@ def test_training_batches_are_named_and_of_bytes():
         assert torch.equal(batch.image, data.data.train.images[batch.place])
         assert torch.equal(batch.target, data.data.train.targets[batch.place])
     assert sorted(torch.cat([b.place for b in batches]).tolist()) == list(range(10))
+
+
+def test_one_image_left_over_joins_the_last_batch_in_the_order_of_the_seed():
+    said = []
+    config, images = DatasetConfig(image_size=8, batch_size=4), _data(train=9, masks=True)
+    data = GazeDataModule(config, data=images, seed=3, progress=said.append)
+    loader = data.train_dataloader()
+    order = DistributedSampler(range(9), 1, 0, seed=1_000_003 * 3)
+    batches = list(loader)
+    assert [len(b.target) for b in batches] == [4, 5] and len(loader) == 2
+    assert torch.cat([b.place for b in batches]).tolist() == list(order)
+    assert all(torch.equal(b.image, images.train.images[b.place]) for b in batches)
+    assert all(torch.equal(b.mask, images.train.masks[b.place]) for b in batches)
+    assert said == ["9 training images leave one over after batches of 4: it joins the last batch, since batch norm "
+                    "needs more than one."]  # fmt: skip
+    again = GazeDataModule(config, data=images, seed=3).train_dataloader()
+    again.load_state_dict({"given": 1})  # a run that was broken off after its first batch
+    assert [b.place.tolist() for b in again] == [batches[1].place.tolist()]
+    sizes = {count: [len(b.target) for b in _module(train=count).train_dataloader()] for count in (1, 4, 5, 6, 8)}
+    assert sizes == {1: [1], 4: [4], 5: [5], 6: [4, 2], 8: [4, 4]}
+    assert [len(b.target) for b in _module(1, train=3).train_dataloader()] == [1, 1, 1]
 
 
 def test_masks_come_with_their_images():

@@ -68,9 +68,9 @@ def test_loading_takes_plain_values_only(tmp_path):
 
 def test_loader_goes_on_where_it_was():
     def loader() -> TrainingLoader:
-        return TrainingLoader(list(range(10)), 3)
+        return TrainingLoader(list(range(11)), 3)
 
-    whole, first = [batch.tolist() for batch in DataLoader(list(range(10)), 3)], loader()
+    whole, first = [batch.tolist() for batch in DataLoader(list(range(11)), 3)], loader()
     taken = iter(first)
     assert [next(taken).tolist() for _ in range(2)] == whole[:2]
     again = loader()

@@ -290,6 +290,19 @@ def test_limits_that_so_few_batches_do_not_allow_are_one_message(tiny, tmp_path,
         run_training(tiny(word), tmp_path)
 
 
+RESNET = ("model=torchvision", "model.name=resnet18", "model.layer=layer3", "trainer.max_epochs=1")
+
+
+def test_batch_norm_behind_the_pooling_takes_any_number_of_images_but_single_ones(composed, tmp_path):
+    """At 32 px a resnet18 ends in 1x1: batch norm of one image has one value a channel."""
+    tiny = [word for word in TINY if not word.startswith(("model=", "trainer.max_epochs", "dataset.train_images"))]
+    run_training(check_config(composed(*tiny, *RESNET, "dataset.train_images=17")), tmp_path / "run")
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == ["2"]  # 8 and 9 images
+    single = check_config(composed(*tiny, *RESNET, "dataset.train_images=8", "dataset.batch_size=1"))
+    with pytest.raises(TrainingError, match=r"resnet18 has batch norm .* dataset\.batch_size=1 gave one\. Raise it"):
+        run_training(single, tmp_path / "single")
+
+
 # ---- bad input
 
 
