@@ -12,9 +12,13 @@ import lazy_loader
 
 # Loaded at first use, as __init__.pyi has them: settings and analysis do without PyTorch, so the package may not
 # import it.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 try:
     __version__ = version("gaze-consistency")  # "gaze" is another project's name on the package index
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "unknown"
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

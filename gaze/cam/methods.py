@@ -130,7 +130,12 @@ def normalize_cam(cam: Tensor, eps: float = 1e-8) -> Tensor:
     Args:
         cam: maps (B, H, W). Half precision, in which ``eps`` is 0 and its slope too steep, is scaled in float32.
         eps: added to the range, in the unit of ``cam``.
+
+    Raises:
+        ValueError: maps that are not (B, H, W), which would be scaled by parts.
     """
+    if cam.ndim != 3:
+        raise ValueError(f"Maps must be (B, H, W), got {tuple(cam.shape)}. Give cam[:, 0] of maps with a channel.")
     half = cam.dtype in (torch.float16, torch.bfloat16)
     cam = cam.float() if half else cam
     low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)  # (B, 1, 1)

@@ -7,6 +7,7 @@ handled by one-hot sums: no loop over them, no ``.item()``, nothing that makes a
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from gaze.choices import DISTANCES
 from gaze.config.train import REFERENCES
-from gaze.consistency.deviation import class_membership, gaze_deviation
+from gaze.consistency.deviation import checked_batch, class_membership, gaze_deviation
 
 
 class GazeConsistencyLoss(nn.Module):
@@ -39,7 +40,9 @@ class GazeConsistencyLoss(nn.Module):
         min_samples: correct images of a class that a batch needs.
         map_size: (H, W), where known. Otherwise the buffers take the size of the first maps.
 
-    Buffers, kept in checkpoints: ``class_gaze`` (K, H, W) and ``seen`` (K,).
+    Buffers, kept in checkpoints: ``class_gaze`` (K, H, W) and ``seen`` (K,), 1 for a class that has a gaze, else 0.
+    Weight averaging (Lightning's ``EMAWeightAveraging``, ``torch.optim.swa_utils``, timm's ``ModelEmaV3``) may take
+    them: the averaged gaze of a class is ``class_gaze / seen``.
 
     Example:
         >>> loss = GazeConsistencyLoss(num_classes=2)
@@ -74,31 +77,49 @@ class GazeConsistencyLoss(nn.Module):
         self.ema_decay = ema_decay
         self.min_samples = min_samples
         self.register_buffer("class_gaze", torch.zeros(num_classes, *(map_size or (0, 0))))
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
+        self.register_buffer("seen", torch.zeros(num_classes))  # no bool, which cannot be averaged
+        self._unsized = _Unsized() if map_size else _Unsized([self])
 
     def forward(self, cam: Tensor, preds: Tensor, target: Tensor) -> Tensor:
         """Loss of a batch.
 
         Args:
-            cam: normalised maps (B, H, W) in [0, 1], with graph.
-            preds: predicted classes (B,), or logits (B, K).
-            target: true classes (B,).
+            cam: normalised maps (B, H, W) in [0, 1], with graph. One that is NaN or infinite does not count.
+            preds: predicted classes (B,), or scores (B, K) such as logits.
+            target: true classes (B,), whole numbers; one below 0 (padding) does not count.
 
         Returns:
             Scalar >= 0.
+
+        Raises:
+            ValueError: shapes or types that do not fit; a label of K or more. On a GPU such a label ends in a
+                device-side assertion, as in ``cross_entropy``: a message would make it wait for the host in every step.
         """
-        member = class_membership(preds, target, self.num_classes).to(cam.dtype)  # (B, K)
+        preds, target = checked_batch(preds, target, self.num_classes, cam)
+        finite = cam.isfinite().flatten(1).all(1)  # (B,)
+        cam = torch.where(finite[:, None, None], cam, 0)  # 0 * NaN is NaN, in sums and in gradients
+        member = class_membership(preds, target, self.num_classes).to(cam.dtype) * finite[:, None]  # (B, K)
         count, mean = self._class_means(cam, member)
         qualifies = count >= self.min_samples  # (K,): C'
         if self.reference == "ema":
             reference = self._updated_ema(mean, qualifies)
-            qualifies = qualifies & self.seen
+            qualifies = qualifies & (self.seen > 0)
         else:
             reference = mean
-        deviation = gaze_deviation(cam, reference[target.clamp(0, self.num_classes - 1)], self.distance)  # (B,)
+        deviation = gaze_deviation(cam, self._of_class(reference, target), self.distance)  # (B,)
         chosen = (member * qualifies).sum(1)  # (B,): 1 for the images of B+'
         number = (count * qualifies).sum().clamp(min=1)
         return _world_size() * (deviation * chosen).sum() / number
+
+    def _of_class(self, reference: Tensor, target: Tensor) -> Tensor:
+        """The map of each image's class (B, H, W)."""
+        try:
+            return reference[target.clamp(min=0)]
+        except IndexError as error:
+            raise ValueError(
+                f"target holds a class above {self.num_classes - 1}. Give the right num_classes, and label -1 to "
+                "images that shall not count."
+            ) from error
 
     def _class_means(self, cam: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
         """Counts (K,) and mean maps (K, H, W) of the correct images, over all processes."""
@@ -115,20 +136,37 @@ class GazeConsistencyLoss(nn.Module):
     @torch.no_grad()
     def _updated_ema(self, mean: Tensor, qualifies: Tensor) -> Tensor:
         """The class gaze after this batch (Eq. 17)."""
-        if self.class_gaze.numel() == 0:
-            self.class_gaze = torch.zeros_like(mean, dtype=torch.promote_types(mean.dtype, torch.float32))
-        if self.class_gaze.shape != mean.shape:
+        self._take_map_size(mean)
+        seen = self.seen > 0
+        # Both were averaged alike, from zeros for a class not yet seen: the quotient is a mean of real maps.
+        gaze = self.class_gaze / torch.where(seen, self.seen, 1)[:, None, None]
+        if self.training:
+            decay = self.ema_decay * seen.to(mean.dtype)[:, None, None]
+            updated = decay * gaze + (1 - decay) * mean
+            gaze = torch.where(qualifies[:, None, None], updated, gaze)
+            # In place: the buffers that DDP and the optimiser's checkpoint know stay the same objects.
+            self.class_gaze.copy_(gaze)
+            self.seen.copy_(seen | qualifies)
+        return gaze
+
+    def _take_map_size(self, mean: Tensor) -> None:
+        """Zeros of the first maps' size, in this loss and in its copies that have none yet."""
+        if self.class_gaze.shape == mean.shape:
+            return
+        if self not in self._unsized or (self.class_gaze.numel() > 0 and self.seen.any()):
             raise ValueError(
                 f"The class gaze holds maps of {tuple(self.class_gaze.shape[1:])}, this batch has "
                 f"{tuple(mean.shape[1:])}: keep one image size, or use one GazeConsistencyLoss for each."
             )
-        if self.training:
-            decay = self.ema_decay * self.seen.to(mean.dtype)[:, None, None]
-            updated = decay * self.class_gaze + (1 - decay) * mean
-            # In place: the buffers that DDP and the optimiser's checkpoint know stay the same objects.
-            self.class_gaze.copy_(torch.where(qualifies[:, None, None], updated, self.class_gaze))
-            self.seen.logical_or_(qualifies)
-        return self.class_gaze
+        dtype = torch.promote_types(mean.dtype, torch.float32)
+        for loss in self._unsized:
+            if loss is self or loss.class_gaze.numel() == 0:
+                loss.class_gaze = torch.zeros_like(mean, dtype=dtype, device=loss.class_gaze.device)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy
+        super().__setstate__(state)
+        if self.class_gaze.numel() == 0:
+            self._unsized.add(self)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         saved = state_dict.get(f"{prefix}class_gaze")
@@ -138,6 +176,18 @@ class GazeConsistencyLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_classes={self.num_classes}, distance={self.distance!r}, reference={self.reference!r}"
+
+
+class _Unsized(WeakSet["GazeConsistencyLoss"]):
+    """A loss without a map_size and its copies. Weight averaging copies a model before its first batch, and later adds
+    the model's buffers to the copy's: they have to take their size together.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Unsized:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Unsized, ()
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from gaze.consistency.deviation import class_membership
 from gaze.metrics.consistency import GazeConsistency
 
 ROWS = 256  # images of a class held against all others of it at a time
@@ -64,7 +63,8 @@ def _weighted_mean_overlap(maps: Tensor, confidence: Tensor) -> Tensor:
 
 
 class CScore(GazeConsistency):
-    """:func:`c_score` of an evaluation set, 0..1, higher is more consistent; NaN where no class has a pair.
+    """:func:`c_score` of an evaluation set, 0..1, higher is more consistent; NaN where no class has a pair, and where
+    every map is empty.
 
     Keeps every map and its confidence until ``compute``, 4 H'W' + 12 bytes an image.
 
@@ -78,7 +78,7 @@ class CScore(GazeConsistency):
     confidence: list[Tensor]  # softmax probability of the true class (N,)
 
     def __init__(self, num_classes: int, min_samples: int = 2, **kwargs: Any) -> None:
-        super().__init__(num_classes, "soft_iou", min_samples, **kwargs)
+        super().__init__(num_classes, "soft_iou", max(2, min_samples), **kwargs)
         self.add_state("confidence", [], dist_reduce_fx="cat")
 
     def update(self, cam: Tensor, logits: Tensor, target: Tensor) -> None:  # type: ignore[override]
@@ -87,25 +87,23 @@ class CScore(GazeConsistency):
         Args:
             cam: normalised maps (B, H, W) in [0, 1], of the true class.
             logits: pre-softmax scores (B, K).
-            target: true classes (B,).
+            target: true classes (B,); one below 0 (padding) does not count.
         """
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             raise ValueError(f"The C-Score needs logits (B, {self.num_classes}), got {tuple(logits.shape)}.")
         super().update(cam, logits, target)
         if cam.shape[0] > 0:
-            member = class_membership(logits, target, self.num_classes)
-            self.confidence.append((logits.detach().float().softmax(1) * member).sum(1))
+            own = target.long().clamp(0, self.num_classes - 1)[:, None]
+            self.confidence.append(logits.detach().float().softmax(1).gather(1, own)[:, 0])
 
     def _take_map_size(self, size: tuple[int, ...]) -> None:
         super()._take_map_size(size)
         if len(self.confidence) == 0:
             self.confidence = [self.map_sum.new_zeros(0, dtype=torch.float32)]
 
-    def compute(self) -> Tensor:
-        self._warn_unscaled()
+    def _mean(self, chosen: Tensor) -> Tensor:
         if not isinstance(self.maps, Tensor) and len(self.maps) == 0:
-            return self.count.new_tensor(math.nan).float()
+            return self.count.new_tensor(math.nan)
         maps, confidence = dim_zero_cat(self.maps), dim_zero_cat(self.confidence)
         wide = confidence.to(self.count.dtype)
-        value = c_score(maps, wide, dim_zero_cat(self.classes), self.num_classes, self.min_samples)
-        return value.float()
+        return c_score(maps, wide, dim_zero_cat(self.classes), self.num_classes, self.min_samples)

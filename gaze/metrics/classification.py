@@ -4,21 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassCohenKappa
+
+from gaze.consistency.deviation import checked_batch
+from gaze.metrics.watched import labels_outside, refuse_outside
 
 
 class CohenKappa(MulticlassCohenKappa):
     """Cohen's kappa (thesis, Eq. 3-4), 0 where it is undefined because one class alone occurs.
+
+    A label below 0 is padding, as for the gaze metrics. ``compute`` raises a ValueError for other labels, and for
+    predicted classes, outside 0..K-1: checking them in ``update`` would make a GPU wait for the host in every batch.
 
     Args:
         num_classes: K.
         kwargs: those of ``torchmetrics.classification.MulticlassCohenKappa``.
     """
 
+    outside: Tensor  # (): images whose true or predicted class is none of 0..K-1
+
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        # Checking the labels' values would make a GPU wait for the host in every batch.
-        super().__init__(num_classes, **{"validate_args": False, **kwargs})
+        super().__init__(num_classes, **kwargs)
+        self.add_state("outside", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            preds: predicted classes (B,), or scores (B, K) such as logits.
+            target: true classes (B,), whole numbers.
+
+        Raises:
+            ValueError: shapes or types that do not fit.
+        """
+        preds, target = checked_batch(preds, target, self.num_classes)
+        if self.ignore_index is not None:
+            target = target.masked_fill(target == self.ignore_index, -1)
+        outside, last = labels_outside(preds, target, self.num_classes), self.num_classes
+        self.outside = self.outside + outside.sum()
+        counts = (target >= 0) & ~outside
+        place = torch.where(counts, target, last), torch.where(counts, preds, last)
+        table = self.confmat.new_zeros(last + 1, last + 1)
+        table.index_put_(place, torch.ones_like(target), accumulate=True)  # bincount would wait for the host
+        self.confmat = self.confmat + table[:-1, :-1]
 
     def compute(self) -> Tensor:
+        refuse_outside(self.outside, self.num_classes)
         return super().compute().nan_to_num(0.0)

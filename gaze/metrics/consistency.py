@@ -8,7 +8,8 @@ The gaze metrics share one set of sum states (count, sum of maps, sum of squared
 does not grow with the number of images, sums are exact under DDP, and a MetricCollection updates them once for all of
 them. Gaze consistency by another distance than ``squared`` has states of its own: one more sum (``pearson``), or its
 maps (the rest, which have no form in sums). Maps are CAM^, scaled by ``gaze.cam.methods.normalize_cam``.
-Images classified wrongly, and rows with a label outside 0..K-1 (padding), do not count.
+Images classified wrongly, rows with a label below 0 (padding) and maps that are not finite do not count; labels of K
+and more, and maps outside [0, 1], are errors (``gaze.metrics.watched``).
 """
 
 from __future__ import annotations
@@ -18,23 +19,20 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
+from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from gaze.cam.pool import pool_to_grid
 from gaze.choices import DISTANCES
-from gaze.consistency.deviation import class_membership, gaze_deviation, map_entropy
+from gaze.consistency.deviation import checked_batch, gaze_deviation, map_entropy
 from gaze.consistency.distances import unit_map
+from gaze.metrics.watched import WatchedMetric
 
 SUMMED = ("squared", "pearson")  # distances that need no maps kept
 CHUNK = 128  # kept maps that are widened to float64 at a time
-PEAK_TOLERANCE = 1e-3  # above this over 1, maps were not normalised; below, it is rounding
-# A within-class variance from sums cancels digits, so the sums are wide; Apple's MPS has no float64.
-SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
 
 
-class GazeSums(Metric):
+class GazeSums(WatchedMetric):
     """Sum states per class over the correct images; the metrics below read them.
 
     Args:
@@ -42,52 +40,44 @@ class GazeSums(Metric):
         kwargs: those of ``torchmetrics.Metric``.
     """
 
-    full_state_update = False
-    is_differentiable = False
     count: Tensor  # (K,)
     map_sum: Tensor  # (K, H, W), (K, 1, 1) before the first batch
     square_sum: Tensor  # (K,): sum of squared norms
-    empty: Tensor  # (): correct images whose map is all zero
+    empty: Tensor  # (K,): images whose map is all zero
     entropy_sum: Tensor  # (): of the maps that are not empty
-    peak: Tensor  # (): largest value seen in any map
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be 1 or more.")
-        self.num_classes = num_classes
-        zeros = torch.zeros(num_classes, dtype=SUM_DTYPE)
+        super().__init__(num_classes, **kwargs)
+        zeros = torch.zeros(num_classes, dtype=self.excess.dtype)
         self.add_state("count", zeros, dist_reduce_fx="sum")
         self.add_state("map_sum", zeros.view(-1, 1, 1), dist_reduce_fx="sum")
         self.add_state("square_sum", zeros, dist_reduce_fx="sum")
-        self.add_state("empty", zeros[0], dist_reduce_fx="sum")
+        self.add_state("empty", zeros, dist_reduce_fx="sum")
         self.add_state("entropy_sum", zeros[0], dist_reduce_fx="sum")
-        self.add_state("peak", zeros[0], dist_reduce_fx="max")
 
     def update(self, cam: Tensor, preds: Tensor, target: Tensor) -> None:
         """Add a batch.
 
         Args:
             cam: normalised maps (B, H, W) in [0, 1], of the true class.
-            preds: predicted classes (B,), or logits (B, K).
-            target: true classes (B,).
+            preds: predicted classes (B,), or scores (B, K) such as logits.
+            target: true classes (B,), whole numbers; one below 0 (padding) does not count.
+
+        Raises:
+            ValueError: shapes or types that do not fit.
         """
-        cam = cam.detach()
-        _check_batch(cam, preds, target)
+        preds, target = checked_batch(preds, target, self.num_classes, cam)
+        if len(cam) > 0:
+            member, cam = self._counted(preds, target, cam)
+            self._add(member, cam)
+
+    def _add(self, member: Tensor, cam: Tensor) -> None:
         self._check_map_size(cam)
-        if cam.shape[0] == 0:
-            return
-        dtype = self.count.dtype
-        member = class_membership(preds, target, self.num_classes).to(dtype)  # (B, K)
-        correct = member.sum(1)  # (B,)
-        wide = cam.to(dtype)
         self.count = self.count + member.sum(0)
-        self.map_sum = self.map_sum + torch.einsum("bk,bhw->khw", member, wide)
-        self.square_sum = self.square_sum + member.T @ wide.square().sum((1, 2))
-        empty = (cam.amax((1, 2)) <= 0).to(dtype)
-        self.empty = self.empty + correct @ empty
-        self.entropy_sum = self.entropy_sum + correct @ map_entropy(wide)
-        self.peak = torch.maximum(self.peak, wide.amax())
+        self.map_sum = self.map_sum + torch.einsum("bk,bhw->khw", member, cam)
+        self.square_sum = self.square_sum + member.T @ cam.square().sum((1, 2))
+        self.empty = self.empty + member.T @ (cam.amax((1, 2)) <= 0).to(cam.dtype)
+        self.entropy_sum = self.entropy_sum + member.sum(1) @ map_entropy(cam)
 
     def _check_map_size(self, cam: Tensor) -> None:
         seen = self.map_sum.shape[1:]
@@ -106,13 +96,6 @@ class GazeSums(Metric):
     def _take_map_size(self, size: tuple[int, ...]) -> None:
         self.map_sum = self.map_sum.expand(-1, *size)  # of zeros, or of this size already
 
-    def _warn_unscaled(self) -> None:
-        if self.peak > 1 + PEAK_TOLERANCE:
-            rank_zero_warn(
-                f"A map reached {self.peak.item():.3g}: {type(self).__name__} expects maps in [0, 1]. "
-                "Pass them through gaze.cam.methods.normalize_cam first."
-            )
-
     def class_means(self) -> Tensor:
         """Mean gaze of each class (K, H, W), zero for a class without a correct image."""
         return self.map_sum / self.count.clamp(min=1)[:, None, None]
@@ -122,10 +105,11 @@ class GazeSums(Metric):
         # n * ||mean||^2 = ||sum||^2 / n; clamped: rounding may leave -1e-16 where all maps are equal.
         return (self.square_sum - self.map_sum.square().sum((1, 2)) / self.count.clamp(min=1)).clamp(min=0)
 
-    def _within(self, minimum: int) -> tuple[Tensor, Tensor]:
-        """Sum of those of the classes with at least ``minimum`` images, and the images in it."""
-        chosen = self.count >= minimum
-        return (self._spreads() * chosen).sum(), (self.count * chosen).sum()
+    def _unless_empty(self, value: Tensor, chosen: Tensor) -> Tensor:
+        """The value, NaN where every map of the ``chosen`` classes (K,) is all zero: such maps are alike, and there is
+        no gaze in them that could be consistent.
+        """
+        return torch.where(((self.count - self.empty) * chosen).sum() > 0, value, math.nan)
 
     def _total(self) -> Tensor:
         """Sum of squared distances to the grand mean; NaN where it is rounding noise of its two terms."""
@@ -137,7 +121,8 @@ class GazeSums(Metric):
 
 class GazeConsistency(GazeSums):
     """L_CAM (thesis, Eq. 5-10): mean deviation of the correct images from their class's mean gaze. Lower is
-    more consistent; NaN where no class has ``min_samples`` correct images.
+    more consistent; NaN where no class has ``min_samples`` correct images, and where every map of those that have is
+    empty (all zero), which by itself would read as perfect.
 
     ``squared`` is read off the sums, ``pearson`` off one more: with u = (CAM^ - its mean) / norm, the r of all images
     with their class's mean gaze add up to ``<sum u, u(mean gaze)>``. The others, the published ``l2`` form among them,
@@ -188,19 +173,15 @@ class GazeConsistency(GazeSums):
             self.add_state("maps", [], dist_reduce_fx="cat")
             self.add_state("classes", [], dist_reduce_fx="cat")
 
-    def update(self, cam: Tensor, preds: Tensor, target: Tensor) -> None:
-        if self.common_grid is not None and cam.ndim == 3:  # other shapes are refused below
-            cam = pool_to_grid(cam.to(self.count.dtype), self.common_grid)
-        super().update(cam, preds, target)
-        if cam.shape[0] == 0 or self.distance == "squared":
-            return
-        member = class_membership(preds, target, self.num_classes)
+    def _add(self, member: Tensor, cam: Tensor) -> None:
+        if self.common_grid is not None:
+            cam = pool_to_grid(cam, self.common_grid)
+        super()._add(member, cam)
         if self.keeps_maps:
-            self.maps.append(cam.detach().float())
+            self.maps.append(cam.float())
             self.classes.append(torch.where(member.sum(1) > 0, member.argmax(1), self.num_classes))
-        else:
-            unit = unit_map(cam.detach().to(self.count.dtype))
-            self.unit_sum = self.unit_sum + torch.einsum("bk,bhw->khw", member.to(unit.dtype), unit)
+        elif self.distance == "pearson":
+            self.unit_sum = self.unit_sum + torch.einsum("bk,bhw->khw", member, unit_map(cam))
 
     def _take_map_size(self, size: tuple[int, ...]) -> None:
         super()._take_map_size(size)
@@ -210,31 +191,32 @@ class GazeConsistency(GazeSums):
             self.maps = [self.map_sum.new_zeros(0, *size, dtype=torch.float32)]
             self.classes = [self.map_sum.new_zeros(0, dtype=torch.int64)]
 
-    def compute(self) -> Tensor:
-        self._warn_unscaled()
-        if self.distance == "squared":
-            spread, number = self._within(self.min_samples)
-            cells = math.prod(self.map_sum.shape[1:])
-            return (spread / (number * cells)).float()  # 0/0: NaN
-        return (self._mean_of_kept() if self.keeps_maps else self._mean_pearson()).float()
-
-    def _mean_pearson(self) -> Tensor:
-        correlation = (self.unit_sum * unit_map(self.class_means())).sum((1, 2))  # (K,): sum of r
+    def _value(self) -> Tensor:
         chosen = self.count >= self.min_samples
-        apart = ((self.count - correlation).clamp(min=0) * chosen).sum()
-        return apart / (self.count * chosen).sum()
+        return self._unless_empty(self._mean(chosen), chosen)
 
-    def _mean_of_kept(self) -> Tensor:
+    def _mean(self, chosen: Tensor) -> Tensor:
+        """Over the images of the ``chosen`` classes (K,); 0/0: NaN."""
+        if self.keeps_maps:
+            return self._mean_of_kept(chosen)
+        if self.distance == "pearson":
+            correlation = (self.unit_sum * unit_map(self.class_means())).sum((1, 2))  # (K,): sum of r
+            apart = (self.count - correlation).clamp(min=0)
+        else:
+            apart = self._spreads() / math.prod(self.map_sum.shape[1:])
+        return (apart * chosen).sum() / (self.count * chosen).sum()
+
+    def _mean_of_kept(self, chosen: Tensor) -> Tensor:
         if not isinstance(self.maps, Tensor) and len(self.maps) == 0:
             return self.count.new_tensor(math.nan)
         maps, classes = dim_zero_cat(self.maps), dim_zero_cat(self.classes)
-        chosen = torch.cat([self.count >= self.min_samples, self.count.new_zeros(1, dtype=torch.bool)])
+        weight = torch.cat([chosen.to(self.count.dtype), self.count.new_zeros(1)])
         reference = torch.cat([self.class_means(), torch.zeros_like(self.map_sum[:1])])
         total = self.count.new_zeros(())
         for part, slot in zip(maps.split(CHUNK), classes.split(CHUNK), strict=True):  # bounds the float64 copy
             deviation = gaze_deviation(part.to(total.dtype), reference[slot], self.distance)
-            total = total + deviation @ chosen[slot].to(total.dtype)
-        return total / (self.count * chosen[:-1]).sum()
+            total = total + deviation @ weight[slot]
+        return total / (self.count * chosen).sum()
 
 
 class BalancedGazeConsistency(GazeSums):
@@ -242,7 +224,8 @@ class BalancedGazeConsistency(GazeSums):
     ``1/K' sum_c 1/((n_c - 1) H'W') sum_x ||CAM^(x) - mean_c||^2`` over the K' classes with at least 2 images.
 
     L_CAM itself weighs a class by its correct images and falls short by (n_c - 1)/n_c, so it changes with what is
-    classified correctly even where no gaze does. Lower is more consistent, 0..0.5; NaN without such a class.
+    classified correctly even where no gaze does. Lower is more consistent, 0..0.5; NaN without such a class, and where
+    every map of these classes is empty.
 
     Args:
         num_classes: K.
@@ -258,13 +241,13 @@ class BalancedGazeConsistency(GazeSums):
             raise ValueError(f"images={images!r} must be 'correct' or 'all'.")
         self.images = images
 
-    def update(self, cam: Tensor, preds: Tensor, target: Tensor) -> None:
-        super().update(cam, target if self.images == "all" else preds, target)
+    def _counted(self, preds: Tensor, target: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        return super()._counted(target if self.images == "all" else preds, target, *maps)
 
-    def compute(self) -> Tensor:
+    def _value(self) -> Tensor:
         chosen = self.count >= 2
         variances = self._spreads() / ((self.count - 1).clamp(min=1) * math.prod(self.map_sum.shape[1:]))
-        return ((variances * chosen).sum() / chosen.sum()).float()  # 0/0: NaN
+        return self._unless_empty((variances * chosen).sum() / chosen.sum(), chosen)  # 0/0: NaN
 
 
 class GazeEtaSquared(GazeSums):
@@ -276,8 +259,8 @@ class GazeEtaSquared(GazeSums):
 
     higher_is_better = True
 
-    def compute(self) -> Tensor:
-        return (1 - self._within(1)[0] / self._total()).clamp(max=1).float()
+    def _value(self) -> Tensor:
+        return (1 - self._spreads().sum() / self._total()).clamp(max=1)
 
 
 class GazeEpsilonSquared(GazeSums):
@@ -289,9 +272,9 @@ class GazeEpsilonSquared(GazeSums):
 
     higher_is_better = True
 
-    def compute(self) -> Tensor:
-        (within, number), classes = self._within(1), (self.count > 0).sum()
-        return (1 - within / (number - classes) * (number - 1) / self._total()).float()
+    def _value(self) -> Tensor:
+        number, classes = self.count.sum(), (self.count > 0).sum()
+        return 1 - self._spreads().sum() / (number - classes) * (number - 1) / self._total()
 
 
 class GazeEmptyFraction(GazeSums):
@@ -302,8 +285,8 @@ class GazeEmptyFraction(GazeSums):
 
     higher_is_better = False
 
-    def compute(self) -> Tensor:
-        return (self.empty / self.count.sum()).float()
+    def _value(self) -> Tensor:
+        return self.empty.sum() / self.count.sum()
 
 
 class GazeEntropy(GazeSums):
@@ -311,36 +294,28 @@ class GazeEntropy(GazeSums):
     1 uniform. Empty maps have none and are left out; NaN where all are empty.
     """
 
-    def compute(self) -> Tensor:
-        return (self.entropy_sum / (self.count.sum() - self.empty)).float()
+    def _value(self) -> Tensor:
+        return self.entropy_sum / (self.count.sum() - self.empty.sum())
 
 
 class CorrectCount(GazeSums):
-    """Number of correct images |D+|."""
+    """Number of correct images |D+| that have a finite map."""
 
     higher_is_better = True
 
-    def compute(self) -> Tensor:
-        return self.count.sum().float()
+    def _value(self) -> Tensor:
+        return self.count.sum()
 
 
 class ClassGaze(GazeSums):
     """Mean gaze of each class (K, H, W) in [0, 1], zero for a class without a correct image."""
 
-    def compute(self) -> Tensor:
-        return self.class_means().float()
+    def _value(self) -> Tensor:
+        return self.class_means()
 
 
 class ClassCounts(GazeSums):
     """Correct images of each class (K,)."""
 
-    def compute(self) -> Tensor:
+    def _value(self) -> Tensor:
         return self.count.long()
-
-
-def _check_batch(cam: Tensor, preds: Tensor, target: Tensor) -> None:
-    if cam.ndim != 3 or target.shape != cam.shape[:1] or preds.shape[:1] != cam.shape[:1]:
-        raise ValueError(
-            f"Gaze metrics need maps (B, H, W), predictions (B,) or (B, K) and targets (B,), "
-            f"got {tuple(cam.shape)}, {tuple(preds.shape)} and {tuple(target.shape)}."
-        )

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
 from gaze.cam.pool import pool_to_grid
-from gaze.consistency.deviation import class_membership
-from gaze.metrics.consistency import SUM_DTYPE
+from gaze.consistency.deviation import checked_batch
+from gaze.metrics.watched import WatchedMetric
 
 
 def mask_energy(cam: Tensor, mask: Tensor) -> Tensor:
@@ -86,7 +85,7 @@ def _centres(size: int, cells: int, like: Tensor) -> Tensor:
     return (2 * torch.arange(cells, device=like.device) + 1) * size // (2 * cells)
 
 
-class MaskSums(Metric):
+class MaskSums(WatchedMetric):
     """Sum states of the metrics below.
 
     Args:
@@ -98,8 +97,6 @@ class MaskSums(Metric):
         ValueError: no class, or a tolerance below 0.
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = True
     count: Tensor  # (): images that count
     energy_sum: Tensor  # ()
@@ -107,34 +104,34 @@ class MaskSums(Metric):
     hit_sum: Tensor  # ()
 
     def __init__(self, num_classes: int, tolerance: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be 1 or more.")
+        super().__init__(num_classes, **kwargs)
         if tolerance < 0:
             raise ValueError(f"tolerance={tolerance} must be 0 or more pixels.")
-        self.num_classes = num_classes
         self.tolerance = tolerance
         for name in ("count", "energy_sum", "lift_sum", "hit_sum"):
-            self.add_state(name, torch.zeros((), dtype=SUM_DTYPE), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros_like(self.excess), dist_reduce_fx="sum")
 
     def update(self, cam: Tensor, preds: Tensor, target: Tensor, mask: Tensor) -> None:
         """Add a batch.
 
         Args:
             cam: normalised maps (B, H, W) in [0, 1], of the true class.
-            preds: predicted classes (B,), or logits (B, K).
-            target: true classes (B,); one outside 0..K-1 (padding) does not count.
+            preds: predicted classes (B,), or scores (B, K) such as logits.
+            target: true classes (B,), whole numbers; one below 0 (padding) does not count.
             mask: (B, 1, S, T) in 0..1.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes or types that do not fit.
         """
-        _check_batch(cam, preds, target, mask)
-        if cam.shape[0] == 0:
+        preds, target = checked_batch(preds, target, self.num_classes, cam)
+        if mask.ndim != 4 or mask.shape[1] != 1 or len(mask) != len(cam):
+            raise ValueError(
+                f"mask must be masks (B, 1, S, T), one for each of the {len(cam)} maps, got {tuple(mask.shape)}."
+            )
+        if len(cam) == 0:
             return
-        cam, mask = cam.detach().to(self.count.dtype), mask.detach().to(self.count.dtype)
-        correct = class_membership(preds, target, self.num_classes).sum(1) > 0
-        counts = correct & (mask.amax((1, 2, 3)) > 0) & (cam.amax((1, 2)) > 0)  # (B,)
+        member, cam, mask = self._counted(preds, target, cam, mask)
+        counts = (member.sum(1) > 0) & (mask.amax((1, 2, 3)) > 0) & (cam.amax((1, 2)) > 0)  # (B,)
         self.count = self.count + counts.sum()
         self.energy_sum = self.energy_sum + (mask_energy(cam, mask) * counts).sum()
         self.lift_sum = self.lift_sum + (mask_lift(cam, mask) * counts).sum()
@@ -148,13 +145,13 @@ class GazeMaskEnergy(MaskSums):
         >>> metric = GazeMaskEnergy(num_classes=2)
         >>> mask = torch.zeros(1, 1, 4, 4)
         >>> mask[..., :2] = 1  # the left half
-        >>> metric.update(torch.tensor([[[3.0, 1.0]]]), torch.tensor([1]), torch.tensor([1]), mask)
+        >>> metric.update(torch.tensor([[[1.0, 0.25]]]), torch.tensor([1]), torch.tensor([1]), mask)
         >>> metric.compute()
-        tensor(0.7500)
+        tensor(0.8000)
     """
 
-    def compute(self) -> Tensor:
-        return (self.energy_sum / self.count).float()  # 0/0: NaN
+    def _value(self) -> Tensor:
+        return self.energy_sum / self.count  # 0/0: NaN
 
 
 class GazeMaskLift(MaskSums):
@@ -162,22 +159,12 @@ class GazeMaskLift(MaskSums):
     what a gaze that is the same everywhere has.
     """
 
-    def compute(self) -> Tensor:
-        return (self.lift_sum / self.count).float()
+    def _value(self) -> Tensor:
+        return self.lift_sum / self.count
 
 
 class GazePointing(MaskSums):
     """Share of images whose map's maximum lies in the mask, 0..1 (:func:`pointing`)."""
 
-    def compute(self) -> Tensor:
-        return (self.hit_sum / self.count).float()
-
-
-def _check_batch(cam: Tensor, preds: Tensor, target: Tensor, mask: Tensor) -> None:
-    batch = cam.shape[:1]
-    fits = cam.ndim == 3 and mask.ndim == 4 and mask.shape[1] == 1
-    if not fits or target.shape != batch or preds.shape[:1] != batch or mask.shape[:1] != batch:
-        raise ValueError(
-            f"Mask metrics need maps (B, H, W), predictions (B,) or (B, K), targets (B,) and masks (B, 1, S, T), got "
-            f"{tuple(cam.shape)}, {tuple(preds.shape)}, {tuple(target.shape)} and {tuple(mask.shape)}."
-        )
+    def _value(self) -> Tensor:
+        return self.hit_sum / self.count

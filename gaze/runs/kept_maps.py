@@ -19,7 +19,7 @@ from gaze.files import atomic_path
 from gaze.runs.run import Run
 
 MOST_CELLS = 8  # a side
-NONE = 0  # ``pred`` of an image that was not evaluated; else the predicted class + 1
+NONE = 0  # ``pred`` of an image that was not evaluated, or has no finite map; else the predicted class + 1
 COLUMNS = ("epoch", "gaze_consistency_cells", "gaze_consistency_fixed", "images_fixed")  # of the table
 
 
@@ -52,14 +52,15 @@ def open_maps(path: Path, epochs: int, images: int, shape: tuple[int, int]) -> n
 def consistency_of(maps: NDArray[np.uint8], target: NDArray[np.int64], chosen: NDArray[np.bool_]) -> float:
     """L_CAM, squared (thesis, Eq. 5-10), of the maps (N, h, w) of the ``chosen`` images (N,), 0..0.25.
 
-    Classes of fewer than 2 chosen images are left out; NaN where all are.
+    Classes of fewer than 2 chosen images are left out; NaN where all are, or all maps that are left are zero.
     """
-    spread, number = 0.0, 0
+    spread, number, some = 0.0, 0, False
     for label in np.unique(target[chosen]):
         own = maps[chosen & (target == label)].reshape(-1, maps[0].size) / 255.0
         if len(own) > 1:
             spread, number = spread + float(own.var(0).mean() * len(own)), number + len(own)
-    return spread / number if number else float("nan")
+            some |= bool(own.any())
+    return spread / number if some else float("nan")
 
 
 def finish_maps(run: Run, target: NDArray[np.int64]) -> None:

@@ -53,7 +53,17 @@ def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
         _check_numbers(table, ranges, source)
     for column in ranges:
         table[column] = table[column].astype("int64" if column in ("seed", "epoch") else "float64")
+    if "gaze_empty_fraction" in table:
+        _without_empty(table)
     return table[[*TIDY_COLUMNS, *(column for column in table if column not in TIDY_COLUMNS)]]
+
+
+def _without_empty(table: pd.DataFrame) -> None:
+    """No consistency where every correct image's map was empty: earlier versions wrote 0 there, as if perfect."""
+    empty = table["gaze_empty_fraction"] == 1
+    for column in table.columns[table.columns.str.startswith("gaze_consistency")]:
+        of_others = column in ("gaze_consistency_all", "gaze_consistency_fixed")  # images, which may have maps
+        table[column] = table[column].mask(empty & ((table[column] == 0) | (not of_others)))
 
 
 def _plainly_good(table: pd.DataFrame, ranges: Ranges) -> bool:

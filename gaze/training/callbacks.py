@@ -25,7 +25,7 @@ from gaze.errors import TrainingError
 from gaze.files import atomic_path
 from gaze.measures import epoch_columns, measures
 from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figure
-from gaze.runs.kept_maps import MOST_CELLS, open_maps
+from gaze.runs.kept_maps import MOST_CELLS, NONE, open_maps
 from gaze.runs.run import Run
 from gaze.runs.status import Interrupted
 from gaze.training.checkpoints import is_last_step
@@ -152,9 +152,10 @@ class KeepMaps(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         if outputs is not None:  # else nothing but padding
-            cells = pool_by_cells(outputs["cam"], MOST_CELLS)
+            finite = outputs["cam"].isfinite().flatten(1).all(1)  # (B,): a map that is not is no map
+            cells = pool_by_cells(torch.where(finite[:, None, None], outputs["cam"], 0), MOST_CELLS)
             self._maps[batch.place] = cells.mul(255).round().to(torch.uint8)
-            self._preds[batch.place] = outputs["preds"].int() + 1
+            self._preds[batch.place] = torch.where(finite, outputs["preds"].int() + 1, NONE)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Each image was seen by one process, and the others have zeros for it.

@@ -92,6 +92,13 @@ def test_nothing_to_compare_is_nan():
     assert metric.compute().isnan()
 
 
+def test_maps_that_are_all_empty_have_no_score():
+    cam, logits, target = _data()
+    metric = CScore(K)
+    metric.update(torch.zeros_like(cam), logits, target)
+    assert metric.compute().isnan()
+
+
 def test_predictions_without_confidence_are_refused():
     cam, logits, target = _data()
     with pytest.raises(ValueError, match=r"needs logits \(B, 3\), got \(50,\)"):

@@ -9,10 +9,12 @@ import torch
 from conftest import REPO
 
 from gaze.cam.pool import pool_by_cells
+from gaze.data.datamodule import Batch
 from gaze.metrics.consistency import GazeConsistency
-from gaze.runs.kept_maps import consistency_of, finish_maps, last_maps, open_maps
+from gaze.runs.kept_maps import NONE, consistency_of, finish_maps, last_maps, open_maps
 from gaze.runs.load import load_runs
 from gaze.runs.run import Run
+from gaze.training.callbacks import KeepMaps
 from gaze.training.train import run_training
 
 
@@ -35,6 +37,26 @@ def test_consistency_of_chosen_images_is_the_metrics():
     metric.update(torch.from_numpy(maps) / 255, right, torch.from_numpy(target))
     assert consistency_of(maps, target, chosen) == pytest.approx(metric.compute().item(), rel=1e-6)
     assert np.isnan(consistency_of(maps, target, np.zeros(40, bool)))
+
+
+def test_maps_that_are_all_zero_have_no_consistency():
+    maps, target = np.zeros((6, 4, 5), np.uint8), np.arange(6) % 3
+    assert np.isnan(consistency_of(maps, target, np.ones(6, bool)))
+    maps[0, 1, 1] = 255
+    assert consistency_of(maps, target, np.ones(6, bool)) == pytest.approx(0.25 / 20 / 3)
+    assert np.isnan(consistency_of(maps, target, target > 0))
+
+
+def test_a_map_that_is_not_finite_is_kept_as_none(tmp_path):
+    callback = KeepMaps(Run(tmp_path))
+    callback._maps = torch.full((3, 4, 4), 9, dtype=torch.uint8)
+    callback._preds = torch.full((3,), 9, dtype=torch.int32)
+    cam = torch.ones(3, 4, 4)
+    cam[1, 2, 2] = torch.nan
+    batch = Batch(torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), torch.tensor([2, 0, 1]), None)
+    callback.on_validation_batch_end(None, None, {"cam": cam, "preds": torch.tensor([0, 1, 2])}, batch, 0)
+    assert callback._preds.tolist() == [NONE, 3, 1]
+    assert callback._maps.flatten(1).unique(dim=1).flatten().tolist() == [0, 255, 255]
 
 
 FOUR = ("model=level2", "trainer.max_epochs=4", "optimizer.lr=1e-3")
@@ -105,7 +127,7 @@ def test_maps_that_are_gone_when_a_run_resumes_leave_empty_epochs(kept, tmp_path
     file.flush()
     finish_maps(run, target)
     gone = [row.get("gaze_consistency_fixed") for row in run.table(file=run.grid_file)[1]]
-    there = [row["gaze_consistency_fixed"] for row in kept.table(file=kept.grid_file)[1]]
+    there = [row.get("gaze_consistency_fixed") for row in kept.table(file=kept.grid_file)[1]]
     assert gone == [None, None, *there[2:]]
 
 

@@ -250,6 +250,29 @@ def test_measures_may_be_empty(tmp_path):
     assert runs[["gaze_consistency", "gaze_consistency_rms", "kappa"]].isna().sum().tolist() == [1, 1, 1]
 
 
+def test_where_every_map_was_empty_runs_of_earlier_versions_have_no_consistency(tmp_path):
+    of_images = ["gaze_consistency_all", "gaze_consistency_fixed"]
+    table = made_up_runs(models=("level2",), seeds=(0,))[[*TIDY_COLUMNS, "run"]]
+    table = table.assign(gaze_consistency_grid=0.01, gaze_consistency_js=0.4, gaze_empty_fraction=0.5)
+    table[of_images] = 0.02
+    table.loc[2, ["gaze_consistency", "gaze_consistency_l2", "gaze_consistency_grid", "gaze_empty_fraction"]] = (
+        0,
+        0,
+        0,
+        1,
+    )
+    table.loc[2, "gaze_consistency_js"] = 1.0
+    table.loc[3, ["gaze_empty_fraction", *of_images]] = 1, 0, 0  # nor had the wrong images a map
+    table.loc[4, ["gaze_consistency", *of_images]] = 0  # one gaze for all: perfect, and no empty map
+    table.to_csv(tmp_path / "x.csv", index=False)
+    runs = load_runs(tmp_path / "x.csv")
+    gone = runs.filter(like="gaze_consistency").isna()
+    assert gone.loc[[2, 3]].drop(columns=of_images).all(axis=None) and not gone.drop(index=[2, 3]).any(axis=None)
+    assert gone.loc[[2, 3], of_images].to_numpy().tolist() == [[False, False], [True, True]]
+    write_tidy_csv(runs, tmp_path / "y.csv")
+    pd.testing.assert_frame_equal(load_runs(tmp_path / "y.csv"), runs, check_exact=True)
+
+
 def test_rows_that_come_twice_are_a_second_run(tmp_path):
     table = made_up_runs(models=("level2",), seeds=(0,))[TIDY_COLUMNS]
     pd.concat([table, table]).to_csv(tmp_path / "x.csv", index=False)
