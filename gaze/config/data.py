@@ -20,6 +20,8 @@ class DatasetConfig(Settings):
     image_size: int = Field(224, ge=2)  # images become (channels, image_size, image_size)
     channels: int = 1  # 1 grey, 3 RGB
     batch_size: int = Field(32, ge=1)
+    # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; null: [0, 65535]
+    window: Literal["auto"] | list[int] | None = "auto"
     train_images: int | None = Field(None, ge=1)  # phantom: drawn; others: as even a choice of classes, null for all
     test_images: int | None = Field(None, ge=1)
     seed: int = 0  # of the images drawn or chosen, apart from the run's own seed
@@ -47,6 +49,14 @@ class DatasetConfig(Settings):
     def _grey_or_colour(cls, value: int) -> int:
         if value not in (1, 3):
             raise ValueError("must be 1 (grey) or 3 (RGB)")
+        return value
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _low_and_high(cls, value: Any) -> Any:
+        pair = isinstance(value, list) and [type(end) for end in value] == [int, int] and value[0] < value[1]
+        if not (pair or value in ("auto", None)):
+            raise ValueError("must be auto, null or two whole numbers [low, high], which become 0 and 255")
         return value
 
     @field_validator("train_images", "test_images")

@@ -179,10 +179,12 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run without those that only say where it runs and where its files lie.
 
     ``dataset.root`` stays for a folder of one's own: there it says which images. A published set is the same
-    wherever its copy lies.
+    wherever its copy lies. A window is left out that follows from the images.
     """
     dataset, trainer = dict(values["dataset"]), dict(values["trainer"])
     dataset.pop("cache", None)
+    if dataset.get("window") in ("auto", None):
+        dataset.pop("window", None)
     trainer.pop("accelerator", None)
     if SOURCES[dataset["kind"]].needs != ("root",):
         dataset.pop("root", None)

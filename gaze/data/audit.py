@@ -16,9 +16,18 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 
+# What is odd about an image that is read all the same; "3 images: ..." in the audit.
+DEEP = "more than 8 bits"
+TURNED = "turned as their EXIF orientation says"
+FRAMES = "several frames, of which the first is read"
+ALPHA = "a shape in transparency alone, which is dropped"
+DEEP_COLOUR = "16 bits a colour, of which the upper 8 are read"
+
 
 class Record(NamedTuple):
-    """One decoded image. ``size`` is (width, height) in pixels before resizing, ``mode`` is Pillow's."""
+    """One decoded image. ``digest`` is of its values before they are resized, and beyond 8 bits before they are
+    converted; ``size`` is (width, height) in pixels before resizing, ``mode`` is Pillow's; ``remarks`` say what is odd.
+    """
 
     path: str
     split: str  # train | test
@@ -26,6 +35,7 @@ class Record(NamedTuple):
     digest: bytes
     size: tuple[int, int]
     mode: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -51,7 +61,8 @@ class Audit:
     """Plain data, JSON-able. Counts are of images in use: after unreadable and leaked ones are left out.
 
     ``widths`` and ``heights`` are (lowest, highest) in pixels before resizing, ``common_sizes`` maps the three
-    most frequent "WIDTHxHEIGHT" to their counts, ``unreadable`` holds "path: cause".
+    most frequent "WIDTHxHEIGHT" to their counts, ``remarks`` what is odd about images to how many there are of them,
+    ``window`` is the values that become 0 and 255 in images beyond 8 bits, ``unreadable`` holds "path: cause".
     """
 
     name: str
@@ -62,6 +73,8 @@ class Audit:
     heights: tuple[int, int]
     common_sizes: dict[str, int]
     modes: dict[str, int]
+    remarks: dict[str, int] = field(default_factory=dict)
+    window: list[int] | None = None
     twins: Twins = field(default_factory=Twins)
     dropped: int = 0  # training images left out because they also stand in test
     unreadable: list[str] = field(default_factory=list)
@@ -82,9 +95,11 @@ class Audit:
             *self._table(),
             f"  sizes: {self._sizes()}",
             f"  modes: {counts}",
+            *(f"  {n:,} images: {remark}" for remark, n in self.remarks.items()),
+            *([self._window_line()] if DEEP in self.remarks else []),
             *self._twin_lines(),
             *_listed("unreadable, left out", self.unreadable),
-            *_listed("ignored, not an image", self.ignored),
+            *_listed("left out, no image of a format that is read", self.ignored),
             *(f"  warning: {warning}" for warning in self.warnings),
         ]
 
@@ -101,6 +116,10 @@ class Audit:
         if (w0, h0) == (w1, h1):
             return f"all {common}"
         return f"width {w0}-{w1}, height {h0}-{h1} pixels; most often {common} ({count:,})"
+
+    def _window_line(self) -> str:
+        low, high = self.window or (0, 65535)
+        return f"  window: {low} becomes 0 and {high} becomes 255 in images of more than 8 bits"
 
     def _twin_lines(self) -> list[str]:
         t = self.twins
@@ -125,12 +144,13 @@ class Audit:
         )
 
 
-def pixel_digest(pixels: Pixels) -> bytes:
+def pixel_digest(pixels: NDArray[Any]) -> bytes:
     """Sixteen bytes that are equal for equal images: blake2b over the array's shape and its bytes.
 
     Args:
         pixels: (H, W) or (H, W, 3) uint8, decoded and converted to the channels in use, at native size. So two
-            files are twins when a model would see the same image, whatever their names, formats or metadata.
+            files are twins when a model would see the same image, whatever their names, formats or metadata. Beyond 8
+            bits (H, W) uint16, the values of the file: images that differ in them are not alike.
     """
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
@@ -182,6 +202,7 @@ def make_audit(
         heights=(min(heights), max(heights)),
         common_sizes={f"{w}x{h}": n for (w, h), n in Counter(r.size for r in used).most_common(3)},
         modes=dict(Counter(r.mode for r in used).most_common()),
+        remarks=dict(Counter(remark for r in used for remark in r.remarks).most_common()),
         twins=find_twins([*used, *dropped]),
         dropped=len(dropped),
     )

@@ -23,10 +23,10 @@ from gaze.cam import pool
 from gaze.choices import SOURCES
 from gaze.config.data import DatasetConfig
 from gaze.data import decode, masks
-from gaze.data.audit import Audit, Pixels, Record, first_few, make_audit, pixel_digest
+from gaze.data.audit import DEEP, Audit, Pixels, Record, first_few, make_audit, pixel_digest
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
-from gaze.data.decode import Half, read_images
-from gaze.data.masks import MaskFiles, add_masks, mirrored_masks
+from gaze.data.decode import Half, find_window, is_deep, read_images
+from gaze.data.masks import MaskFiles, add_masks, check_seen, mirrored_masks
 from gaze.data.sources import phantom, ultrasound
 from gaze.data.sources.folders import Folder, check_folders, find_splits, list_folder, local_root
 from gaze.data.sources.kaggle import WAYS_OUT, download
@@ -137,7 +137,14 @@ def _decoded(
         "image_size": config.image_size,
         "channels": config.channels,
         "on_bad_image": config.on_bad_image,
+        "window": config.window,
     }
+    if (
+        "all" in folders
+        and config.window == "auto"
+        and any(is_deep(root / path) for path, _ in folders["all"].labelled())
+    ):
+        wanted |= {"split": [config.test_fraction, config.split_seed]}  # whose training images the window is of
     source = {"source": _source(decode), "pillow": PIL.__version__}
     if found is not None:
         wanted |= {"masks": os.path.realpath(found.root), "classes": classes}
@@ -174,14 +181,23 @@ def _read_folders(
     say: Say,
 ) -> dict[str, Half]:
     """Decode all folders; refuse what cannot be trained on, so that it is not kept in the cache."""
-    halves = {
-        split: read_images(
-            root, folder.name or root.name, folder.labelled(), split, config.channels, config.image_size, say
-        )
-        for split, folder in folders.items()
-    }
+
+    def read(window: list[int] | None) -> dict[str, Half]:
+        size = config.channels, config.image_size
+        return {
+            split: read_images(root, folder.name or root.name, folder.labelled(), split, *size, say, window)
+            for split, folder in folders.items()
+        }
+
+    halves = read(config.window if isinstance(config.window, list) else None)
+    if config.window == "auto":
+        train = halves["train"] if "train" in halves else ultrasound.divide(halves["all"], config)["train"]
+        window = find_window([root / r.path for r in train.records if r is not None and DEEP in r.remarks])
+        if window is not None:
+            halves = read(window)
     if found is not None:
         halves = {split: add_masks(half, found, say) for split, half in halves.items()}
+        check_seen(found.root, halves.values())
     bad = [line for half in halves.values() for line in half.bad]
     if bad and config.on_bad_image == "error":
         listed = "\n  ".join(first_few(bad))
@@ -221,8 +237,8 @@ def _packed(halves: dict[str, Half]) -> Entry:
         arrays[split] = half.images
         if half.masks is not None:
             arrays[f"{split}_masks"] = half.masks
-        rows = [None if r is None else [r.path, r.label, r.digest.hex(), r.size, r.mode] for r in half.records]
-        facts[split] = {"records": rows, "bad": half.bad, "notes": list(half.notes)}
+        rows = [None if r is None else r._replace(digest=r.digest.hex()) for r in half.records]  # type: ignore[arg-type]
+        facts[split] = {"records": rows, "bad": half.bad, "notes": list(half.notes), "window": half.window}
     images = sum(r is not None for half in halves.values() for r in half.records)
     return Entry(arrays, facts, images, all(half.lasting for half in halves.values()))
 
@@ -230,13 +246,14 @@ def _packed(halves: dict[str, Half]) -> Entry:
 def _unpacked(entry: Entry) -> dict[str, Half]:
     halves = {}
     for split, facts in entry.facts.items():
-        records = [
-            None if row is None else Record(row[0], split, row[1], bytes.fromhex(row[2]), tuple(row[3]), row[4])
-            for row in facts["records"]
-        ]
-        kept = entry.arrays.get(f"{split}_masks")
-        halves[split] = Half(entry.arrays[split], records, facts["bad"], kept, notes=facts.get("notes", ()))
+        records = [None if row is None else _record(*row) for row in facts["records"]]
+        kept, more = entry.arrays.get(f"{split}_masks"), {"notes": facts["notes"], "window": facts["window"]}
+        halves[split] = Half(entry.arrays[split], records, facts["bad"], kept, **more)
     return halves
+
+
+def _record(path: str, split: str, label: int, digest: str, size: list[int], mode: str, remarks: list[str]) -> Record:
+    return Record(path, split, label, bytes.fromhex(digest), (size[0], size[1]), mode, tuple(remarks))
 
 
 def half_of(split: str, images: Pixels, targets: NDArray[np.int64], masks: Pixels | None = None) -> Half:
@@ -279,6 +296,7 @@ def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Hal
     used = [r for half, places in zip((train, test), chosen, strict=True) for r in _records(half, places)]
     _check_classes_left(root, classes, used)
     audit = make_audit(config.name, None if root is None else str(root), classes, used, list(dropped))
+    audit.window = train.window
     return ImageData(classes, _keep(train, chosen[0]), _keep(test, chosen[1]), audit)
 
 

@@ -1,8 +1,9 @@
 """Lesion masks on disk: which files belong to which image, and what becomes of their pixels.
 
 A mask is decoded at its own size to 0 and 1: a pixel is 1 where it has at least half of the file's largest value, so
-that masks of 0/255, of 0/1 and with soft edges read alike; a black file is an empty mask. Several files of one image
-are united. Then it is stretched to S x S, as its image is: each target pixel gets the share of its area that the
+that masks of 0/255, of 0/1 (with 8 bits or more) and with soft edges read alike; a black file is an empty mask. Where a
+file is of one colour, its opacity counts instead. An EXIF orientation is applied, as to images. Several files of one
+image are united. Then it is stretched to S x S, as its image is: each target pixel gets the share of its area that the
 lesion covers (exact areas), and is 1 where that is a half or more. Image and mask share one frame from edge to
 edge, so they stay aligned at every size.
 """
@@ -11,19 +12,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from gaze.cam.pool import pool_to_grid
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import Pixels, Record, first_few
-from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image
+from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image, shape_in_alpha, upright
 from gaze.data.sources.folders import Folder, list_folder
 from gaze.errors import DataError
 
@@ -95,9 +97,8 @@ def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[i
     """
     layers = []
     for path in paths:
-        with Image.open(path) as opened:
-            opened.load()
-            values = np.asarray(convert_image(opened, 1))
+        with path.open("rb") as file, Image.open(file) as opened:  # as in gaze.data.decode
+            values = mask_values(upright(opened)[0])
         layers.append((values > 0) & (values >= values.max() / 2))
     sizes = sorted({(layer.shape[1], layer.shape[0]) for layer in layers})
     if len(sizes) > 1:
@@ -106,6 +107,26 @@ def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[i
     # Pillow's box filter takes whole pixels only, by their centres, and would move edges by up to half of one.
     share = pool_to_grid(torch.from_numpy(union[None]).double(), image_size)  # (1, S, S)
     return (share >= COVERED).numpy().astype(np.uint8), sizes[0], bool(union.any())
+
+
+def mask_values(image: Image.Image) -> NDArray[Any]:
+    """What a mask's threshold is about, (H, W): the file's own values where they are beyond 8 bits, opacity where all
+    else is of one colour, else grey values."""
+    if image.mode[0] in "IF":
+        return np.asarray(image)
+    if image.has_transparency_data and shape_in_alpha(image):
+        return np.asarray(image.convert("RGBA").getchannel("A"))
+    return np.asarray(convert_image(image, 1))
+
+
+def check_seen(root: Path, halves: Iterable[Half]) -> None:
+    """Raise DataError where the masks of a whole set are empty, though there are some."""
+    masks = [half.masks for half in halves if half.masks is not None]
+    if masks and not any(mask.any() for mask in masks):
+        raise DataError(
+            f"Every mask in {root} is empty at this dataset.image_size. A mask is white, 1 or opaque on the lesion and "
+            "black, 0 or transparent elsewhere. Mend the masks, or leave dataset.mask_dir out."
+        )
 
 
 def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None]) -> Half:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
@@ -49,7 +50,8 @@ def plan_run(run: Run, held: bool = False) -> Plan:
         raise BusyError(busy_message(run.folder))
     if config.rerun and run.begun:
         same = not differences(run.rerun)
-        return Plan("resume" if config.resume and same and run.rerun.begun else "start", run.rerun)
+        again = config.resume and same and run.rerun.begun
+        return Plan("resume", as_begun(run.rerun)) if again else Plan("start", run.rerun)
     other = differences(run)
     if not run.begun and not run.checkpoints.exists():
         return Plan("start", run)  # nothing to lose
@@ -61,7 +63,23 @@ def plan_run(run: Run, held: bool = False) -> Plan:
         )
     if run.finished:
         return Plan("skip", run)
-    return Plan("resume" if config.resume else "start", run)
+    return Plan("resume", as_begun(run)) if config.resume else Plan("start", run)
+
+
+def as_begun(run: Run) -> Run:
+    """The run with the window that it was begun with, where that follows from the images."""
+    config = run.settings
+    if config.dataset.window != "auto":
+        return run
+    try:
+        return replace(run, given=with_window(config, Run(run.folder).settings.dataset.window))
+    except DataError:  # config.json is damaged; its images are the same
+        return run
+
+
+def with_window(config: TrainConfig, window: Literal["auto"] | list[int] | None) -> TrainConfig:
+    """Settings with another ``dataset.window``."""
+    return config.model_copy(update={"dataset": config.dataset.model_copy(update={"window": window})})
 
 
 def finished_row(run: Run) -> dict[str, float] | None:
@@ -84,6 +102,8 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
         there = flat_settings(place_free(run.values()))
     except (DataError, KeyError, TypeError):
         return {}
+    if run.settings.dataset.window == "auto":
+        there.pop("dataset.window", None)  # what it was for those images
     now, default = flat_settings(place_free(run.settings.to_dict())), flat_settings(TrainConfig().to_dict())
     pairs = {name: (there.get(name, default.get(name)), now.get(name)) for name in sorted(there.keys() | now.keys())}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -17,6 +17,8 @@ def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(optimizer, Mapping) and "plateau_patience" in optimizer:
         values["optimizer"] = {key: value for key, value in optimizer.items() if not key.startswith("plateau_")}
         values["scheduler"] = {"factor": optimizer["plateau_factor"], "patience": optimizer["plateau_patience"]}
+    if isinstance(values.get("dataset"), Mapping):
+        values["dataset"] = {"window": None, **values["dataset"]}  # before there was one, 0..65535 became 0..255
     dataset = values.get("dataset")
     if isinstance(dataset, Mapping) and "drop_leaked" in dataset:
         values["dataset"] = {key: value for key, value in dataset.items() if key != "drop_leaked"}

@@ -30,7 +30,7 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
 from gaze.measures import measures
-from gaze.runs.folder import finish_rerun, move_to_previous, plan_run
+from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
 from gaze.runs.kept_maps import finish_maps
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
@@ -131,6 +131,8 @@ def _train(
     }
     with tracked(run.folder, **facts) as results, explained(config):
         module = _build_module(config, data)
+        if config.dataset.window == "auto":  # known now
+            write_json(run.config_file, with_window(config, data.data.audit.window).to_dict())
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         say("\n".join(data.data.audit.lines()))
@@ -160,6 +162,7 @@ def _train_beside(run: Run) -> dict[str, float]:
     else:  # all processes were started at once, by SLURM or torchrun
         found = find_checkpoint(run, lambda line: None) if config.resume and not config.rerun else None
         checkpoint = str(found.path) if found else ""
+    config = as_begun(run).settings if checkpoint else config
     data = GazeDataModule(config.dataset, config.augmentation, seed=config.seed)
     trainer = build_trainer(config, run.folder, [EpochTable(run.metrics_file)])
     trainer.fit(_build_module(config, data), datamodule=data, ckpt_path=checkpoint or None)

@@ -1,7 +1,9 @@
 """Reading folders: every mode of image, every way in which a folder can be wrong."""
 
 import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,15 @@ import pytest
 import torch
 from conftest import SHARED
 from image_sets import refused, shipped
-from PIL import Image
+from PIL import Image, features
 from torchvision import transforms
 
 from gaze.config.data import DatasetConfig
-from gaze.data.audit import Audit
+from gaze.data.audit import ALPHA, DEEP_COLOUR, FRAMES, Audit
 from gaze.data.datasets import load_dataset
-from gaze.data.decode import convert_image, decode_image
+from gaze.data.decode import convert_image, decode_image, find_window
 from gaze.data.sources.phantom import CLASSES
+from gaze.errors import ConfigError
 
 BRAIN, CHEST = SHARED / "brain_tumor_mri", SHARED / "chest_xray"
 needs_brain = pytest.mark.skipif(not BRAIN.is_dir(), reason=f"no folder {BRAIN} (set GAZE_SHARED_DATA)")
@@ -72,7 +75,7 @@ def test_folder_pair(root):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_equals_torchvision(tmp_path, suffix, shape, channels):
     path = save(tmp_path / f"x.{suffix}", 1, shape)
-    pixels, _, size, _ = decode_image(path, channels, 16)
+    pixels, _, size, *_ = decode_image(path, channels, 16)
     steps = [transforms.Grayscale()] if channels == 1 else []
     oracle = transforms.Compose([*steps, transforms.Resize((16, 16)), transforms.PILToTensor()])
     with Image.open(path) as image:  # ImageFolder's loader converts to RGB first
@@ -131,18 +134,130 @@ def test_pixels_without_known_range_are_refused():
             convert_image(Image.fromarray(values), 1)
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(noise(6)).save(tmp_path / "x.png", exif=exif)
-    assert decode_image(tmp_path / "x.png", 1, 16)[2] == (30, 20)
+def bright(seed: int, name: str) -> np.ndarray:
+    """Values 20..69, in the middle 60 more for dogs: what tells the classes apart is brightness."""
+    values = np.random.default_rng(seed).integers(20, 70, (24, 24))
+    values[8:16, 8:16] += 60 * (name == "dog")
+    return values
+
+
+def deep_set(root: Path, values=lambda v: v.astype(np.uint16), suffix: str = "png") -> dict[str, np.ndarray]:
+    """Two classes, four training and two test images of each; the training values by class."""
+    kept: dict[str, list[np.ndarray]] = {"cat": [], "dog": []}
+    for s, (split, count) in enumerate((("train", 4), ("test", 2))):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                drawn = bright(100 * s + i, name)
+                path = root / split / name / f"{i}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values(drawn)).save(path)
+                kept[name] += [drawn] if split == "train" else []
+    return {name: np.stack(drawn) for name, drawn in kept.items()}
+
+
+@pytest.mark.parametrize(("scale", "suffix"), [(1, "png"), (16, "png"), (257, "tif"), (500, "png")])
+def test_beyond_8_bits_one_window_is_taken_from_the_training_images(tmp_path, scale, suffix):
+    train = deep_set(tmp_path, lambda v: (v * scale).astype(np.uint16), suffix)
+    pixels = np.concatenate([*train.values()]).ravel() * scale
+    low, high = (int(np.percentile(pixels, q, method="inverted_cdf")) for q in (0.5, 99.5))
+    data = load_dataset(config(tmp_path, image_size=24))
+    assert data.audit.window == [low, high] and not data.audit.twins.groups
+    expected = (np.concatenate([*train.values()]) * scale - low) / (high - low) * 255
+    assert np.array_equal(data.train.images[:, 0], np.rint(expected.clip(0, 255)))
+    assert f"window: {low} becomes 0 and {high} becomes 255" in "\n".join(data.audit.lines())
+    assert data.audit.remarks == {"more than 8 bits": 12}
+    again = load_dataset(config(tmp_path, image_size=24))  # out of the cache
+    assert again.audit == data.audit and torch.equal(again.test.images, data.test.images)
+    given = load_dataset(config(tmp_path, image_size=24, window=[low, high], cache="off"))
+    assert torch.equal(given.train.images, data.train.images) and given.audit.window == [low, high]
+    whole = load_dataset(config(tmp_path, image_size=24, window=None))
+    assert np.array_equal(whole.train.images[:4, 0], np.rint(train["cat"] * scale / 257))
+
+
+def test_8_bit_images_have_no_window(root):
+    audit = load_dataset(config(root)).audit
+    assert audit.window is None and "window" not in "\n".join(audit.lines())
+
+
+def test_window_of_flat_images(tmp_path):
+    for i, values in enumerate((np.full((9, 9), 700), np.pad([[9]], ((0, 39), (0, 39))))):
+        Image.fromarray(values.astype(np.uint16)).save(tmp_path / f"{i}.png")
+    assert find_window([tmp_path / "0.png"]) == [700, 701]
+    assert find_window([tmp_path / "1.png"]) == [0, 9]
+    assert find_window([]) is None
+
+
+def test_a_format_that_declares_its_range_keeps_it(root):
+    """12-bit values 3520, 2080, 640 of a PGM file with maxval 4095 are 219, 130, 40 of 255."""
+    for split in ("train", "test"):
+        for name, shift in (("cat", 0), ("dog", 1)):
+            values = np.array([[3520, 2080], [640 + (split == "test"), shift]], ">u2")
+            (root / split / name / "deep.pgm").write_bytes(b"P5 2 2 4095\n" + values.tobytes())
+    data = load_dataset(config(root, image_size=2))
+    assert data.audit.window is None and data.audit.remarks == {}
+    image = data.train.images[data.train.paths.index("train/cat/deep.pgm"), 0]
+    assert image.tolist() == [[219, 130], [40, 0]]
+
+
+def test_windows_that_are_none_are_refused():
+    for value in ([3, 3], [1], [0.5, 2.0], "wide", 5, [True, 4]):
+        with pytest.raises(ConfigError, match=r"window=.* must be auto, null or two whole numbers \[low, high\]"):
+            DatasetConfig(window=value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_exif_orientation_is_applied_and_counted(root, suffix):
+    plain = np.zeros((32, 48), np.uint8)
+    plain[:8, :8] = 200
+    for name in ("cat", "dog"):
+        for orientation in (3, 6):
+            exif = Image.Exif()
+            exif[0x0112] = orientation  # 3: stored upside down; 6: to be turned by 90 degrees clockwise
+            values = plain + 9 * orientation * (name == "dog")
+            stored = Image.fromarray(values).rotate({3: 180, 6: 90}[orientation], expand=True)
+            stored.save(root / "test" / name / f"turned{orientation}.{suffix}", exif=exif)
+    data = load_dataset(config(root, on_leak="warn"))
+    turned = [i for i, path in enumerate(data.test.paths) if "turned" in path]
+    assert len(turned) == 4 and (data.test.images[turned, 0, 1, 1] > 190).all()
+    assert (data.test.images[turned, 0, -2, -2] < 100).all()
+    assert data.audit.remarks == {"turned as their EXIF orientation says": 4}
+    assert "4 images: turned as their EXIF orientation says" in "\n".join(data.audit.lines())
+    assert data.audit.common_sizes["48x32"] == 4
+
+
+def test_damaged_exif_data_say_nothing(tmp_path):
+    Image.fromarray(noise(6)).save(tmp_path / "x.jpg", exif=b"Exif\x00\x00MM\x00*garbage")
+    assert decode_image(tmp_path / "x.jpg", 1, 16).remarks == ()
+
+
+def test_what_is_dropped_is_said(tmp_path):
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (1, 90)]
+    for suffix in ("gif", "tif", "png", "webp"):
+        frames[1].save(tmp_path / f"several.{suffix}", save_all=True, append_images=frames[:1])
+        found = decode_image(tmp_path / f"several.{suffix}", 1, 8)
+        assert found.remarks == (FRAMES,) and abs(int(found.pixels.max()) - 90) < 3
+        frames[1].save(tmp_path / f"one.{suffix}")
+        assert decode_image(tmp_path / f"one.{suffix}", 1, 8).remarks == ()
+    shape = np.zeros((8, 8, 4), np.uint8)
+    shape[2:5, 2:5, 3] = 255
+    Image.fromarray(shape).save(tmp_path / "alpha.png")
+    assert decode_image(tmp_path / "alpha.png", 3, 8).remarks == (ALPHA,)
+    Image.fromarray(noise(1, (8, 8, 4))).save(tmp_path / "both.png")
+    assert decode_image(tmp_path / "both.png", 3, 8).remarks == ()
+    deep = np.random.default_rng(0).integers(0, 65536, (5, 4, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)  # Pillow writes no such file
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 4, 5, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    png = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
+    (tmp_path / "colour.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png))
+    assert decode_image(tmp_path / "colour.png", 3, 8).remarks == (DEEP_COLOUR,)
 
 
 def test_clutter_links_and_nested_folders(root):
     (root / "train" / "cat" / ".DS_Store").write_text("x")
     (root / "train" / "cat" / "._0.png").write_text("x")
     (root / "train" / "cat" / "Thumbs.db").write_text("x")
-    (root / "train" / "__MACOSX").mkdir()
+    for folder in ("__MACOSX", "@eaDir", "#recycle", "cat/@eaDir", ".ipynb_checkpoints"):
+        save(root / "train" / folder / "thumb.jpg", 7)
     (root / "train" / "cat" / "notes.txt").write_text("x")
     save(root / "train" / "loose.png", 900)
     save(root / "elsewhere" / "deep" / "far.PNG", 901)
@@ -151,6 +266,26 @@ def test_clutter_links_and_nested_folders(root):
     data = load_dataset(config(root))
     assert data.train.paths[:4] == [*(f"train/cat/{i}.png" for i in range(3)), "train/cat/linked/deep/far.PNG"]
     assert data.audit.ignored == ["train/cat/notes.txt", "train/loose.png"]
+
+
+def test_formats_that_are_read(root):
+    suffixes = [
+        "jpeg",
+        "jfif",
+        "bmp",
+        "gif",
+        "pgm",
+        "tiff",
+        "webp",
+        "jp2",
+        *(["avif"] if features.check("avif") else []),
+    ]
+    for number, suffix in enumerate(suffixes):
+        save(root / "train" / "cat" / f"x{suffix}.{suffix}", 50 + number)
+    (root / "train" / "cat" / "x.heic").write_text("x")
+    data = load_dataset(config(root))
+    assert {path.rpartition(".")[2] for path in data.train.paths} == {"png", *suffixes}
+    assert data.audit.ignored == ["train/cat/x.heic"] and data.audit.unreadable == []
 
 
 def test_other_folder_names_and_one_level_off(root):

@@ -85,6 +85,40 @@ def test_masks_of_every_range_and_mode_read_alike(tmp_path, mode, values):
     assert np.array_equal(decode_mask([tmp_path / "m.png"], 8)[0][0], lesion)
 
 
+def test_masks_beyond_8_bits_and_in_opacity_alone(tmp_path):
+    lesion = box((8, 8), 2, 3, 4, 2) > 0
+    hidden = np.zeros((8, 8, 4), np.uint8)
+    hidden[lesion, 3] = 255
+    painted = np.where(lesion[..., None], np.uint8([255, 0, 0, 255]), np.uint8([0, 0, 0, 255]))
+    kinds = {
+        "deep.png": lesion.astype(np.uint16), "deep.tif": lesion.astype(np.uint16) * 300,
+        "int.tif": lesion.astype(np.int32), "float.tif": lesion.astype(np.float32),
+        "rgba.png": hidden, "la.png": hidden[..., 2:], "white.webp": hidden | np.uint8([255, 255, 255, 0]),
+        "painted.png": painted,
+    }  # fmt: skip
+    for name, pixels in kinds.items():
+        Image.fromarray(pixels).save(tmp_path / name, **({"lossless": True} if "webp" in name else {}))
+        assert np.array_equal(decode_mask([tmp_path / name], 8)[0][0], lesion), name
+
+
+def test_masks_are_turned_as_their_images(tmp_path):
+    lesion = box((8, 12), 1, 2, 4, 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(lesion)).save(tmp_path / "m.png", exif=exif)
+    mask, size, _ = decode_mask([tmp_path / "m.png"], 8)
+    plain, own, _ = decode_mask([save(tmp_path / "plain.png", lesion)], 8)
+    assert size == own == (12, 8) and np.array_equal(mask, plain) and mask.any()
+
+
+def test_a_set_whose_masks_are_all_empty_is_refused(root):
+    for path in (root / "masks").rglob("*.png"):
+        save(path, np.zeros((40, 60), np.uint8))
+    assert "Every mask in" in (message := refused(config(root))) and "white, 1 or opaque on the lesion" in message
+    save(root / "masks" / "train" / "cat" / "0.png", box((40, 60), 5, 5, 20, 20))
+    assert load_dataset(config(root)).train.masks.any()
+
+
 def test_a_black_mask_is_empty(tmp_path):
     mask, _, seen = decode_mask([save(tmp_path / "m.png", np.zeros((9, 9), np.uint8))], 8)
     assert mask.sum() == 0 and not seen

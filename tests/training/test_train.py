@@ -28,6 +28,8 @@ from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError, TrainingError
 from gaze.files import atomic_path
 from gaze.measures import epoch_columns
+from gaze.runs.folder import plan_run, with_window
+from gaze.runs.run import Run
 from gaze.runs.status import Interrupted, read_status
 from gaze.training.checkpoints import StopOnSignal
 from gaze.training.module import GazeModule
@@ -113,7 +115,8 @@ def test_environment_tells_versions_device_command_and_config(tiny_run):
 
 
 def test_config_is_stored_with_the_run(tiny_run):
-    assert json.loads((tiny_run.folder / "config.json").read_text()) == tiny_run.config.to_dict()
+    expected = with_window(tiny_run.config, None).to_dict()  # no drawn image is beyond 8 bits
+    assert json.loads((tiny_run.folder / "config.json").read_text()) == expected
 
 
 def test_maps_behind_the_pictures_are_kept(tiny_run):
@@ -226,6 +229,32 @@ def test_resume_false_starts_over(tiny, tmp_path):
     again = run_training(tiny("resume=false"), tmp_path)
     assert again == pytest.approx(row, rel=0, abs=0, nan_ok=True)  # no image with a lesion is right yet
     assert (tmp_path / "previous" / "1" / "metrics.csv").read_text() == "epoch\n1\n"
+
+
+def test_the_window_of_a_run_is_kept_and_used_again(composed, tmp_path):
+    for split, count in (("train", 4), ("test", 3)):
+        for name, more in (("cat", 0), ("dog", 500)):
+            for i in range(count):
+                values = np.random.default_rng(more + i).integers(100, 1000, (8, 8)) + more
+                (tmp_path / "set" / split / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values.astype(np.uint16)).save(tmp_path / "set" / split / name / f"{i}.png")
+    words = ["dataset=folder", f"dataset.root={tmp_path / 'set'}", "dataset.image_size=8", "model=level1"]
+    config = check_config(composed(*words, "trainer.max_epochs=2", "trainer.accelerator=cpu"))
+    run_training(config, tmp_path / "run")
+    window = json.loads((tmp_path / "run" / "audit.json").read_text())["window"]
+    run = Run(tmp_path / "run")
+    assert run.settings.dataset.window == window and 100 <= window[0] < window[1] < 1500
+    assert plan_run(Run(run.folder, config)).action == "skip"
+    run.status_file.unlink()  # as if it had been killed
+    plan = plan_run(Run(run.folder, config))
+    assert plan.action == "resume" and plan.run.settings.dataset.window == window
+    other = check_config(composed(*words, "dataset.window=[0,4095]", "trainer.max_epochs=2", "trainer.accelerator=cpu"))
+    with pytest.raises(ConfigError, match=r"dataset\.window: \[.*\] there, \[0, 4095\] now"):
+        plan_run(Run(run.folder, other))
+    values = run.values()
+    del values["dataset"]["window"]  # a run from before, which took the whole range
+    run.config_file.write_text(json.dumps(values))
+    assert plan_run(Run(run.folder, config)).run.settings.dataset.window is None
 
 
 # ---- epochs that end early or are evaluated at other places

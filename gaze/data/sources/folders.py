@@ -14,8 +14,14 @@ from gaze.config.data import DatasetConfig
 from gaze.data.audit import first_few
 from gaze.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # what other systems leave behind; compared in lower case
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".avif", ".jp2"
+)  # fmt: skip
+# What other systems, network drives and tools leave behind; compared in lower case.
+CLUTTER = (
+    "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "#recycle",
+    "#snapshot", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "__pycache__",
+)  # fmt: skip
 
 
 class Folder(NamedTuple):

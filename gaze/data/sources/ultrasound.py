@@ -109,7 +109,8 @@ def divide(half: Half, config: DatasetConfig) -> dict[str, Half]:
         rows = [(i, record._replace(split=split)) for i, record in records if (i in test) == (split == "test")]
         places = [i for i, _ in rows]
         masks = None if half.masks is None else half.masks[places]
-        halves[split] = Half(half.images[places], [record for _, record in rows], [], masks)
+        kept: list[Record | None] = [record for _, record in rows]
+        halves[split] = half._replace(images=half.images[places], records=kept, bad=[], masks=masks, notes=())
     return halves
 
 

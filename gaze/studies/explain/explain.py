@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,7 +23,7 @@ from rich.console import Console
 from torch import Tensor
 
 from gaze.consistency.deviation import gaze_deviation
-from gaze.data.audit import first_few
+from gaze.data.audit import DEEP, first_few
 from gaze.data.decode import cause_of, decode_image
 from gaze.data.sources.folders import SUFFIXES, walk
 from gaze.data.sources.ultrasound import MASK_NAME
@@ -45,6 +46,7 @@ class Shown(NamedTuple):
         sizes, modes: of the files before conversion (N): (width, height) and Pillow's mode; None where drawn.
         masks: (N, 1, S, S) or None.
         unreadable: files left out, with the reason, a line each.
+        notes: what is odd about the files, a line each.
     """
 
     source: str
@@ -55,6 +57,7 @@ class Shown(NamedTuple):
     modes: list[str | None]
     masks: Tensor | None
     unreadable: list[str]
+    notes: Sequence[str] = ()
 
 
 class Typical(NamedTuple):
@@ -91,34 +94,44 @@ def find_images(one: Opened, where: str | None, console: Console) -> Shown:
             source, split.paths, split.images, images.target, [None] * number, [None] * number, split.masks, []
         )
     path = Path(where).expanduser()
-    files = _files(one, path)
+    files, others = _files(one, path)
     found = _decoded(one, path, files, console)
+    if others:
+        left = f"{len(others)} other files are left out, which are no images that are read: "
+        found = found._replace(notes=[*found.notes, left + ", ".join(first_few(others))])
+    for line in found.notes:
+        say(console, f"note: {line}")
     if found.unreadable:
         lines = "\n  ".join(first_few(found.unreadable))
         say(console, f"note: {len(found.unreadable)} of {len(files)} files cannot be read and are left out:\n  {lines}")
     return found
 
 
-def _files(one: Opened, path: Path) -> list[Path]:
+def _files(one: Opened, path: Path) -> tuple[list[Path], list[str]]:
+    """Images, and the names of other files."""
     suffixes = f"({', '.join(SUFFIXES)})"
     if not path.exists():
         raise DataError(f"images={path} does not exist. Give a folder of images {suffixes} or one of them.")
     if path.is_file():
-        return [path]
-    files = [file for file in walk(path, set()) if file.suffix.lower() in SUFFIXES]
+        return [path], []
+    found = list(walk(path, set()))
+    files = [file for file in found if file.suffix.lower() in SUFFIXES]
+    others = [file.relative_to(path).as_posix() for file in found if file.suffix.lower() not in SUFFIXES]
     if one.dataset.kind == "ultrasound":  # its masks lie beside the images
         files = [file for file in files if not MASK_NAME.fullmatch(file.stem)]
     if not files:
-        raise DataError(f"images={path} holds no image {suffixes}, at any depth.")
-    return files
+        there = f" It holds {', '.join(first_few(others))}." if others else ""
+        raise DataError(f"images={path} holds no image {suffixes}, at any depth.{there}")
+    return files, others
 
 
 def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -> Shown:
     d = one.dataset
+    window = d.window if isinstance(d.window, list) else None
 
     def read(file: Path) -> Any:
         try:
-            return decode_image(file, d.channels, d.image_size)
+            return decode_image(file, d.channels, d.image_size, window)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error and more
@@ -126,21 +139,27 @@ def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -
 
     root = path if path.is_dir() else path.parent
     pixels, names, sizes, modes, labels, bad = [], [], [], [], [], []
+    remarks: Counter[str] = Counter()
     with progress_bar(console, f"reading {len(files)} images") as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, (file, found) in enumerate(zip(files, pool.map(read, files), strict=True), 1):
             name = file.relative_to(root).as_posix()
             if isinstance(found, Exception):
                 bad.append(f"{name}: {cause_of(found)}")
             else:
-                pixels.append(torch.from_numpy(found[0].copy()))
+                pixels.append(torch.from_numpy(found.pixels.copy()))
                 names.append(name)
-                sizes.append(found[2])
-                modes.append(found[3])
+                sizes.append(found.size)
+                modes.append(found.mode)
+                remarks.update(found.remarks)
                 labels.append(class_of(file, root, one.classes))
             progress(number / len(files))
     if not names:
         raise DataError(f"images={path}: none of {len(files)} files can be read.\n  " + "\n  ".join(first_few(bad)))
-    return Shown(str(path), names, torch.stack(pixels), np.array(labels), sizes, modes, None, bad)
+    low, high = window or (0, 65535)
+    whose = "dataset.window of the run" if window else "the run has no dataset.window"
+    more = {DEEP: f", {low} becomes 0 and {high} becomes 255 ({whose})"}
+    notes = [f"{n} of {len(names)} images: {remark}{more.get(remark, '')}" for remark, n in remarks.items()]
+    return Shown(str(path), names, torch.stack(pixels), np.array(labels), sizes, modes, None, bad, notes)
 
 
 def class_of(file: Path, root: Path, classes: Sequence[str]) -> int:

@@ -212,6 +212,7 @@ def summary(images: Shown, typical: Typical, manifest: pd.DataFrame, classes: li
         lines.append(f"{changed} were converted or resized as the training images were (column changed).")
     if images.unreadable:
         lines.append(f"{len(images.unreadable)} files cannot be read and were left out (manifest.json names them).")
+    lines += [f"{note[0].upper()}{note[1:]}." for note in images.notes]
     return lines + ([typical.note] if typical.note else [])
 
 

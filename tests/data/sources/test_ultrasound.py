@@ -243,3 +243,14 @@ def test_breast_ultrasound_set():
     shuffled = masks.roll(1, 0)
     wrong = (images * shuffled).sum(1) / shuffled.sum(1)
     assert (inside < outside).float().mean() > 0.6 and inside.mean() < wrong.mean() - 5
+
+
+def test_beyond_8_bits_the_window_is_of_the_training_images_of_the_split(root, tmp_path):
+    for number, path in enumerate(sorted(root.rglob("*).png"))):
+        values = np.random.default_rng(number).integers(0, 100 * (number + 1), (30, 40))
+        Image.fromarray(values.astype(np.uint16)).save(path)
+    for changes in ({}, {"split_seed": 1}):
+        data = load_dataset(config(root, cache=str(tmp_path / "kept"), **changes))
+        place = root / "Dataset_BUSI_with_GT"
+        values = np.concatenate([np.asarray(Image.open(place / path)).ravel() for path in data.train.paths])
+        assert data.audit.window == [np.percentile(values, q, method="inverted_cdf") for q in (0.5, 99.5)]

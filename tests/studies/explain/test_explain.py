@@ -17,6 +17,8 @@ from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import DataError
 from gaze.metrics.consistency import ClassGaze
+from gaze.runs.folder import with_window
+from gaze.runs.run import Run
 from gaze.studies.explain.explain import class_of, explain, find_images, ranked, typical_gaze, typical_of
 from gaze.studies.opened import Looked, open_run
 from gaze.studies.run import run_analysis
@@ -195,6 +197,27 @@ def test_without_evaluation_images_the_runs_own_means_serve(one, data, folder, t
     assert "not at hand" in kept.note
     table, _ = explain(one, find_images(one, str(folder), quiet()), kept, quiet())
     assert table["deviation"].notna().any() and table["percentile"].isna().all()
+
+
+def test_deep_images_are_read_through_the_runs_window_and_what_is_left_out_is_named(one, folder, tmp_path):
+    values = np.array([[1000, 1600], [2200, 3000]], np.uint16)
+    (tmp_path / "deep" / "@eaDir").mkdir(parents=True)
+    for name in ("a.png", "@eaDir/a.png"):
+        Image.fromarray(values).save(tmp_path / "deep" / name)
+    (tmp_path / "deep" / "b.heic").write_text("x")
+    for window, low, high in ((None, 0, 65535), ([1000, 2500], 1000, 2500)):
+        config = with_window(one.run.settings, window)
+        own = one._replace(run=Run(one.run.folder, config))
+        console = quiet()
+        found = find_images(own, str(tmp_path / "deep"), console)
+        exact = Image.fromarray(np.rint(((values - low) / (high - low) * 255.0).clip(0, 255)).astype(np.uint8))
+        assert np.array_equal(found.pixels[0, 0], exact.resize((32, 32), Image.Resampling.BILINEAR))
+        said = console.file.getvalue()
+        assert found.names == ["a.png"] and f"1 of 1 images: more than 8 bits, {low} becomes 0 and {high} beco" in said
+        assert "1 other files are left out, which are no images that are read: b.heic" in said
+    (tmp_path / "deep" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"holds no image .* It holds b\.heic"):
+        find_images(one, str(tmp_path / "deep"), quiet())
 
 
 def test_bad_paths_are_refused_before_anything_is_written(one, folder, tmp_path):
