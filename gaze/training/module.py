@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfig, OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -208,16 +208,24 @@ class GazeModule(LightningModule):
         return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
 
     def on_train_epoch_end(self) -> None:
-        """Step the scheduler. Lightning would step it after the epoch's checkpoint is saved, and a run that resumes
-        from that checkpoint would lose the step.
+        """Step what waits for a measure. Lightning would step it after the epoch's checkpoint is saved, and a run that
+        resumes from that checkpoint would lose the step.
         """
-        loss = self.trainer.callback_metrics.get("val/loss")
-        if loss is not None:
-            for config in self.trainer.lr_scheduler_configs:
-                config.scheduler.step(loss)  # type: ignore[arg-type]
+        for config in filter(self._stepped_early, self.trainer.lr_scheduler_configs):
+            value = self.trainer.callback_metrics.get(config.monitor or "")
+            if value is not None:
+                config.scheduler.step(value)  # type: ignore[arg-type]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Done in :meth:`on_train_epoch_end`."""
+        """Lightning's, but for what :meth:`on_train_epoch_end` has stepped."""
+        early = filter(self._stepped_early, self.trainer.lr_scheduler_configs)
+        if all(config.scheduler is not scheduler for config in early):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _stepped_early(self, config: LRSchedulerConfig) -> bool:
+        own = type(self).lr_scheduler_step is not GazeModule.lr_scheduler_step  # a subclass steps in a way of its own
+        due = config.interval == "epoch" and (self.current_epoch + 1) % config.frequency == 0
+        return config.reduce_on_plateau and due and not own
 
     # ---- evaluation
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import cohen_kappa_score
 from tiny_modules import (
     SIZE,
@@ -22,6 +23,7 @@ from tiny_modules import (
     tiny_trainer,
 )
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 import gaze
 import gaze.backbones.looking
@@ -493,6 +495,78 @@ def test_the_rate_falls_when_the_loss_stands_still():
         setup["optimizer"].step()
         setup["lr_scheduler"]["scheduler"].step(1.0)
     assert setup["optimizer"].param_groups[0]["lr"] == pytest.approx(5e-5)
+
+
+SCHEDULERS = {  # as configure_optimizers gives it, and how a bare loop of 3 epochs of 2 steps steps it
+    "cosine": lambda adam: {"scheduler": CosineAnnealingLR(adam, T_max=4)},
+    "every second epoch": lambda adam: {"scheduler": CosineAnnealingLR(adam, T_max=4), "frequency": 2},
+    "onecycle": lambda adam: {"scheduler": OneCycleLR(adam, 0.01, total_steps=8), "interval": "step"},
+    "plateau": lambda adam: {
+        "scheduler": ReduceLROnPlateau(adam, patience=0, threshold=0.9),
+        "monitor": "val/accuracy",
+    },
+}
+
+
+class OwnScheduler(GazeModule):
+    """Adam at 1e-3 with a scheduler of one's own; ``rates`` are those of the steps."""
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        super().__init__("level1", K, 1, SIZE)
+        self.name, self.rates, self.measures = name, [], []
+
+    def configure_optimizers(self):
+        adam = torch.optim.Adam(self.parameters(), lr=1e-3)
+        return {"optimizer": adam, "lr_scheduler": SCHEDULERS[self.name](adam)}
+
+    def on_train_batch_start(self, batch, batch_idx):
+        super().on_train_batch_start(batch, batch_idx)
+        self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_epoch_end(self):
+        super().on_train_epoch_end()
+        self.measures.append(float(self.trainer.callback_metrics["val/accuracy"]))
+
+
+def rates_of_a_bare_loop(name: str, measures: list[float]) -> list[float]:
+    adam, rates = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1e-3), []
+    config = SCHEDULERS[name](adam)
+    for epoch in range(3):
+        for _ in range(2):
+            rates.append(adam.param_groups[0]["lr"])
+            adam.step()
+            if config.get("interval") == "step":
+                config["scheduler"].step()
+        if config.get("interval") != "step" and (epoch + 1) % config.get("frequency", 1) == 0:
+            config["scheduler"].step(*([measures[epoch]] if "monitor" in config else []))
+    return rates
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_of_ones_own_is_stepped_as_what_it_is(tmp_path, name):
+    """Also in a fit that goes on from the checkpoint that an epoch's end left."""
+    batches = [noise_batch(seed=seed) for seed in range(2)]
+    fit = {"train_dataloaders": loader_of(batches), "val_dataloaders": loader_of(batches[:1])}
+    whole, part, resumed = (OwnScheduler(name) for _ in range(3))
+    tiny_trainer(tmp_path, max_epochs=3).fit(whole, **fit)
+    expected = rates_of_a_bare_loop(name, whole.measures)
+    assert whole.rates == pytest.approx(expected, rel=1e-12) and len(set(expected)) > 1
+    keep = ModelCheckpoint(tmp_path, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    tiny_trainer(tmp_path, callbacks=[keep], enable_checkpointing=True).fit(part, **fit)
+    tiny_trainer(tmp_path, max_epochs=3).fit(resumed, **fit, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert part.rates + resumed.rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_way_of_ones_own_to_step_is_asked_once_an_epoch(tmp_path):
+    class OwnStep(OwnScheduler):
+        def lr_scheduler_step(self, scheduler, metric):
+            asked.append(metric)
+
+    asked, batches = [], [noise_batch()]
+    module = OwnStep("plateau")
+    tiny_trainer(tmp_path, max_epochs=2).fit(module, loader_of(batches), loader_of(batches))
+    assert [float(metric) for metric in asked] == module.measures
 
 
 def test_a_checkpoint_loads_as_plain_weights(tmp_path, data):
