@@ -57,6 +57,9 @@ def train_job(cfg: DictConfig) -> float | None:
         # As a shell would have it. The other processes of a data-parallel run end quietly: Lightning kills the first
         # one where another ends with an error.
         sys.exit(128 + error.signum if is_first_process() else 0)
+    except KeyboardInterrupt:  # before the first step, when nothing is there to be saved
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="analyze")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from gaze.runs.run import Run
 from gaze.terminal import table
 
 MOST = 12  # problems shown of a grid
+NAME = 32  # characters of a run's name in its table
 Say = Callable[[str], None]
 
 
@@ -73,7 +74,7 @@ def outcome(run: Run, error: BaseException | None = None) -> Outcome:
     text = str(status.get("error", ""))
     if state == "running":
         text = f"trained by process {status.get('pid')} on {status.get('host')}"
-    elif state != "complete" and error is not None and not text:
+    elif status.get("state") not in ("complete", "interrupted") and error is not None and not text:
         state, text = "failed", f"{type(error).__name__}: {error}"
     if state == "interrupted" and not text:
         text = "killed" if status.get("state") == "running" else "ended by a signal"
@@ -87,17 +88,43 @@ def outcome(run: Run, error: BaseException | None = None) -> Outcome:
 
 
 def grid_table(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Table:
-    """All runs of a grid for a terminal; what is the same in all of them stands above."""
+    """All runs of a grid in 80 columns of a terminal, a line each; what is the same in all of them stands above."""
+    common, numbers, rows = _common(runs), ("kappa", "L_CAM", "took"), []
+    for run, o in zip(runs, outcomes, strict=True):
+        shown = ["" if value is None else f"{value:.4f}" for value in (o.kappa, o.gaze)]
+        took = "" if o.seconds is None else duration(o.seconds)
+        rows.append([_shortened(_own_words(run, common)), o.state, *shown, took])
+    return table(" ".join([f"{len(runs)} runs", *common]), ["run", "state", *numbers], rows, numbers)
+
+
+def error_lines(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[str]:
+    """Each different error of a grid, behind the first run that ended with it and the number of the others."""
+    common, ended = _common(runs), defaultdict(list)
+    for run, o in zip(runs, outcomes, strict=True):
+        if o.error:
+            ended[f"{o.state}: {o.error}"].append(" ".join(_own_words(run, common)) or "the run")
+    others = {error: f" and {len(names) - 1} more" if len(names) > 1 else "" for error, names in ended.items()}
+    return [f"{names[0]}{others[error]}: {error}" for error, names in ended.items()]
+
+
+def _common(runs: Sequence[Run]) -> list[str]:
     names = [run.words for run in runs]
-    common = [word for word in names[0] if len(runs) > 1 and all(word in own for own in names)] if names else []
-    numbers, errors, rows = ("kappa", "gaze consistency", "seconds"), any(o.error for o in outcomes), []
-    for own, o in zip(names, outcomes, strict=True):
-        name = " ".join(word for word in own if word not in common)
-        formatted = ((o.kappa, ".4f"), (o.gaze, ".4f"), (o.seconds, ".0f"))
-        shown = ["" if value is None else f"{value:{form}}" for value, form in formatted]
-        rows.append([name, o.state, *shown, *([o.error] if errors else [])])
-    columns = ["run", "state", *numbers, *(["error"] if errors else [])]
-    return table(" ".join([f"{len(runs)} runs", *common]), columns, rows, numbers)
+    return [word for word in names[0] if len(runs) > 1 and all(word in own for own in names)] if names else []
+
+
+def _own_words(run: Run, common: Sequence[str]) -> list[str]:
+    return [word for word in run.words if word not in common]
+
+
+def _shortened(words: Sequence[str]) -> str:
+    """In a line of :data:`NAME` characters: the longest words lose their beginnings, lambda and seed stay."""
+    words = list(words)
+    while len(" ".join(words)) > NAME:
+        longest = max((word for word in words if not word.startswith(("lambda=", "seed="))), key=len, default="")
+        if len(longest) < 3:
+            break
+        words[words.index(longest)] = "…" + longest.lstrip("…")[1:]
+    return " ".join(words)[:NAME]
 
 
 # ---- while it goes on
@@ -109,19 +136,22 @@ class Progress(NamedTuple):
     done: int
     running: int
     failed: int
+    interrupted: int
     left: int
     seconds_left: float | None
 
     def line(self) -> str:
         """``grid: 12 done, 2 running, 1 failed, 10 left; about 14 min to go``."""
-        parts = f"grid: {self.done} done, {self.running} running, {self.failed} failed, {self.left} left"
+        interrupted = f", {self.interrupted} interrupted" if self.interrupted else ""
+        parts = f"grid: {self.done} done, {self.running} running, {self.failed} failed{interrupted}, {self.left} left"
         if self.seconds_left is None or self.running + self.left == 0:
             return parts
         return f"{parts}; about {duration(self.seconds_left)} to go"
 
 
 def progress(runs: Sequence[Run], ended: set[Path], at_once: int = 1, elapsed: float = 0.0) -> Progress:
-    """Counts, and the time left from what finished runs of the same model and data set took.
+    """Counts, and the time left from what finished runs of the same model and data set took, or what those that go on
+    will take.
 
     Args:
         runs: all runs of the grid.
@@ -132,11 +162,8 @@ def progress(runs: Sequence[Run], ended: set[Path], at_once: int = 1, elapsed: f
     """
     states = {run.folder: _state_now(run, ended) for run in runs}
     counts = Counter(states.values())
-    known: dict[tuple[str, ...], list[float]] = {}
-    for run in runs:
-        seconds = run.status.get("seconds")
-        if states[run.folder] == "complete" and seconds:
-            known.setdefault(run.words[:2], []).append(float(seconds))
+    finished, going_on = (_seconds_by_model(runs, states, state) for state in ("complete", "running"))
+    known = going_on | finished
     left = None
     if known:
         everything = [value for values in known.values() for value in values]
@@ -148,15 +175,31 @@ def progress(runs: Sequence[Run], ended: set[Path], at_once: int = 1, elapsed: f
         used = sum(expected[f] for f in ended if states[f] == "complete") + sum(ages.values())
         overhead = max(1.0, elapsed * at_once / used) if used and ended else 1.0
         left = (open_ + begun) * overhead / max(1, at_once)
-    return Progress(counts["complete"], counts["running"], counts["failed"], counts["left"], left)
+    c = counts
+    return Progress(c["complete"], c["running"], c["failed"], c["interrupted"], c["left"], left)
+
+
+def _seconds_by_model(runs: Sequence[Run], states: dict[Path, str], state: str) -> dict[tuple[str, ...], list[float]]:
+    """What each run in a state took, or expects to take, by data set and model."""
+    known: dict[tuple[str, ...], list[float]] = {}
+    for run in runs:
+        status = run.status
+        seconds = float(status.get("seconds", 0.0))  # of a run that goes on: of its earlier starts
+        if state == "running":
+            begun = _written(run.config_file, time.time())
+            seconds = seconds + status["ends"] - begun if "ends" in status else 0.0
+        if states[run.folder] == state and seconds > 0:
+            known.setdefault(run.words[:2], []).append(seconds)
+    return known
 
 
 def _state_now(run: Run, ended: set[Path]) -> str:
     if run.finished:
         return "complete"
-    if run.state == "running":
+    state = run.state
+    if state == "running":
         return "running"
-    return "failed" if run.folder in ended else "left"
+    return (state if state in ("failed", "interrupted") else "failed") if run.folder in ended else "left"
 
 
 def duration(seconds: float) -> str:
@@ -180,7 +223,7 @@ def watched(runs: Sequence[Run], left: Sequence[Run], say: Say) -> Iterator[None
 
 
 def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, stop: threading.Event) -> None:
-    shown: tuple[int, ...] | None = None
+    shown: tuple[int | bool, ...] | None = None
     begun, at_once, took = time.time(), 1, 0.0
     while True:
         last = stop.wait(max(1.0, 20 * took))  # hundreds of folders take a while to look at: 5 % of a core at most
@@ -190,8 +233,9 @@ def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, stop: threading.E
         ended = {r.folder for r in left if states[r.folder] in over and _written(r.status_file, 0.0) >= begun}
         at_once = max(at_once, list(states.values()).count("running"))
         now = progress(runs, ended, at_once, time.time() - begun)
-        if now[:4] != shown:
-            shown = now[:4]
+        counts = (*now[:-1], now.seconds_left is None)
+        if counts != shown:
+            shown = counts
             say(now.line())
         took = time.monotonic() - look
         if last:

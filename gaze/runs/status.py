@@ -76,6 +76,14 @@ def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
     end("complete")
 
 
+def note_progress(directory: Path, **facts: Any) -> None:
+    """Add ``facts`` to ``status.json`` while the run goes on; its end leaves them out."""
+    status = read_status(directory)
+    if status.get("state") == "running":
+        with suppress(OSError):  # the next one may come through
+            write_json(directory / STATUS_FILE, {**status, **facts})
+
+
 def read_facts(path: Path) -> dict[str, Any]:
     """A JSON file of a run; empty where there is no such file, or none that can be read."""
     try:

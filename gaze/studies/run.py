@@ -29,7 +29,7 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     Args:
         config: from ``gaze.config.train.check_analysis``.
         directory: where to write; an earlier analysis there is replaced.
-        console: for progress, tables and the paths.
+        console: for progress, tables and where the page is.
 
     Returns:
         Every path written.
@@ -128,11 +128,8 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
 
 
 def _tell(written: list[Path], directory: Path, seconds: float, console: Console) -> None:
-    console.print(f"\n{len(written)} files in {seconds:.1f} s:", highlight=False)
-    for path in written:
-        say(console, f"  {_short(path)}")
-    page = directory / "report.html"
-    say(console, f"Open {_short(page)} in a browser.")
+    say(console, f"\n{len(written)} files in {_short(directory)}, in {seconds:.1f} s.")
+    say(console, f"Open {_short(directory / 'report.html')} in a browser.")
 
 
 def _make(directory: Path) -> None:

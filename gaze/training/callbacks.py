@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
@@ -25,12 +26,14 @@ from gaze.errors import TrainingError
 from gaze.files import atomic_path
 from gaze.measures import epoch_columns, measures
 from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figure
+from gaze.runs.grid import duration
 from gaze.runs.kept_maps import MOST_CELLS, NONE, open_maps
 from gaze.runs.run import Run
-from gaze.runs.status import Interrupted
+from gaze.runs.status import Interrupted, note_progress
 from gaze.training.checkpoints import is_last_step
 from gaze.training.module import GazeModule
 
+FIRST, EVERY = 15.0, 60.0  # seconds until the first line on an epoch's progress, and between two
 NEVER = torch.iinfo(torch.int64).max  # no step was bad
 
 
@@ -267,6 +270,64 @@ class EpochTable(Callback):
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+class ProgressLines(Callback):
+    """How far a training is, within epochs too: a line after :data:`FIRST` seconds and then every minute, such as
+    ``epoch 2/20, step 130 of 714: 96 images/s, about 34 min to go``. When it will end goes to ``status.json``, for the
+    grid that the run belongs to.
+
+    Args:
+        run: that is trained.
+        say: called with each line; None says nothing.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, run: Run, say: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.run, self.clock = run, clock
+        self.say = say or (lambda line: None)
+        self._evaluation: float | None = None  # seconds of the last one
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training_since, self._due = self.clock(), self.clock() + FIRST
+        self._steps = self._images = 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluated_since = self.clock()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._evaluation = self.clock() - self._evaluated_since
+            self._training_since += self._evaluation  # as if it had not been
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._steps += 1
+        self._images += len(batch.target) * trainer.world_size
+        if trainer.is_global_zero and self.clock() >= self._due:
+            self._due = self.clock() + EVERY
+            spent = self.clock() - self._training_since
+            left = self._seconds_left(trainer, batch_idx, spent / self._steps)
+            note_progress(self.run.folder, ends=time.time() + left)
+            self.say(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}, step {batch_idx + 1} of "
+                f"{trainer.num_training_batches}: {self._images / spent:.3g} images/s, about {duration(left)} to go"
+            )
+
+    def _seconds_left(self, trainer: Trainer, batch_idx: int, step: float) -> float:
+        """Steps and evaluations to come; before the first evaluation each of its batches counts as a step."""
+        epochs = (trainer.max_epochs or 1) - trainer.current_epoch
+        steps: float = epochs * trainer.num_training_batches - (batch_idx + 1)
+        if trainer.max_steps >= 0:
+            steps = min(steps, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+            epochs = min(epochs, 1 + int(steps // trainer.num_training_batches))
+        evaluation = self._evaluation or step * sum(trainer.num_val_batches)
+        left = steps * step + epochs * evaluation
+        timers = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+        return float(min([left, *(max(0.0, seconds) for seconds in timers if seconds is not None)]))
 
 
 def epoch_line(row: dict[str, float], epochs: int, seconds: float) -> str:

@@ -35,11 +35,12 @@ from gaze.runs.kept_maps import finish_maps
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
-from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, GradCAM, KeepMaps
+from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, GradCAM, KeepMaps, ProgressLines
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.environment import device_name, environment
 from gaze.training.module import GazeModule
 
+_shown: set[tuple[str, ...]] = set()
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
 
 
@@ -135,7 +136,7 @@ def _train(
             write_json(run.config_file, with_window(config, data.data.audit.window).to_dict())
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        say("\n".join(data.data.audit.lines()))
+        _say_once(data.data.audit.lines(), say)
         if found is not None:
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
@@ -152,6 +153,12 @@ def _train(
         _finish(run, trainer, table, say)
         results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
+
+
+def _say_once(audit: list[str], say: Say) -> None:
+    """An audit, whole where this process has not shown it yet: the runs of a grid mostly have one set of images."""
+    say("\n".join(audit if tuple(audit) not in _shown else audit[:1]))
+    _shown.add(tuple(audit))
 
 
 def _train_beside(run: Run) -> dict[str, float]:
@@ -212,6 +219,7 @@ def build_trainer(
         GradCAM(directory, pictures.every_n_epochs, pictures.images_per_class),
         *([KeepMaps(run)] if config.gaze.keep_maps else []),
         *extra,
+        ProgressLines(run, None if sys.stdout.isatty() else say),  # behind the pictures, which take time as well
         StopOnSignal(run, say),
         # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.
         ModelCheckpoint(run.checkpoints, BEST, monitor="val/kappa", mode="max", **at_epoch_end),

@@ -95,7 +95,7 @@ class GridSweeper(Sweeper):
         """Say what all ``runs`` can show, run ``left`` and sum all up in a table; the exit code."""
         from rich import get_console
 
-        from gaze.runs.grid import grid_table
+        from gaze.runs.grid import error_lines, grid_table
 
         if left:
             from gaze.studies.design import design_lines  # with pandas and SciPy
@@ -104,6 +104,8 @@ class GridSweeper(Sweeper):
                 say(line)
         outcomes, code = self._run(runs, left)
         get_console().print(grid_table(runs, outcomes))
+        for line in error_lines(runs, outcomes):
+            say(line)
         broken = sum(o.state != "complete" for o in outcomes)
         if broken:
             say(f"{broken} of {len(runs)} runs are not complete. The same command goes on with them.")

@@ -2,20 +2,33 @@
 
 import json
 import os
-import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, TINY
 from hydra.errors import HydraException
 from rich.console import Console
 
+from gaze.config.train import check_config
 from gaze.errors import BusyError, ConfigError
 from gaze.files import write_json
-from gaze.runs.grid import Outcome, Progress, duration, grid_table, outcome, progress, runs_left, shortened
+from gaze.runs.grid import (
+    Outcome,
+    Progress,
+    duration,
+    error_lines,
+    grid_table,
+    outcome,
+    progress,
+    runs_left,
+    shortened,
+)
 from gaze.runs.run import Run
+from gaze.runs.status import locked, note_progress
 
 
 def finish(run: Run, seconds: float = 10.0, **status) -> None:
@@ -89,35 +102,75 @@ def test_outcome_of_a_run_without_status_is_what_the_launcher_saw(runs):
     assert (found.state, found.error) == ("failed", "ValueError: no such worker")
 
 
-def test_table_names_every_run_and_fits_eighty_columns(runs):
+def test_a_run_that_was_asked_to_end_is_interrupted_in_every_count(runs):
+    runs[0].folder.mkdir()
+    write_json(runs[0].status_file, {"state": "interrupted"})
+    found = outcome(runs[0], SystemExit(130))  # as a worker of another process ends
+    assert (found.state, found.error) == ("interrupted", "ended by a signal")
+    now = progress(runs, {runs[0].folder})
+    assert now == Progress(0, 0, 0, 1, 3, None)
+    assert now.line() == "grid: 0 done, 0 running, 0 failed, 1 interrupted, 3 left"
+
+
+LONGEST = ("dataset=brain_tumor_mri", "model=timm", "model.name=efficientnetv2_rw_s", "lambda=-100")
+
+
+def test_table_has_a_line_a_run_and_fits_eighty_columns(runs, composed):
+    name = check_config(composed(*LONGEST, "seed=11"))
+    runs = [*runs, Run(runs[0].folder.with_name("seed=11,augmentation.crop_scale=[0.5,1.0]"), name)]
+    error = "TrainingError: the loss is NaN at step 3, " + 200 * "and more words "
     outcomes = [
         Outcome("complete", 0.51234, 0.0123, 12.3, ""),
-        Outcome("failed", None, None, 3.0, "TrainingError: the loss is NaN at step 3"),
+        Outcome("failed", None, None, 3.0, error),
         Outcome("interrupted", None, None, None, "killed"),
-        Outcome("complete", -0.1, 0.5, 4000.0, ""),
+        Outcome("failed", None, None, 4000.0, error),
+        Outcome("complete", -0.1, 0.2345, 400000.0, ""),
     ]
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(grid_table(runs, outcomes))
-    text = console.export_text()
-    assert max(map(len, text.splitlines())) <= 80
-    words = re.sub(r"[\s│]+", " ", text)
-    parts = "level1 level2 seed=1 0.5123 0.0123 failed interrupted killed -0.1000 4000"
-    assert [part for part in parts.split() if part not in words] == []
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if "complete" in line or "failed" in line or "interrupted" in line]
+    assert [row[-1] for row in rows] == ["s", "s", "interrupted", "min", "h"]
+    assert rows[0][-5:] == ["complete", "0.5123", "0.0123", "12", "s"]
+    assert {"lambda=-100", "seed=11"} <= set(rows[4])  # whatever else is cut
+    assert error_lines(runs, outcomes) == [
+        f"phantom level1 lambda=0 seed=1 and 1 more: failed: {error}",
+        "phantom level2 lambda=0 seed=0: interrupted: killed",
+    ]
 
 
 def test_progress_counts_and_estimates_by_model(runs):
-    assert progress(runs, set()) == Progress(0, 0, 0, 4, None)
+    assert progress(runs, set()) == Progress(0, 0, 0, 0, 4, None)
     finish(runs[0], seconds=10)
     finish(runs[2], seconds=100)
     now = progress(runs, set())
-    assert now[:4] == (2, 0, 0, 2)
+    assert now[:5] == (2, 0, 0, 0, 2)
     assert now.seconds_left == pytest.approx(110)
     assert progress(runs, set(), at_once=2).seconds_left == pytest.approx(55)
     both = {runs[0].folder, runs[2].folder}  # 110 s of training in 220 s: starting processes took as long
     assert progress(runs, both, elapsed=220).seconds_left == pytest.approx(220)
     assert progress(runs, both, elapsed=50).seconds_left == pytest.approx(110)
     assert now.line() == "grid: 2 done, 0 running, 0 failed, 2 left; about 2 min to go"
-    assert progress(runs, {runs[1].folder})[:4] == (2, 0, 1, 1)
+    assert progress(runs, {runs[1].folder})[:5] == (2, 0, 1, 0, 1)
+
+
+def test_a_grid_knows_its_time_before_its_first_run_has_ended(runs, monkeypatch):
+    """A run that has begun 60 s ago and expects to end in 40 s takes 100 s, and so do three others like it."""
+    run = runs[0]
+    run.folder.mkdir()
+    write_json(run.config_file, {})
+    begun = run.config_file.stat().st_mtime
+    monkeypatch.setattr("gaze.runs.grid.time", SimpleNamespace(time=lambda: begun + 60))
+    write_json(run.status_file, {"state": "running", "host": socket.gethostname(), "pid": os.getpid()})
+    with locked(run.folder):
+        assert progress(runs, set()).seconds_left is None
+        note_progress(run.folder, ends=begun + 100)
+        now = progress(runs, set())
+        assert now[:5] == (0, 1, 0, 0, 3) and now.seconds_left == pytest.approx(340)
+        assert run.status["pid"] == os.getpid()  # what was there stays
+    note_progress(runs[1].folder, ends=1.0)  # nothing goes on there
+    assert not runs[1].status_file.exists()
 
 
 def test_durations_are_for_people():
@@ -130,8 +183,6 @@ def test_durations_are_for_people():
 @pytest.fixture
 def combinations(composed):
     """``combinations(params, *arguments)``: overrides of every run, as the sweeper makes them."""
-    from types import SimpleNamespace
-
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -202,6 +253,7 @@ def test_one_failing_run_does_not_stop_the_grid(grid):
     assert "1 of 2 runs are not complete" in done.stdout
     assert "NaN" in done.stdout and "Traceback" not in done.stdout + done.stderr
     assert "grid: 1 done, 0 running, 1 failed, 0 left" in done.stdout
+    assert done.stdout.count("pixel-identical images") == 1  # the images are the same
 
 
 def test_what_is_finished_costs_no_training_and_no_lightning(grid):

@@ -2,16 +2,21 @@
 
 import csv
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning import Callback
+from tiny_modules import noise_batch
 
 from gaze.consistency.schedule import curriculum
 from gaze.errors import TrainingError
+from gaze.files import write_json
 from gaze.measures import epoch_columns
-from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM, epoch_line
+from gaze.runs.run import Run
+from gaze.runs.status import read_status
+from gaze.training.callbacks import EpochTable, FiniteLoss, GradCAM, ProgressLines, epoch_line
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
 
@@ -157,6 +162,40 @@ def test_epoch_line_holds_every_number_a_reader_follows():
 
 def test_epoch_line_says_nan_where_a_value_is_missing():
     assert "kappa nan" in epoch_line({"epoch": 1}, 1, 0.0)
+
+
+# ---- within an epoch
+
+
+def test_progress_within_an_epoch_is_a_line_after_a_while_and_then_every_minute(tmp_path):
+    """5 s a step of 8 images, 20 steps an epoch, 3 epochs, evaluations of 4 batches that take 10 s."""
+    now, said = [0.0], []
+    trainer = SimpleNamespace(
+        **vars(fake_trainer()), world_size=1, is_global_zero=True, num_training_batches=20, num_val_batches=[4],
+        accumulate_grad_batches=1, callbacks=[],
+    )  # fmt: skip
+    trainer.max_epochs = 3
+    write_json(tmp_path / "status.json", {"state": "running", "pid": 7})
+    lines = ProgressLines(Run(tmp_path), said.append, clock=lambda: now[0])
+    lines.on_train_start(trainer, None)
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        for step in range(20):
+            now[0] += 5
+            lines.on_train_batch_end(trainer, None, None, noise_batch(8), step)
+        lines.on_validation_start(trainer, None)
+        now[0] += 10
+        lines.on_validation_end(trainer, None)
+    assert said == [
+        "epoch 1/3, step 3 of 20: 1.6 images/s, about 6 min to go",  # 57 steps of 5 s, 3 evaluations of 20 s
+        "epoch 1/3, step 15 of 20: 1.6 images/s, about 5 min to go",
+        "epoch 2/3, step 5 of 20: 1.6 images/s, about 3 min to go",  # 35 steps, 2 evaluations of 10 s
+        "epoch 2/3, step 17 of 20: 1.6 images/s, about 2 min to go",
+    ]
+    status = read_status(tmp_path)
+    assert status["pid"] == 7 and status["ends"] - time.time() == pytest.approx(23 * 5 + 2 * 10, abs=5)
+    trainer.max_steps = trainer.global_step = 40  # the last step
+    assert lines._seconds_left(trainer, 19, 5.0) == 10  # its evaluation
 
 
 # ---- whole files
