@@ -42,7 +42,7 @@ def gaze_deviation(cam: Tensor, reference: Tensor, distance: str = "squared") ->
         ConfigError: a distance that does not exist.
         ValueError: maps that are not (B, H, W).
     """
-    _check_maps(cam)
+    check_maps(cam)
     return DISTANCES[distance].function(cam, reference.expand_as(cam))
 
 
@@ -70,7 +70,7 @@ def checked_batch(preds: Tensor, target: Tensor, num_classes: int, cam: Tensor |
         wanted = f"classes, whole numbers (B,), or scores (B, {num_classes})"
         raise ValueError(f"preds must be predicted {wanted}, got {_described(preds)}. {hint}")
     if cam is not None:
-        _check_maps(cam)
+        check_maps(cam)
     numbers = [len(part) for part in (preds, target, cam) if part is not None]
     if len(set(numbers)) > 1:
         raise ValueError(
@@ -79,7 +79,8 @@ def checked_batch(preds: Tensor, target: Tensor, num_classes: int, cam: Tensor |
     return preds.long(), target.long()
 
 
-def _check_maps(cam: Tensor) -> None:
+def check_maps(cam: Tensor) -> None:
+    """Raise a ValueError where maps are not (B, H, W) of a floating type: over other axes sums come out wrong."""
     if cam.ndim != 3 or not cam.is_floating_point():
         hint = " Give cam[:, 0]." if cam.ndim == 4 and cam.shape[1] == 1 else ""
         raise ValueError(f"Maps must be (B, H, W) of a floating type, got {_described(cam)}.{hint}")

@@ -174,10 +174,12 @@ def compare_logits(logits_b: Tensor, logits_a: Tensor) -> dict[str, Tensor]:
         logits_a: those of the model that it is compared with.
 
     Raises:
-        ValueError: shapes that are not (B, K) or differ; values that are not finite.
+        ValueError: shapes that are not (B, K) or differ; one score an image; values that are not finite.
     """
     if logits_b.ndim != 2 or logits_b.shape != logits_a.shape:
         raise ValueError(f"compare_logits needs two (B, K), got {tuple(logits_b.shape)} and {tuple(logits_a.shape)}.")
+    if logits_b.shape[1] == 1:  # its softmax is 1 whatever it says
+        raise ValueError("compare_logits needs two scores or more: give one logit as torch.cat([0 * logit, logit], 1).")
     if not (logits_b.isfinite().all() and logits_a.isfinite().all()):
         raise ValueError("compare_logits needs finite logits: a model with NaN or infinite scores has no prediction.")
     b, a = logits_b.double().log_softmax(1), logits_a.double().log_softmax(1)

@@ -278,8 +278,8 @@ def noise_change(
     random = torch.Generator().manual_seed(seed)
     for _ in range(draws):
         moved, then = gaze(images + sd * torch.randn(images.shape, generator=random).to(images))
-        same = (then == preds).to(size)
-        total += same * (moved - maps).flatten(1).norm(dim=1)
+        same = then == preds
+        total += torch.where(same, (moved - maps).flatten(1).norm(dim=1), 0)  # 0 * NaN is NaN
         kept += same
     change = torch.where((kept > 0) & (size > 0), total / (kept * size), math.nan)
     return change, kept / draws
@@ -310,3 +310,5 @@ def _check(images: Tensor, maps: Tensor) -> None:
             f"Images (B, C, S, T) and one map (H, W) for each are needed, got {tuple(images.shape)} and "
             f"{tuple(maps.shape)}."
         )
+    if not maps.isfinite().all():
+        raise ValueError("Maps must be finite: the pixels of one that is NaN or infinite have no order. Leave it out.")

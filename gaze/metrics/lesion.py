@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gaze.cam.pool import pool_to_grid
-from gaze.consistency.deviation import checked_batch
+from gaze.consistency.deviation import check_maps, checked_batch
 from gaze.metrics.watched import WatchedMetric
 
 
@@ -34,6 +34,7 @@ def mask_energy(cam: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B,), 0..1; 0 for an all-zero map, which is no distribution.
     """
+    check_maps(cam)
     covered = pool_to_grid(mask[:, 0].to(cam.dtype), (cam.shape[1], cam.shape[2]))
     total = cam.sum((1, 2)).clamp(min=torch.finfo(cam.dtype).tiny)
     return (cam * covered).sum((1, 2)) / total

@@ -65,7 +65,7 @@ class WatchedMetric(Metric):
             )
         if self.left_out > 0:
             rank_zero_warn(
-                f"{self.left_out.item():.0f} images are left out: their map is NaN or infinite. Where the network's "
+                f"Images left out, since their map is NaN or infinite: {self.left_out.item():.0f}. Where the network's "
                 "scores overflow, trainer.precision=bf16-mixed or 32-true has room for them."
             )
         value = self._value()
@@ -84,6 +84,6 @@ def refuse_outside(number: Tensor, num_classes: int) -> None:
     """Raise a ValueError where a count of :func:`labels_outside` is not 0."""
     if number > 0:
         raise ValueError(
-            f"{number.item():.0f} images have a true or a predicted class outside 0..{num_classes - 1}. Give the right "
-            "num_classes, label -1 to images that shall not count, and reset() the metric."
+            f"Images whose true or predicted class is outside 0..{num_classes - 1}: {number.item():.0f}. Give the "
+            "right num_classes, label -1 to images that shall not count, and reset() the metric."
         )

@@ -23,7 +23,7 @@ from gaze.metrics.consistency import (
     GazeEpsilonSquared,
     GazeEtaSquared,
 )
-from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing
+from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing, mask_lift
 from gaze.metrics.watched import WatchedMetric
 
 K, N, H, W = 2, 12, 4, 6
@@ -143,7 +143,7 @@ def test_a_class_that_does_not_exist_is_an_error_in_compute_until_reset(name):
         if kind == "prediction" and name in ("all", "CScore"):  # which does not look at it; whose scores have no third
             continue
         made = METRICS[name](K)
-        with pytest.raises(ValueError, match=r"^[1-9]\d* images have a true or a predicted class outside 0..1"):
+        with pytest.raises(ValueError, match=r"^Images whose true or predicted class is outside 0..1: [1-9]"):
             fed(made, cam, p, t, mask)
         made.reset()
         torch.testing.assert_close(fed(made, cam, preds, target, mask)[1], value(name, cam, preds, target, mask))
@@ -168,7 +168,7 @@ def test_maps_with_a_channel_or_of_other_images_are_refused():
             value(name, cam[:, None], preds, target, mask)
         with pytest.raises(ValueError, match="of the same images, got 12, 12, 11 of them"):
             value(name, cam[1:], preds, target, mask)
-    for function in (normalize_cam, lambda maps: gaze_deviation(maps, maps)):
+    for function in (normalize_cam, lambda maps: gaze_deviation(maps, maps), lambda maps: mask_lift(maps, mask)):
         with pytest.raises(ValueError, match=r"Maps must be \(B, H, W\)"):
             function(cam[:, None])
 
@@ -182,7 +182,7 @@ def test_maps_that_are_not_finite_are_left_out_and_counted(name, bad):
     clean = torch.where(cam.isfinite(), cam, 0)
     expected = value(name, clean[good], preds[good], target[good], mask[good])
     made = METRICS[name](K)
-    with pytest.warns(UserWarning, match=f"^{2 if name == 'all' else 1} images are left out: their map is NaN"):
+    with pytest.warns(UserWarning, match=f"^Images left out, .* NaN or infinite: {2 if name == 'all' else 1}\\."):
         torch.testing.assert_close(fed(made, cam, preds, target, mask)[1], expected)
     assert made.left_out == (2 if name == "all" else 1)
 
@@ -192,7 +192,7 @@ def test_a_mask_that_is_not_finite_is_left_out_too():
     mask[5, 0, 0, 0] = math.nan
     good = torch.arange(N) != 5
     for kind in MASKED:
-        with pytest.warns(UserWarning, match="1 images are left out"):
+        with pytest.warns(UserWarning, match=r"NaN or infinite: 1\."):
             found = fed(kind(K), cam, preds, target, mask)[1]
         torch.testing.assert_close(found, fed(kind(K), cam[good], preds[good], target[good], mask[good])[1])
 

@@ -344,6 +344,7 @@ def test_what_does_not_fit_is_refused():
         (lambda a: map_shape(a, a * torch.nan), ValueError, "masks in 0..1"),
         (lambda a: compare_logits(a[0], a[0, :3]), ValueError, r"two \(B, K\)"),
         (lambda a: compare_logits(a[0], a[0] * torch.nan), ValueError, "finite logits"),
+        (lambda a: compare_logits(a[0, :, :1], a[1, :, :1]), ValueError, "two scores or more"),
     ]:
         with pytest.raises(error, match=message):
             call(torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0)))

@@ -170,6 +170,8 @@ def test_road_knows_the_true_contribution():
         (lambda x: deletion_insertion(len, x, torch.zeros(4, 3, 3)), "one map"),
         (lambda x: deletion_insertion(len, x, torch.zeros(5, 3, 3), 0), "steps=0"),
         (lambda x: road(len, x, torch.zeros(5, 3, 3), (1.0,)), "between 0 and 1"),
+        (lambda x: road(len, x, torch.full((5, 3, 3), torch.nan)), "must be finite"),
+        (lambda x: deletion_insertion(len, x, torch.full((5, 3, 3), torch.inf)), "must be finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(images, call, message):
@@ -246,6 +248,18 @@ def test_change_under_noise_is_that_of_a_literal_loop(images):
         )
     np.testing.assert_allclose(change, np.nanmean(np.array(rows, dtype=float), axis=0), rtol=1e-5)
     np.testing.assert_allclose(kept, (~np.isnan(np.array(rows, dtype=float))).mean(0))
+
+
+def test_a_draw_that_changes_the_prediction_counts_for_nothing_even_where_its_map_is_not_finite(images):
+    def gaze(batch, spoilt=torch.nan):
+        maps, preds = batch.abs().mean(1), (batch.sum((1, 2, 3)) > 0).long()
+        changed = preds != (images.sum((1, 2, 3)) > 0).long()
+        return torch.where(changed[:, None, None], spoilt, maps), preds
+
+    change, kept = noise_change(gaze, images, 0.3, draws=6)
+    expected, _ = noise_change(lambda x: gaze(x, 1.0), images, 0.3, draws=6)
+    assert (kept < 1).any()
+    torch.testing.assert_close(change, expected, equal_nan=True)
 
 
 def test_no_noise_no_change_and_a_zero_map_has_none(images):

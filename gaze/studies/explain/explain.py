@@ -206,7 +206,7 @@ def typical_of(looked: Looked, target: NDArray[np.int64], number: int) -> Typica
         target: true classes (N,).
         number: of classes.
     """
-    correct = looked.probabilities.argmax(1) == target
+    correct = (looked.probabilities.argmax(1) == target) & np.isfinite(looked.cams).all((1, 2))
     means, counts, deviations = [], [], []
     for label in range(number):
         own = looked.cams[correct & (target == label)]
