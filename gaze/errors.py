@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GazeError(Exception):
     """What the user can mend: one message that says what, where and what to do. Shown without a traceback."""
@@ -25,3 +29,13 @@ class BusyError(GazeError):
 
 class CheckpointError(GazeError):
     """A checkpoint that must not be loaded."""
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """End the command with an error's message alone, and exit code 1."""
+    try:
+        yield
+    except GazeError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)

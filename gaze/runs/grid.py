@@ -8,14 +8,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from gaze.choices import did_you_mean
 from gaze.errors import BusyError, ConfigError, GazeError
 from gaze.runs.folder import finished_row
 from gaze.runs.run import Run
@@ -24,6 +25,59 @@ from gaze.terminal import table
 MOST = 12  # problems shown of a grid
 NAME = 32  # characters of a run's name in its table
 Say = Callable[[str], None]
+Grid = dict[str, list[str]]
+
+
+def selected(grids: Sequence[Grid], given: Grid) -> list[Grid]:
+    """Those of an experiment's grids that have the values given. Where all grids are alike in a key, these replace
+    theirs; where they differ by it, as by the augmentation, these select among theirs.
+
+    Args:
+        grids: overrides of each key, one for each of its values.
+        given: those of the command line.
+
+    Raises:
+        ConfigError: a value would be lost, because no grid has it, or none beside the others that are given.
+    """
+    alike = {key: words for key, words in given.items() if all(g.get(key) == grids[0].get(key) for g in grids)}
+    wanted = {key: set(map(_value, words)) for key, words in given.items() if key not in alike}
+    found: list[Grid] = []
+    for grid in grids:
+        own = {key: [w for w in words if _value(w) in wanted.get(key, {_value(w)})] for key, words in grid.items()}
+        found.append(own | {key: [] for key in wanted if key not in grid} | alike)
+    left = [grid for grid in found if all(grid.values())]
+    problems = [
+        _lost(key, word, grids, found)
+        for key in wanted
+        for word in given[key]
+        if not any(_value(word) in map(_value, grid[key]) for grid in left)
+    ]
+    if problems:
+        raise ConfigError(shortened(problems))
+    return left
+
+
+def _lost(key: str, word: str, grids: Sequence[Grid], found: Sequence[Grid]) -> str:
+    """Why no run has a value: there is none, or only beside other values than those given."""
+    value = _value(word)
+    there = {_value(w): w.partition("=")[2] for grid in grids for w in grid.get(key, [])}
+    if value not in there:
+        near = did_you_mean(str(value), there.values())
+        if isinstance(value, float):
+            numbers = sorted((v for v in there if isinstance(v, float)), key=lambda v: abs(v - value))
+            near = f"Nearest: {', '.join(there[v] for v in numbers[:3])}."
+        return f"{word.lstrip('+')}: no grid of this experiment has it. {near or 'It has ' + ', '.join(there.values())}"
+    own = [(grid, left) for grid, left in zip(grids, found, strict=True) if value in map(_value, left.get(key, []))]
+    beside = {w for grid, left in own for other in left if not left[other] for w in grid.get(other, [f"no {other}"])}
+    return f"{word.lstrip('+')}: this experiment has it with {', '.join(sorted(beside))} only."
+
+
+def _value(word: str) -> float | str:
+    value = word.partition("=")[2]
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 class Outcome(NamedTuple):
@@ -66,10 +120,19 @@ def shortened(problems: Sequence[str]) -> str:
     return "\n".join([*different[:MOST], *([f"... and {rest} more"] if rest > 0 else [])])
 
 
-def outcome(run: Run, error: BaseException | None = None) -> Outcome:
-    """What a run's folder says; ``error`` is what the launcher saw, for a run that left no status."""
+def outcome(run: Run, error: BaseException | None = None, before: Mapping[str, Any] | None = None) -> Outcome:
+    """What a run's folder says; ``error`` is what the launcher saw, for a run that left no status.
+
+    Args:
+        run: of the grid.
+        error: from the launcher.
+        before: the run's status before the grid was started. A run that still has it has not been begun since, and how
+            an earlier start of it ended is no outcome of this one.
+    """
     status = run.status
     state = run.state or "left"
+    if status == before and state in ("failed", "interrupted"):
+        status, state = {}, "left"
     metrics = status.get("metrics", {})
     text = str(status.get("error", ""))
     if state == "running":

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -34,30 +32,13 @@ def say(line: str) -> None:
     get_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """What is wrong with a grid as one message, without a traceback."""
-    from gaze.errors import GazeError  # Hydra imports this file at every start, also where it is not used
-
-    try:
-        yield
-    except GazeError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _selected(grid: dict[str, list[str]], given: dict[str, list[str]]) -> dict[str, list[str]]:
-    both = {key: [value for value in values if value in given.get(key, values)] for key, values in grid.items()}
-    return both | {key: values for key, values in given.items() if key not in grid}
-
-
 class GridSweeper(Sweeper):
     """Every combination of the values given, as Hydra's own sweeper makes them. Before the first run starts all are
     checked; finished ones are not launched; one that fails does not stop the others; a table ends it.
 
     Args:
         params: values to sweep over, by name; those of the command line replace them. Or a list of such grids, one
-            after the other, among whose values the command line selects.
+            after the other: see :func:`gaze.runs.grid.selected`.
         limit: by name, how many of the values a grid has at most.
     """
 
@@ -79,6 +60,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run what is left of the grid. Exits with 1 where a run did not become complete."""
+        from gaze.errors import clear_errors  # Hydra imports this file at every start, also where it is not used
         from gaze.runs.grid import runs_left
 
         with clear_errors():
@@ -118,16 +100,19 @@ class GridSweeper(Sweeper):
         if len(left) < len(runs):
             say(f"{len(runs) - len(left)} of {len(runs)} runs are finished already.")
         errors: dict[Path, BaseException] = {}
+        before = {run.folder: run.status for run in left}
         code: Any = 0
         try:
-            code = 0 if self._launch(runs, left, errors) else 1
+            code = 0 if self._launch(runs, left, errors, before) else 1
         except KeyboardInterrupt:
             code = 130
         except SystemExit as ended:  # of a run in this process, at a signal
             code = ended.code
-        return [outcome(run, errors.get(run.folder)) for run in runs], code
+        return [outcome(run, errors.get(run.folder), before.get(run.folder)) for run in runs], code
 
-    def _launch(self, runs: list[Run], left: list[Run], errors: dict[Path, BaseException]) -> bool:
+    def _launch(
+        self, runs: list[Run], left: list[Run], errors: dict[Path, BaseException], before: dict[Path, dict[str, Any]]
+    ) -> bool:
         """Whether the launcher came to its end; ``errors`` takes what went wrong in each run."""
         from gaze.runs.grid import outcome, wait_until_quiet, watched
 
@@ -141,7 +126,8 @@ class GridSweeper(Sweeper):
             except Exception as error:  # a worker that was killed, for example for want of memory
                 say(f"The launcher broke off: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
                 wait_until_quiet(left)
-                left = [run for run in left if outcome(run).state not in ("complete", "failed")]
+                ended = ("complete", "failed")
+                left = [run for run in left if outcome(run, before=before[run.folder]).state not in ended]
                 broken = {run.folder: error for run in left}
                 continue
             for run, result in zip(left, results, strict=True):
@@ -179,31 +165,42 @@ class GridSweeper(Sweeper):
         return runs
 
     def _combinations(self, arguments: list[str]) -> list[list[str]]:
-        """Overrides of every run. Where ``params`` is a list of grids, a value on the command line selects among
-        theirs, and what none of them names holds for all.
+        """Overrides of every run.
+
+        Raises:
+            ConfigError: a value that no run would have, see :func:`gaze.runs.grid.selected`.
         """
+        from gaze.runs.grid import selected
+
         grids = [self._values([f"{name}={value}" for name, value in grid.items()]) for grid in self.grids]
         given = self._values(arguments)
-        grids = [grids[0] | given] if len(grids) == 1 else [_selected(grid, given) for grid in grids]
+        every = len(grids)
+        grids = [grids[0] | given] if every == 1 else selected(grids, given)
+        if len(grids) < every:
+            say(f"{len(grids)} of the {every} grids of this experiment have the values given; the others are left out.")
         for key, number in self.limit.items():
             grids = [grid | {key: grid[key][:number]} if key in grid else grid for grid in grids]
-        found = [list(combination) for grid in grids for combination in itertools.product(*grid.values())]
-        if not found:
-            raise HydraException(f"None of the grids of this experiment has {' '.join(arguments)}.")
-        return found
+        return [list(combination) for grid in grids for combination in itertools.product(*grid.values())]
 
     def _values(self, words: list[str]) -> dict[str, list[str]]:
-        """Overrides by key, one for each value of a sweep."""
+        """Overrides by key, one for each value of a sweep.
+
+        Raises:
+            ConfigError: an interval, which has no values.
+        """
+        from gaze.errors import ConfigError
+
         assert self.hydra_context is not None
         values: dict[str, list[str]] = {}
         for override in OverridesParser.create(self.hydra_context.config_loader).parse_overrides(words):
-            key = override.get_key_element()
+            word = override.get_key_element()
+            key = word.lstrip("+")  # which an experiment's grids have without
             if not override.is_sweep_override():
-                values[key] = [f"{key}={override.get_value_element_as_str()}"] if not override.is_delete() else [key]
+                values[key] = [f"{word}={override.get_value_element_as_str()}"] if not override.is_delete() else [key]
             elif override.is_discrete_sweep():
-                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                values[key] = [f"{word}={value}" for value in override.sweep_string_iterator()]
             else:
-                raise HydraException(f"{key}: a grid needs a list of values, choice(...) or range(...).")
+                raise ConfigError(f"{key}: a grid needs a list of values, choice(...) or range(...).")
         return values
 
     def _check_trainers(self, runs: list[Run]) -> None:

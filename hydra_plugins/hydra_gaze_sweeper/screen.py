@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import GridSweeper, clear_errors, say  # relative: hydra_plugins itself is no package
+from . import GridSweeper, say  # relative: hydra_plugins itself is no package
 
 if TYPE_CHECKING:
     from gaze.runs.run import Run
@@ -60,6 +60,7 @@ class ScreenSweeper(GridSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Screen, then run the study. Exits with 1 where a run failed or is not complete."""
+        from gaze.errors import clear_errors
         from gaze.runs.grid import runs_left
         from gaze.runs.screening import introduction, load_rungs, remaining
 
@@ -101,6 +102,7 @@ class ScreenSweeper(GridSweeper):
             ConfigError: says what is wrong.
         """
         from gaze.config.naming import unwritable
+        from gaze.config.words import quoted
         from gaze.errors import ConfigError
         from gaze.runs.screening import Candidates, rung_epochs, screening_key
 
@@ -118,8 +120,8 @@ class ScreenSweeper(GridSweeper):
         if problem is not None:
             raise ConfigError(f"{problem} Give another hydra.sweep.dir=PATH.")
         overrides = [words[0] for key, words in given.items() if key not in OWN]
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-        overrides += [f"study={study[0].settings.study}-screen", f"hydra.sweep.dir='{quoted}'"]
+        own = f"{study[0].settings.study}-screen"
+        overrides += [f"study={quoted(own)}", f"hydra.sweep.dir={quoted(str(folder))}"]
         candidates = Candidates(names, self.factor, epochs)
         first = self._runs(_combined(overrides, names, seeds, epochs[0]))
         record = first[0].folder.parent / f"screen-{screening_key(candidates, first)}.json"
@@ -127,16 +129,17 @@ class ScreenSweeper(GridSweeper):
 
     def _arms(self, given: dict[str, list[str]]) -> list[str]:
         """Names of the candidates, in the order of the experiment; leaves theirs and the baseline's grids only."""
+        from gaze.choices import did_you_mean
         from gaze.errors import ConfigError
 
         arms = [str(grid.get(ARM)) for grid in self.grids]
         several = [key for key, words in given.items() if len(words) > 1 and key not in (ARM, "seed")]
         wanted = [word.partition("=")[2] for word in given.get(ARM, [])] or arms
-        unknown = [name for name in wanted if name not in arms]
         names = [name for name in arms if name in wanted and name != self.baseline]
         problems = [f"{key} has several values: a screening is of one {key}. Give it once for each." for key in several]
-        if unknown:
-            problems.append(f"{ARM}={','.join(unknown)}: this experiment has {', '.join(arms)}.")
+        if strange := [name for name in wanted if name not in arms]:
+            has = f"this experiment has {', '.join(arms)}."
+            problems += [f"{ARM}={name}: {has} {did_you_mean(name, arms, 1)}".rstrip() for name in strange]
         elif self.baseline not in arms:
             problems.append(f"hydra.sweeper.baseline={self.baseline}: this experiment has {', '.join(arms)}.")
         elif not names:
@@ -165,6 +168,7 @@ class ScreenSweeper(GridSweeper):
         """Candidates that are left after all rungs, and those that failed."""
         from rich import get_console
 
+        from gaze.errors import clear_errors
         from gaze.runs.screening import Rung, remaining, save_rungs, screening_rows, screening_table, write_rows
 
         names, factor, epochs = plan.candidates

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, TINY
-from hydra.errors import HydraException
+from omegaconf import ListConfig
 from rich.console import Console
 
 from gaze.config.train import check_config
@@ -100,6 +100,23 @@ def test_outcome_of_a_run_without_status_is_what_the_launcher_saw(runs):
     assert outcome(runs[0]).state == "left"
     found = outcome(runs[0], ValueError("no such worker"))
     assert (found.state, found.error) == ("failed", "ValueError: no such worker")
+
+
+def test_how_an_earlier_start_ended_is_no_outcome_of_this_one(runs):
+    runs[0].folder.mkdir()
+    for status in (
+        {"state": "failed", "error": "DataError: no images"},
+        {"state": "interrupted"},
+        {"state": "running"},
+    ):
+        write_json(runs[0].status_file, {**status, "started": "yesterday"})
+        before = runs[0].status
+        assert outcome(runs[0], None, before)[::4] == ("left", "")
+        assert outcome(runs[0], ValueError("no worker"), before)[::4] == ("failed", "ValueError: no worker")
+        write_json(runs[0].status_file, {**status, "started": "today"})
+        assert outcome(runs[0], None, before) == outcome(runs[0])
+    finish(runs[1])
+    assert outcome(runs[1], None, runs[1].status).state == "complete"
 
 
 def test_a_run_that_was_asked_to_end_is_interrupted_in_every_count(runs):
@@ -213,11 +230,51 @@ def test_several_grids_follow_each_other_and_the_command_line_selects(combinatio
     none = [["augmentation=none", f"seed={n}"] for n in range(3)]
     blur = [["augmentation=blur", f"seed={n}"] for n in (100, 101)]
     assert combinations(params) == none + blur
-    assert combinations(params, "augmentation=blur,hflip") == blur
+    assert combinations(params, "augmentation=blur") == blur
     assert combinations(params, "seed=2,101") == [none[2], blur[1]]
     assert combinations(params, "lambda=0", limit={"seed": 1}) == [[*none[0], "lambda=0"], [*blur[0], "lambda=0"]]
-    with pytest.raises(HydraException, match="augmentation=hflip"):
-        combinations(params, "augmentation=hflip")
+
+
+def test_what_all_grids_share_is_replaced(combinations):
+    params = [{"dataset": "a", "seed": "range(2)", "lambda": weight, "gaze.start_epoch": 2} for weight in (0, 50)]
+    del params[0]["gaze.start_epoch"]
+    assert combinations(params, "dataset=phantom", "seed=9", "lambda=50.0") == [
+        ["dataset=phantom", "seed=9", "lambda=50", "gaze.start_epoch=2"]
+    ]
+    assert combinations(params, "++dataset=phantom", "seed=9", "gaze.start_epoch=2") == [
+        ["++dataset=phantom", "seed=9", "lambda=50", "gaze.start_epoch=2"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("augmentation=none,bluur", "augmentation=bluur: no grid of this experiment has it. Did you mean blur? "),
+        ("augmentation=none,mixup", "augmentation=mixup: no grid of this experiment has it. It has none, blur"),
+        ("seed=0,99", "seed=99: no grid of this experiment has it. Nearest: 100, 101, 2."),
+        ("augmentation=none,blur seed=0,1", "augmentation=blur: this experiment has it with seed=100, seed=101 only."),
+        ("augmentation=blur seed=0", "augmentation=blur: this experiment has it with seed=100, seed=101 only.\n"
+         "seed=0: this experiment has it with augmentation=none only."),
+    ],
+)  # fmt: skip
+def test_no_value_is_dropped_in_silence(combinations, words, said):
+    params = [{"augmentation": "none", "seed": "range(3)"}, {"augmentation": "blur", "seed": "range(100,102)"}]
+    with pytest.raises(ConfigError) as caught:
+        combinations(params, *words.split())
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (REPO / "conf" / "experiment").glob("*.yaml")))
+def test_the_values_of_every_experiment_can_be_replaced_as_documented(composed, combinations, experiment, capsys):
+    """docs/grids.md: ``dataset=phantom seed=0``."""
+    sweeper = composed(f"experiment={experiment}", hydra=True).hydra.sweeper
+    params = sweeper.params if isinstance(sweeper.params, ListConfig) else [sweeper.params]
+    found = combinations(sweeper.params, "dataset=phantom", "seed=0")
+    assert found and all({"dataset=phantom", "seed=0"} <= set(own) for own in found)
+    every = combinations(sweeper.params, "dataset=phantom")
+    assert len(every) == len(combinations(sweeper.params)) / len(str(params[0].get("dataset", "")).split(","))
+    left_out = "1 of the 15 grids of this experiment have the values given; the others are left out.\n"
+    assert capsys.readouterr().out == (left_out if experiment.startswith("augmentation") else "")
 
 
 def test_the_seeds_of_a_shipped_grid_are_limited_by_the_documented_setting(composed, combinations):
