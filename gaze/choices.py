@@ -25,9 +25,21 @@ def did_you_mean(word: str, known: Iterable[str], most: int = 3) -> str:
 
 def unknown(setting: str, word: str, known: Iterable[str]) -> str:
     """Message for a word that is none of those a setting takes, with the nearest of them."""
-    *others, last = known
-    listed = f"{', '.join(others)} or {last}" if others else last
-    return f"{setting}={word} is unknown: {listed}. {did_you_mean(word, [*others, last], 1)}".rstrip()
+    words = list(known)
+    return f"{setting}={word} is unknown: {either(words)}. {did_you_mean(word, words, 1)}".rstrip()
+
+
+def unknown_network(word: str, known: Iterable[str]) -> str:
+    """The same of a network, which may be one that another library has."""
+    text = unknown("model", word, known)
+    others = (f"model={source} model.name={word}" for source in ("torchvision", "timm"))
+    return text if text.endswith("?") else f"{text} A network of another library: {either(others)}."
+
+
+def either(words: Iterable[str]) -> str:
+    """``"a, b or c"``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclass(frozen=True)
@@ -75,11 +87,22 @@ class Source(Choice):
 
     Attributes:
         needs: settings of the group ``dataset`` of which one has to be given.
-        takes: settings that are for such sources alone.
+        takes: others that it reads and not every source does.
+        groups: choices of the group ``dataset`` that are such; none where it has no YAML here.
     """
 
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def reads(self, name: str) -> bool:
+        """Whether it reads a setting of the group ``dataset``: what no source names, all do."""
+        return name in (*self.needs, *self.takes) or not readers(name)
+
+
+def readers(name: str) -> list[Source]:
+    """Sources that name a setting of the group ``dataset`` as theirs."""
+    return [source for source in SOURCES.values() if name in (*source.needs, *source.takes)]
 
 
 @dataclass(frozen=True)
@@ -168,20 +191,23 @@ DISTANCES = Registry(
     Distance("ssim", "SSIM", "Wang et al. 2004, IEEE TIP 13", f"{DISTANCE}:ssim", most=2.0),
     Distance("soft_iou", "soft IoU", "Ruzicka 1958", f"{DISTANCE}:soft_iou"),
 )
+FILES = ("window", "on_bad_image", "on_missing_mask")  # settings of images that lie in files
+PAIR = (*FILES, "train_dir", "test_dir", "train_counts", "test_counts", "mask_dir")  # of two folders of class folders
 SOURCES = Registry(
     "dataset.kind",
-    Source("phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom"),
+    Source("phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom", groups=("phantom",)),
     Source(
         "folder", "class folders of images, ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png", "",
-        "gaze.data.datasets:load_folders", needs=("root",), takes=("mask_dir",),
+        "gaze.data.datasets:load_folders", needs=("root",), takes=PAIR, groups=("folder",),
     ),
     Source(
         "kaggle", "class folders of images, published at Kaggle", "", "gaze.data.datasets:load_folders",
-        needs=("handle", "root"), takes=("mask_dir",),
+        needs=("handle", "root"), takes=PAIR, groups=("brain_tumor_mri", "chest_xray"),
     ),
     Source(
         "ultrasound", "images and masks side by side, without a published split", "Al-Dhabyani et al. 2020",
-        "gaze.data.datasets:load_ultrasound", needs=("handle", "root"), takes=("classes",),
+        "gaze.data.datasets:load_ultrasound", needs=("handle", "root"),
+        takes=(*FILES, "classes", "counts", "test_fraction", "split_seed"), groups=("breast_ultrasound",),
     ),
 )  # fmt: skip
 AUGMENTATIONS = Registry(  # in the order in which they are applied

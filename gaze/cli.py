@@ -6,6 +6,8 @@ Settings are in ``conf/``, which an installed gaze carries along; any of them ca
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,19 +19,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gaze.config.naming import quoted, register
+from gaze.config.naming import register
+from gaze.config.words import Command
+from gaze.errors import GazeError, clear_errors
 
 HOUSE = Path(__file__).resolve().parent
-CONF = str(next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_dir()))  # in a wheel, in a checkout
-PATHS = ("source", "check", "explain", "images")  # of analyze.py; run folders have "=" and "," in their names
+CONF = next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
+# What is text as it stands: run folders have "=" and "," in their names, a study may be called 1.10.
+TRAIN = Command(
+    "train",
+    ("study", "dataset.name", "dataset.root", "dataset.train_dir", "dataset.test_dir", "dataset.mask_dir",
+     "dataset.cache", "hydra.run.dir", "hydra.sweep.dir"),
+    CONF, grids=True,
+)  # fmt: skip
+ANALYZE = Command("analyze", ("study", "source", "check", "explain", "images", "hydra.run.dir"), CONF, grids=False)
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def train_job(cfg: DictConfig) -> float | None:
     """One run, or one of a grid; Cohen's kappa at its end."""
     register()  # again where Ray or SLURM started this process
     from gaze.config.train import check_config, check_trainer  # after Hydra: --help answers at once
-    from gaze.errors import GazeError
     from gaze.runs.folder import finished_row
     from gaze.runs.run import Run
     from gaze.runs.status import Interrupted, is_first_process
@@ -62,35 +72,37 @@ def train_job(cfg: DictConfig) -> float | None:
         sys.exit(130)
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="analyze")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="analyze")
 def analyze_job(cfg: DictConfig) -> None:
     """Runs to tables, figures and a report."""
     from rich.console import Console
 
     from gaze.config.train import check_analysis  # after Hydra: --help answers at once
-    from gaze.errors import GazeError
 
-    try:
+    with clear_errors():
         config = check_analysis(cfg)
         from gaze.studies.run import run_analysis
 
         run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
-    except GazeError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 def train() -> None:
     """``gaze-train``: train one run, or with ``-m`` a grid."""
-    mend_help()
+    _start(TRAIN)
     train_job()
 
 
 def analyze() -> None:
     """``gaze-analyze``: sum up runs, check one, or explain images with it."""
-    mend_help()
-    sys.argv[1:] = quoted(sys.argv[1:], PATHS)
+    _start(ANALYZE)
     analyze_job()
+
+
+def _start(command: Command) -> None:
+    outlive_readers()
+    mend_help()
+    with clear_errors():
+        sys.argv[1:] = command.prepared(sys.argv[1:])
 
 
 def save_settings(cfg: DictConfig, folder: Path) -> None:
@@ -102,6 +114,32 @@ def save_settings(cfg: DictConfig, folder: Path) -> None:
     OmegaConf.save(cfg, folder / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": hydra_cfg}), folder / "hydra.yaml")
     OmegaConf.save(hydra_cfg.overrides.task, folder / "overrides.yaml")
+
+
+# ---- a reader that goes away
+
+
+class Outlived(io.FileIO):
+    """Standard output or error into a pipe: once its reader is gone, as behind ``| head``, what is written goes nowhere
+    and the command goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def outlive_readers() -> None:
+    """Make standard output and error :class:`Outlived`, unless they are a terminal or something else stands there."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream is getattr(sys, f"__{name}__") and not stream.isatty():
+            stream.flush()
+            raw = Outlived(stream.fileno(), "w", closefd=False)
+            own = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering", "write_through")}
+            setattr(sys, name, io.TextIOWrapper(raw if stream.write_through else io.BufferedWriter(raw), **own))
 
 
 # ---- Python 3.14

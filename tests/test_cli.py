@@ -1,16 +1,74 @@
-"""Hydra's command line on Python 3.14, whose argparse renders each help as it is added; played on older Pythons."""
+"""Both commands: what they leave when they are refused, a reader that goes away, and Hydra's command line on Python
+3.14, whose argparse renders each help as it is added (played on older Pythons).
+"""
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from conftest import REPO
 from hydra._internal import utils as hydra_utils
 
-from gaze.cli import LateHelpParser, mend_help
+from gaze.cli import LateHelpParser, mend_help, outlive_readers
+
+# ---- refused
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path):
+    (tmp_path / "outputs").mkdir()  # the user's own stays
+    line = [sys.executable, str(REPO / "analyze.py"), "check=a", "explain=b"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("\nerror: explain=b asks another question"), done.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "outputs"]
+
+
+# ---- a reader that goes away
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_written_after_the_reader_has_gone_is_lost_and_no_error(unbuffered):
+    code = (
+        "import os, sys, gaze.cli as c; c.outlive_readers(); print('first', flush=True); sys.stdin.readline()\n"
+        "for line in range(3000): print('more', line); print('error', line, file=sys.stderr)\n"
+        "open(sys.argv[1], 'w').write(f'{sys.stdout.encoding} {sys.stdout.isatty()}')"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        line = [sys.executable, "-c", code, f"{folder}/end"]
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONIOENCODING": "utf-8"}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(line, cwd=REPO, env=environment, **pipes) as process:
+            assert process.stdout.readline().strip() == b"first"
+            process.stdout.close()
+            process.stderr.close()
+            process.stdin.write(b"go on\n")
+            process.stdin.close()
+            assert process.wait(60) == 0
+        assert Path(f"{folder}/end").read_text() == "utf-8 False"
+
+
+@pytest.mark.parametrize("script", ["train", "analyze"])
+def test_help_into_a_closed_pipe_is_no_error(script, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, str(REPO / f"{script}.py"), "--help"]
+    done = subprocess.run(line, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stream_that_stands_for_standard_output_stays(capsys):
+    before = sys.stdout
+    outlive_readers()
+    assert sys.stdout is before
+
+
+# ---- Python 3.14
+
 
 # As Python 3.14's argparse has it. Its own check stands in front of this one there.
 CHECK = """

@@ -12,7 +12,6 @@ from torchvision.models import resnet18
 
 import gaze
 from gaze import cli
-from gaze.config.naming import quoted
 from gaze.config.train import check_analysis, check_config
 
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
@@ -60,10 +59,11 @@ def test_python_example_is_the_file_that_its_own_test_runs():
 def check(script: str, command: str, composed: Compose) -> None:
     """Compose a command's settings and check them."""
     if script == "train":
-        check_config(composed(*[word.split(",")[0] for word in command.split() if word != "-m"]))
+        words = cli.TRAIN.prepared(command.split())
+        check_config(composed(*[word.split(",")[0] for word in words if word != "-m"]))
         return
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        check_analysis(compose("analyze", quoted(command.split(), cli.PATHS)))
+        check_analysis(compose("analyze", cli.ANALYZE.prepared(command.split())))
 
 
 @pytest.mark.parametrize("script", ["train", "analyze"])

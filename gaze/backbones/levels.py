@@ -15,7 +15,7 @@ from torchvision.ops import SqueezeExcitation
 
 from gaze.cam.hook import at_least_float32
 from gaze.cam.layers import Target
-from gaze.choices import METHODS, unknown
+from gaze.choices import METHODS, unknown_network
 from gaze.errors import ConfigError
 
 
@@ -197,7 +197,7 @@ def build_backbone(name: str, num_classes: int, in_channels: int = 1) -> SplitBa
         ConfigError: unknown name, or fewer than two classes.
     """
     if name not in LEVELS:
-        raise ConfigError(unknown("model", name, LEVELS))
+        raise ConfigError(unknown_network(name, LEVELS))
     if num_classes < 2:
         raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
     return LEVELS[name](num_classes, in_channels)

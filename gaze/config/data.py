@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
-from gaze.choices import SOURCES
+from gaze.choices import SOURCES, either, readers
 from gaze.config.settings import FolderName, Settings, one_of
 
 DRAWN = {"train_images": 640, "test_images": 320}  # by the phantom
@@ -70,14 +70,24 @@ class DatasetConfig(Settings):
         name, source = str(info.field_name), SOURCES.get(info.data.get("kind", ""))
         if source is None:
             return value
-        takers = [other.name for other in SOURCES.values() if name in other.takes]
-        if value is not None and takers and source.name not in takers:
-            raise ValueError(f"is for dataset.kind={' or '.join(takers)}. Leave it out")
+        if not source.reads(name) and value != cls.model_fields[name].default:
+            own, given = source.groups or (source.name,), str(info.data.get("name"))
+            others = either(group for other in readers(name) for group in other.groups or (other.name,))
+            raise ValueError(
+                f"is for dataset={others}; dataset={given if given in own else own[0]} does not read it. "
+                "Take one of them, or leave it out"
+            )
         given = {**info.data, name: value}
         if name in source.needs and given.keys() >= set(source.needs) and not any(given[key] for key in source.needs):
             wanted = " or ".join(f"dataset.{key}" for key in source.needs)
             raise ValueError(f"leaves dataset={given.get('name')} without images: give {wanted}, {source.title}")
         return value
+
+    @model_serializer(mode="wrap")
+    def _read(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what its source does not read: in config.json and report it would seem to mean something."""
+        source = SOURCES.get(self.kind)
+        return {name: value for name, value in whole(self).items() if source is None or source.reads(name)}
 
     @field_validator("on_leak")
     @classmethod

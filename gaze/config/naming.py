@@ -6,11 +6,13 @@ Importing this module makes them known to OmegaConf. A process that Ray or SLURM
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,21 +104,14 @@ def analysis_name(study: Any, check: Any, explain: Any) -> str:
     return f"{'check' if check is not None else 'explain'}-{name}"
 
 
-def quoted(words: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Words of a command line with the values of ``keys`` in quotes: Hydra takes "=", "," and "(" in a path, such as
-    ``check=outputs/a/lambda=0/seed=0``, for grammar of its own. What is quoted already, and null, stay."""
-    found = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if equals and key in keys and value not in ("", "null") and value[0] not in "'\"":
-            end = "\\" * (len(value) - len(value.rstrip("\\")))  # doubled, or it would take the closing quote's meaning
-            word = f"{key}='{value.replace(chr(39), chr(92) + chr(39))}{end}'"
-        found.append(word)
-    return found
-
-
 def unwritable(folder: Path) -> str | None:
-    """Why nothing can be written into ``folder``, which is made where it is missing; None where all is well."""
+    """Why nothing can be written into ``folder``, which is made where it is missing; None where all is well.
+
+    Of what is made here, folders that are still empty when the process ends are removed: a command that is refused
+    leaves none behind.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    atexit.register(_remove_empty, made)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,11 +119,18 @@ def unwritable(folder: Path) -> str | None:
     return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder}: this folder cannot be written to."
 
 
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """From the inmost one outwards."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 class WritableFolder(Callback):
     """A callback of Hydra: an output folder that cannot be made is one clear error before anything else."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        problem = unwritable(Path(str(config.hydra.run.dir)))
+        problem = unwritable(Path(str(config.hydra.run.dir)).absolute())
         if problem is not None:
             print(f"\nerror: {problem} Give another hydra.run.dir=PATH.", file=sys.stderr)
             sys.exit(1)

@@ -57,9 +57,12 @@ def _one_folder(name: str) -> str:
 FolderName = Annotated[str, AfterValidator(_one_folder)]
 
 
-def no_such(setting: str, value: Any, known: Collection[str], what: str = "there is no such setting") -> str:
+def no_such(
+    setting: str, value: Any, known: Collection[str], what: str = "there is no such setting", elsewhere: str = ""
+) -> str:
     """Message for a setting that is not there, with the nearest of those that are."""
-    hint = did_you_mean(setting.rpartition(".")[2], known) or f"Known: {', '.join(sorted(known))}."
+    near = f"Did you mean {elsewhere}?" if elsewhere else did_you_mean(setting.rpartition(".")[2], known)
+    hint = near or f"Known: {', '.join(sorted(known))}."
     return f"{setting}={shown(value)}: {what}. {hint}".rstrip()
 
 
@@ -68,25 +71,41 @@ def shown(value: Any) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _elsewhere(model: type[BaseModel], name: str) -> str:
+    """A setting of one of the model's groups that is called so, such as dataset.image_size; "" where none is."""
+    last = name.rpartition(".")[2]
+    groups = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
+    found = (f"{key}.{last}" for key, kind in groups.items() if _is_group(kind) and last in kind.model_fields)
+    return next(found, "")
+
+
 def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
     """``gaze.ema_decay=1.5 must be less than 1.``"""
     known: dict[Any, Any] = {}
     kind: Any = model
     for part in problem["loc"]:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if _is_group(kind):
             known = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
             kind = known.get(part)
     name = ".".join(part for part in problem["loc"] if isinstance(part, str))
     value, words = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            return no_such(name, value, known)
+            return no_such(name, value, known, elsewhere=_elsewhere(model, name))
         case "literal_error":
             return unknown(name, shown(value), words["expected"].replace(", ", " or ").replace("'", "").split(" or "))
-        case "value_error" if isinstance(value, dict):  # of a whole group, which names its settings itself
+        case "value_error" if _is_group(kind):  # of a whole group, which names its settings itself
             return str(words["error"])
         case "value_error":
             return f"{name}={shown(value)} {words['error']}."
+        case "model_type" | "dict_type" if _is_group(kind):
+            what = (kind.__doc__ or "").partition(": ")[2].strip(".\n ")
+            own = ", ".join(f"{name}.{key}={shown(field.default)}" for key, field in kind.model_fields.items())
+            return f"{name}={shown(value)} must be a group of settings, {what}. They are given one by one: {own}."
         case other:
             wanted = f"must be {TYPES[other]}" if other in TYPES else problem["msg"].replace("Input should", "must")
             return f"{name}={shown(value)} {wanted}{', or null' if type(None) in get_args(kind) else ''}."

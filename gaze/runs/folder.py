@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gaze.config.data import DatasetConfig
 from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
 from gaze.files import write_json
@@ -104,9 +105,15 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
         return {}
     if run.settings.dataset.window == "auto":
         there.pop("dataset.window", None)  # what it was for those images
-    now, default = flat_settings(place_free(run.settings.to_dict())), flat_settings(TrainConfig().to_dict())
+    now, default = flat_settings(place_free(run.settings.to_dict())), _defaults()
     pairs = {name: (there.get(name, default.get(name)), now.get(name)) for name in sorted(there.keys() | now.keys())}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _defaults() -> dict[str, Any]:
+    """Of every setting; those of the group ``dataset`` for whatever source reads them."""
+    dataset = {f"dataset.{name}": field.default for name, field in DatasetConfig.model_fields.items()}
+    return dataset | flat_settings(TrainConfig().to_dict())
 
 
 def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

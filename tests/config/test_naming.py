@@ -82,6 +82,17 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     assert problem is not None and "cannot be made" in problem and str(tmp_path / "file") in problem
 
 
+def test_folders_that_stay_empty_are_removed_at_the_end_of_the_process_and_others_stay(tmp_path):
+    (tmp_path / "own").mkdir()
+    code = (
+        "import sys; from pathlib import Path; from gaze.config.naming import unwritable\n"
+        "for name in ('own/a/b', 'c/d/e', 'c/f'): unwritable(Path(name))\n"
+        "Path('c/f/file').touch()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPO)}, check=True)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {"own", "c", "c/f", "c/f/file"}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_read_only_folder_is_said():
     with tempfile.TemporaryDirectory() as name:  # not tmp_path, which nobody else can enter

@@ -8,6 +8,7 @@ from conftest import REPO, Compose
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from gaze.choices import SOURCES
 from gaze.config.analysis import AnalyzeConfig
 from gaze.config.data import DatasetConfig
 from gaze.config.train import TrainConfig, check_analysis, check_config, config_hash
@@ -137,7 +138,8 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "dataset=folder": "dataset.root=null leaves dataset=folder without images: give dataset.root, class folders",
     "+dataset.on_leak=dropp": "dataset.on_leak=dropp is unknown: warn, error or drop. Did you mean drop?",
     "+dataset.drop_leaked=yes": "dataset.drop_leaked=yes must be true or false, or null.",
-    "+dataset.mask_dir=masks": "dataset.mask_dir=masks is for dataset.kind=folder or kaggle. Leave it out.",
+    "+dataset.mask_dir=masks": "dataset.mask_dir=masks is for dataset=folder, brain_tumor_mri or chest_xray; "
+    "dataset=phantom does not read it. Take one of them, or leave it out.",
     "+dataset.test_fraction=1": "dataset.test_fraction=1 must be less than 1.",
     "+dataset.train_counts={a:x}": "dataset.train_counts.a=x must be a whole number",
     "+dataset.classes=benign": "dataset.classes=benign must be a list, or null.",
@@ -156,7 +158,12 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "Did you mean pearson?",
     "gaze.ema_decay=1.5": "gaze.ema_decay=1.5 must be less than 1.",
     "gaze.second_order=maybe": "gaze.second_order=maybe must be true or false.",
-    "gaze=3": "gaze=3 must be a group of settings.",
+    "gaze=3": "gaze=3 must be a group of settings, the regulariser (thesis, Eq. 11-18). They are given one by one: ",
+    "optimizer=adamw": "optimizer=adamw must be a group of settings, Adam, as published. They are given one by one: "
+    "optimizer.lr=0.0001, optimizer.betas=[0.9, 0.999], optimizer.eps=1e-08, optimizer.weight_decay=0.0.",
+    "trainer=3": "trainer=3 must be a group of settings.",
+    "+image_size=64": "image_size=64: there is no such setting. Did you mean dataset.image_size?",
+    "+dataset.lr=0.1": "dataset.lr=0.1: there is no such setting. Did you mean optimizer.lr?",
     "optimizer.lr=inf": "optimizer.lr=inf must be a finite number.",
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9] must be two numbers in [0, 1).",
     "optimizer.betas=[0.9,true]": "optimizer.betas=true must be a number.",
@@ -196,6 +203,47 @@ def test_a_bad_setting_is_one_line_that_names_it_as_it_was_written(composed, ove
 )
 def test_bad_setting_of_the_ultrasound_set(composed, override, words):
     assert message(composed, "dataset=breast_ultrasound", override).startswith(words)
+
+
+OTHERS = {  # of other sources: one word that each kind of set does not read
+    "phantom": ("root=/x", "handle=a/b/versions/1", "mask_dir=m", "test_fraction=0.3", "split_seed=1", "test_dir=a"),
+    "folder": ("handle=a/b/versions/1", "test_fraction=0.3", "split_seed=1", "classes=[a,b]", "counts={a:1}"),
+    "chest_xray": ("test_fraction=0.3", "split_seed=1", "classes=[a,b]"),
+    "breast_ultrasound": ("train_dir=a", "test_dir=a", "mask_dir=m", "train_counts={a:1}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", OTHERS)
+def test_a_setting_of_another_kind_of_set_is_refused_with_the_group_that_has_it(composed, dataset):
+    words = ["dataset.root=/x"] if dataset == "folder" else []
+    text = message(composed, f"dataset={dataset}", *words, *(f"++dataset.{word}" for word in OTHERS[dataset]))
+    lines = dict(line.split("=", 1) for line in text.splitlines())
+    assert set(lines) == {f"dataset.{word.partition('=')[0]}" for word in OTHERS[dataset]}
+    assert all(f"; dataset={dataset} does not read it. Take one of them" in line for line in lines.values())
+    for name, line in lines.items():
+        named = line.partition("is for dataset=")[2].partition(";")[0].replace(" or ", ", ").split(", ")
+        assert named
+        for group in named:  # those that are named take it
+            own = name.removeprefix("dataset.")
+            assert SOURCES[composed(f"dataset={group}").dataset.kind].reads(own)
+
+
+def test_a_registry_knows_the_group_of_each_kind_of_set(composed):
+    for name in shipped("dataset"):
+        assert name in SOURCES[composed(f"dataset={name}").dataset.kind].groups
+
+
+def test_settings_that_a_source_does_not_read_are_not_written(composed):
+    written = {
+        name: check_config(composed(f"dataset={name}")).to_dict()["dataset"] for name in ("phantom", "chest_xray")
+    }
+    assert not {"root", "handle", "train_dir", "test_fraction", "split_seed", "counts", "mask_dir"} & set(
+        written["phantom"]
+    )
+    assert "handle" in written["chest_xray"] and not {"test_fraction", "split_seed", "classes"} & set(
+        written["chest_xray"]
+    )
+    assert written["chest_xray"]["train_images"] is None and written["phantom"]["train_images"] == 640
 
 
 def test_settings_that_change_no_figure_make_no_other_config(composed):

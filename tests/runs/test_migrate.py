@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gaze.config.analysis import AnalyzeConfig, CompareConfig
 from gaze.config.train import TrainConfig, check_config, config_hash
+from gaze.files import write_json
 from gaze.runs.folder import differences, plan_run
 from gaze.runs.migrate import migrate
 from gaze.runs.run import Run, runs_below
@@ -50,6 +51,19 @@ def test_older_names_become_todays():
     assert (new.dataset.on_leak, new.dataset.train_images) == ("drop", None)  # the phantom's number counted for nothing
     assert migrate(new.to_dict()) == new.to_dict()
     assert "drop_leaked" in old["dataset"]
+
+
+def test_what_a_source_does_not_read_and_what_came_later_are_no_difference(tmp_path, composed):
+    config = check_config(composed("dataset=chest_xray"))
+    values = config.to_dict()
+    values["dataset"] |= {"test_fraction": 0.3, "split_seed": 5, "classes": None}  # as a run kept them before
+    del values["dataset"]["on_missing_mask"], values["dataset"]["train_dir"]
+    run = Run(tmp_path, config)
+    write_json(run.config_file, values)
+    assert differences(run) == {} and Run(tmp_path).settings == config
+    values["dataset"]["on_bad_image"] = "skip"
+    write_json(run.config_file, values)
+    assert differences(run) == {"dataset.on_bad_image": ("skip", "error")}
 
 
 def test_every_run_has_the_settings_of_its_command(old, composed):

@@ -18,9 +18,11 @@ from rich.console import Console
 from run_folders import new_module, write_run
 from scipy import stats
 
+from gaze.cli import ANALYZE
 from gaze.config.analysis import AnalyzeConfig, CompareConfig
-from gaze.config.naming import analysis_name, quoted
+from gaze.config.naming import analysis_name
 from gaze.config.train import check_config
+from gaze.config.words import quoted
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import DataError
@@ -201,10 +203,9 @@ def test_paths_are_quoted_for_hydra_and_give_a_folder():
 
     parser = OverridesParser.create()
     for path in ("a/lambda=0/seed=0,x=1", "it's (1)/b", "plain", "C:\\x\\", "a\\b=c"):
-        (word,) = quoted([f"check={path}"], ("check",))
-        assert parser.parse_override(word).value() == path
-    kept = ["check=null", "check='a=b'", "study=a", "check=", "-m"]
-    assert quoted(kept, ("check",)) == kept
+        assert parser.parse_override(f"check={quoted(path)}").value() == path
+    kept = ["check=null", "check='a=b'", "kind=auto", "check="]
+    assert ANALYZE.prepared(kept) == kept
     assert analysis_name(None, None, None) == "all" and analysis_name("x", None, None) == "x"
     name = analysis_name(None, "outputs/a/phantom/level2/lambda=0/seed=0", None)
     assert name == "check-a-phantom-level2-lambda=0-seed=0"
