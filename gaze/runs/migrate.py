@@ -27,7 +27,7 @@ def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
         values["dataset"]["on_leak"] = "drop" if dataset["drop_leaked"] else "warn"
         if dataset.get("kind") != "phantom":  # the numbers were the phantom's and counted for nothing
             values["dataset"] |= {"train_images": None, "test_images": None}
-    source = SOURCES.get(dataset.get("kind", "")) if isinstance(dataset, Mapping) else None
+    source = SOURCES.get(dataset.get("kind", "phantom")) if isinstance(dataset, Mapping) else None
     if source is not None:  # what counted for nothing
         values["dataset"] = {key: value for key, value in values["dataset"].items() if source.reads(key)}
     return values
