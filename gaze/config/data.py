@@ -71,10 +71,10 @@ class DatasetConfig(Settings):
         if source is None:
             return value
         if not source.reads(name) and value != cls.model_fields[name].default:
-            own, given = source.groups or (source.name,), str(info.data.get("name"))
+            own, called = source.groups or (source.name,), str(info.data.get("name"))
             others = either(group for other in readers(name) for group in other.groups or (other.name,))
             raise ValueError(
-                f"is for dataset={others}; dataset={given if given in own else own[0]} does not read it. "
+                f"is for dataset={others}; dataset={called if called in own else own[0]} does not read it. "
                 "Take one of them, or leave it out"
             )
         given = {**info.data, name: value}

@@ -78,7 +78,7 @@ def _is_group(kind: Any) -> bool:
 def _elsewhere(model: type[BaseModel], name: str) -> str:
     """A setting of one of the model's groups that is called so, such as dataset.image_size; "" where none is."""
     last = name.rpartition(".")[2]
-    groups = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
+    groups: dict[str, Any] = {field.alias or key: field.annotation for key, field in model.model_fields.items()}
     found = (f"{key}.{last}" for key, kind in groups.items() if _is_group(kind) and last in kind.model_fields)
     return next(found, "")
 
