@@ -213,6 +213,12 @@ def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
             f"trainer.precision={precision} is not supported: {', '.join(PRECISIONS)}. "
             "(Pure half precision loses the Grad-CAM map, which is computed in float32.)"
         )
+    strategy = str(trainer.get("strategy", "auto"))
+    if any(word in strategy for word in ("spawn", "fork", "notebook")):
+        problems.append(
+            f"trainer.strategy={strategy}: a run that has begun cannot be copied into other processes. Take "
+            "trainer.strategy=ddp, which starts each process by itself."
+        )
     epochs = trainer.get("max_epochs", 1)
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         problems.append(f"trainer.max_epochs={shown(epochs)} must be a whole number, 1 or more.")

@@ -42,6 +42,29 @@ class Batch(NamedTuple):
     mixed: Tensor | None = None
 
 
+def as_batch(batch: Any) -> Batch:
+    """A batch of this project, or one of the (images, classes) that a plain ``DataLoader`` gives.
+
+    Args:
+        batch: bytes (B, C, H, W) are scaled to [-1, 1], floating images left as they are; classes (B,) are whole
+            numbers.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    parts = batch if isinstance(batch, tuple | list) else ()
+    if len(parts) != 2 or [getattr(part, "ndim", None) for part in parts] != [4, 1] or parts[1].is_floating_point():
+        shapes = ", ".join(f"{type(part).__name__} {tuple(getattr(part, 'shape', ()))}" for part in parts)
+        raise ValueError(
+            "GazeModule takes a gaze.data.Batch, or images (B, C, H, W) and classes (B,) as whole numbers, as a "
+            f"DataLoader of (image, class) gives them; this is a {type(batch).__name__} of {shapes or 'other things'}."
+        )
+    image, target = parts
+    return Batch(scaled(image) if image.dtype == torch.uint8 else image, target.long(), torch.arange(len(target)), None)
+
+
 class SplitDataset(Dataset[Batch]):
     """A split whose ``__getitems__`` fetches a whole batch at once. Padding rows are left out of it."""
 
@@ -217,12 +240,12 @@ class GazeDataModule(LightningDataModule):
         """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
         image, mask = batch.image, None if batch.mask is None else batch.mask.float()
         if not training:
-            return batch._replace(image=_scaled(image), mask=mask)
+            return batch._replace(image=scaled(image), mask=mask)
         config, mixed = self.augmentation, None
         if config.on("frame"):
             image, mask = _flipped_and_cropped(image, mask, config)
         else:
-            image = _scaled(image)
+            image = scaled(image)
         if config.on("image"):
             image, mask = transform(image, mask, config)
         if config.on("label"):
@@ -244,14 +267,14 @@ def _flipped_and_cropped(
 
 def _by_resize(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
     moved = None if mask is None else resize_crops(mask, matrices, mode="nearest")
-    return resize_crops(image, matrices, convert=_scaled), moved
+    return resize_crops(image, matrices, convert=scaled), moved
 
 
 def _by_warp(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
-    return _scaled(warp(image.float(), matrices)), None if mask is None else warp(mask, matrices, "nearest")
+    return scaled(warp(image.float(), matrices)), None if mask is None else warp(mask, matrices, "nearest")
 
 
-def _scaled(image: Tensor) -> Tensor:
+def scaled(image: Tensor) -> Tensor:
     """0..255 to [-1, 1]: mean 0.5, SD 0.5 of a range of 1."""
     return image.float().div(127.5).sub_(1.0)
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,8 @@ from gaze.config.model import ModelConfig
 from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.consistency.schedule import curriculum
-from gaze.data.datamodule import Batch
+from gaze.data.datamodule import Batch, as_batch, scaled
+from gaze.data.decode import decode_image, is_deep
 from gaze.metrics.c_score import CScore
 from gaze.metrics.classification import CohenKappa
 from gaze.metrics.consistency import (
@@ -43,8 +46,19 @@ from gaze.runs.migrate import migrate
 CLASSES_COUNTED = 20  # up to so many classes the correct images of each are logged
 
 
+class Prediction(NamedTuple):
+    """Of B images: the classes' names, probabilities (B, K), and maps (B, H', W') in [0, 1] of these classes."""
+
+    names: list[str]
+    probabilities: Tensor
+    cam: Tensor
+
+
 class GazeModule(LightningModule):
     """A network, trained with or without the gaze consistency loss and measured after every epoch.
+
+    Its batches come from :class:`gaze.data.GazeDataModule`, or from a plain ``DataLoader`` of (image, class): see
+    :func:`gaze.data.datamodule.as_batch`.
 
     Args:
         model: name of the network, "level1" .. "level5", or one of ``source``.
@@ -154,10 +168,58 @@ class GazeModule(LightningModule):
         create_graph = None if self.gaze_config.second_order else False
         return look(self.backbone, image, target, method=self.gaze_config.method, create_graph=create_graph)
 
+    @torch.no_grad()
+    def predict(self, images: Tensor | Sequence[str | Path]) -> Prediction:
+        """What the network says of images as people have them, and where it looks: their range is not the caller's.
+
+        Args:
+            images: files, decoded as in training; or pixels (B, C, S, S), bytes or floating in 0..1.
+
+        Raises:
+            ValueError: pixels of another range or number of channels, a file beyond 8 bits, no image.
+            OSError: a file that cannot be read.
+        """
+        training, parts = self.training, []
+        pixels = images if isinstance(images, Tensor) else self._decoded(images)
+        self.eval()
+        try:
+            for part in self._in_range(pixels).split(64):
+                parts.append(self.look(part.to(self.device)))
+        finally:
+            self.train(training)
+        logits, cam = (torch.cat(each) for each in zip(*parts, strict=True))
+        return Prediction([self.class_names[i] for i in logits.argmax(1)], logits.softmax(1), cam)
+
+    def _decoded(self, files: Sequence[str | Path]) -> Tensor:
+        deep = [str(file) for file in files if is_deep(Path(file))]
+        if deep:
+            raise ValueError(
+                f"{deep[0]} has more than 8 bits, and only the run's folder says which of them count: "
+                f"python analyze.py explain=RUN images={deep[0]}"
+            )
+        if not files:
+            raise ValueError("predict needs an image, or more.")
+        channels, size = self.hparams["in_channels"], self.hparams["image_size"]
+        return torch.stack([torch.from_numpy(decode_image(Path(f), channels, size).pixels.copy()) for f in files])
+
+    def _in_range(self, pixels: Tensor) -> Tensor:
+        """Bytes, or 0..1, to [-1, 1]."""
+        channels = self.hparams["in_channels"]
+        if pixels.ndim != 4 or pixels.shape[1] != channels or not len(pixels):
+            raise ValueError(f"predict needs pixels (B, {channels}, S, S), got {tuple(pixels.shape)}.")
+        if pixels.dtype == torch.uint8:
+            return scaled(pixels)
+        if not (pixels.is_floating_point() and pixels.amin() >= 0 and pixels.amax() <= 1):
+            raise ValueError(
+                f"predict needs bytes or floating pixels in 0..1, got {pixels.dtype} in {pixels.amin():g}.."
+                f"{pixels.amax():g}. Images that are scaled to [-1, 1] already: module(images), module.look(images)."
+            )
+        return 2 * pixels - 1
+
     # ---- training
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        cam = None
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        batch, cam = as_batch(batch), None
         if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
             logits = self(batch.image)
         else:
@@ -187,7 +249,7 @@ class GazeModule(LightningModule):
         for mean in self.train_means.values():
             mean.reset()  # type: ignore[operator]
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Not in on_train_epoch_start: Lightning leaves that out where a run resumes in the middle of an epoch.
         if batch_idx == 0:
             self._reset_means()
@@ -229,8 +291,9 @@ class GazeModule(LightningModule):
 
     # ---- evaluation
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Measure a batch; maps (B, H', W') and predicted classes (B,) are for callbacks."""
+        batch = as_batch(batch)
         # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
         self._masks_seen |= batch.mask is not None
         if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
@@ -245,6 +308,7 @@ class GazeModule(LightningModule):
         return {"cam": cam, "preds": preds}
 
     def on_validation_epoch_end(self) -> None:
+        stage = "test" if self.trainer.testing else "val"
         values = {"loss": self.val_loss.compute(), **self.val_metrics.compute()}
         if self._masks_seen:
             values |= self.mask_metrics.compute()
@@ -254,7 +318,7 @@ class GazeModule(LightningModule):
             own = zip(self.class_names, self.class_counts.float(), strict=True)
             values |= {f"n_correct/{name}": count for name, count in own}
         for name, value in values.items():
-            self.log(f"val/{name}", value, prog_bar=name in ("kappa", "gaze_consistency"), sync_dist=True)
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("kappa", "gaze_consistency"), sync_dist=True)
         for metric in (self.val_loss, self.val_metrics, self.mask_metrics):
             metric.reset()
         self._masks_seen = False

@@ -174,6 +174,9 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "trainer.max_epochs=null": "trainer.max_epochs=null must be a whole number, 1 or more.",
     "+trainer.limit_val_batches=0": "trainer.limit_val_batches=0 and trainer.check_val_every_n_epoch other than 1",
     "+trainer.check_val_every_n_epoch=2": "trainer.limit_val_batches=0 and trainer.check_val_every_n_epoch other than",
+    "+trainer.strategy=ddp_spawn": "trainer.strategy=ddp_spawn: a run that has begun cannot be copied into other "
+    "processes. Take trainer.strategy=ddp, which starts each process by itself.",
+    "+trainer.strategy=ddp_fork": "trainer.strategy=ddp_fork: a run that has begun",
     "+trainer.limit_train_batches=0": "trainer.limit_train_batches=0 trains no step. Raise it or leave it out.",
     "+trainer.max_steps=0": "trainer.max_steps=0 trains no step.",
     "+trainer.max_time=00:00:00:00": "trainer.max_time=00:00:00:00 trains no step.",

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 from tiny_modules import (
     SIZE,
@@ -24,6 +25,7 @@ from tiny_modules import (
 )
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, TensorDataset
 
 import gaze
 import gaze.backbones.looking
@@ -361,12 +363,73 @@ def test_fit_validate_and_test(tmp_path, data, name, inference_mode):
     assert set(fitted) == LOG_KEYS
     (validated,) = trainer.validate(module, data, verbose=False)
     (tested,) = trainer.test(module, data, verbose=False)
-    assert set(validated) == set(tested) == {k for k in LOG_KEYS if k.startswith("val/")}
+    assert set(validated) == {k for k in LOG_KEYS if k.startswith("val/")}
+    assert set(tested) == {key.replace("val/", "test/") for key in validated}
     for key, value in validated.items():
-        assert value == pytest.approx(fitted[key].item(), nan_ok=True) == tested[key]
+        assert value == pytest.approx(fitted[key].item(), nan_ok=True) == tested[key.replace("val/", "test/")]
     # A graph of the backbone in every training step, in no evaluation step.
     assert set(graphs) == {(True, True, True), (False, False, False)}
     assert sum(training for training, *_ in graphs) == 3
+
+
+def test_a_plain_loader_of_images_and_classes_trains_as_batches_do(tmp_path):
+    """Floating images as they are, and bytes, which are scaled."""
+    batch = noise_batch(12)
+    grey = batch.image.mul(40).add(128).clamp(0, 255).byte()
+    batches = [batch._replace(image=grey.float() / 127.5 - 1)]
+    logged = []
+    for images in (None, batches[0].image, grey):
+        module, trainer = tiny_module("level1", gaze_lambda=5.0), tiny_trainer(tmp_path)
+        plain = None if images is None else DataLoader(TensorDataset(images, batch.target.int()), batch_size=12)
+        loader = plain or loader_of(batches)
+        trainer.fit(module, loader, loader)
+        logged.append({key: value.item() for key, value in trainer.callback_metrics.items()})
+    assert (
+        logged[0] == pytest.approx(logged[1], rel=1e-6, nan_ok=True) == pytest.approx(logged[2], rel=1e-6, nan_ok=True)
+    )
+    assert logged[0]["train/loss_gaze"] > 0
+
+
+@pytest.mark.parametrize("batch", [
+    torch.zeros(2, 1, 4, 4), (torch.zeros(2, 1, 4, 4),), (torch.zeros(2, 4, 4), torch.zeros(2).long()),
+    {"image": 1}, (torch.zeros(2, 1, 4, 4), torch.zeros(2)),
+])  # fmt: skip
+def test_another_batch_is_one_message(batch):
+    with pytest.raises(ValueError, match=r"GazeModule takes .* images \(B, C, H, W\) and classes \(B,\)"):
+        tiny_module("level1").validation_step(batch, 0)
+
+
+def test_predict_takes_images_as_they_are(tmp_path):
+    module = tiny_module("level2", class_names=list("abcd")).train()
+    pixels = torch.randint(0, 256, (70, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, image in zip(files, pixels, strict=False):
+        Image.fromarray(image[0].numpy()).save(file)
+    found = module.predict(pixels)
+    assert module.training and not found.cam.requires_grad and found.cam.shape == (70, 4, 4)
+    logits, cam = module.eval().look(pixels.float() / 127.5 - 1)  # as GazeDataModule prepares them
+    torch.testing.assert_close(found.probabilities, logits.softmax(1))
+    torch.testing.assert_close(found.cam, cam)
+    assert found.names == ["abcd"[i] for i in logits.argmax(1)]
+    for images in (pixels[:3].float() / 255, files, [str(file) for file in files]):
+        torch.testing.assert_close(module.predict(images).probabilities, found.probabilities[:3])
+
+
+def test_predict_refuses_what_it_cannot_know(tmp_path):
+    module, deep = tiny_module("level1"), tmp_path / "deep.png"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(deep)
+    for images, words in (
+        (
+            torch.full((1, 1, SIZE, SIZE), -0.5),
+            r"0\.\.1, got torch\.float32 in -0\.5\.\.-0\.5\. Images that are scaled",
+        ),
+        (torch.zeros(1, 1, SIZE, SIZE, dtype=torch.int64), "bytes or floating pixels"),
+        (torch.zeros(1, 3, SIZE, SIZE), r"\(B, 1, S, S\), got \(1, 3,"),
+        ([deep], "more than 8 bits"),
+        ([], "needs an image"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            module.predict(images)
 
 
 def test_what_is_logged_in_training(tmp_path, data):
