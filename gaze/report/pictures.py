@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaze.report.style import GAZE_COLOURS, OUTLINE
+from gaze.report.style import GAZE_COLOURS, OUTLINE, no_gaze
 
 RIGHT, WRONG = "#1b7837", "#b2182b"
+ACROSS = 3  # panels side by side: in TensorBoard a picture is some 330 pixels wide, whatever it holds
+TEXT = 11  # points
 
 
 def class_gaze_figure(class_gaze: Tensor, counts: Sequence[int], names: Sequence[str], title: str) -> Figure:
@@ -25,18 +28,32 @@ def class_gaze_figure(class_gaze: Tensor, counts: Sequence[int], names: Sequence
         names: of the classes (K).
         title: of the whole figure.
     """
-    count = len(names)
-    figure = Figure(figsize=(max(2.1 * count + 1.0, 4.2), 2.7), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    image = None
-    for axis, gaze, number, name in zip(axes, class_gaze.cpu().float().numpy(), counts, names, strict=True):
-        image = axis.imshow(gaze, cmap=GAZE_COLOURS, vmin=0, vmax=1)
-        axis.set_title(f"{name}\n{number} correct", fontsize=9)
+    rows, columns = _laid_out(len(names))
+    figure = Figure(figsize=(max(1.7 * columns + 1.0, 4.2), 2.5 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
         axis.set_axis_off()
-    if image is not None:
-        figure.colorbar(image, ax=list(axes), label="mean CAM (0..1)", fraction=0.05)
-    figure.suptitle(title, fontsize=10)
+    for axis, gaze, number, name in zip(
+        axes[: len(names)], class_gaze.cpu().float().numpy(), counts, names, strict=True
+    ):
+        axis.set_title(f"{_wrapped(name, 1.7)}\n{number} correct", fontsize=TEXT)
+        image = axis.imshow(gaze, cmap=GAZE_COLOURS, vmin=0, vmax=1)
+        if not number:
+            no_gaze(axis, (gaze.shape[1] - 1) / 2, (gaze.shape[0] - 1) / 2, *gaze.shape[::-1])
+    figure.colorbar(image, ax=list(axes), label="mean CAM (0..1)", fraction=0.05)
+    figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=TEXT)
     return figure
+
+
+def _laid_out(count: int) -> tuple[int, int]:
+    """Rows and columns, at most :data:`ACROSS`, as full as can be."""
+    rows = -(-count // ACROSS)
+    return rows, -(-count // rows)
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """Lines of :data:`TEXT` points that are no longer than this."""
+    return textwrap.fill(text, int(10.5 * inches), break_on_hyphens=False)
 
 
 def overlay_figure(
@@ -63,27 +80,27 @@ def overlay_figure(
     size = (images.shape[2], images.shape[3])
     shown = (images.cpu().float().clamp(-1, 1) + 1) / 2
     enlarged = F.interpolate(cams.cpu().float()[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    figure = Figure(figsize=(max(1.55 * count, 4.2), 4.1), layout="constrained")
-    axes = figure.subplots(2, count, squeeze=False)
-    for column in range(count):
-        picture = shown[column].permute(1, 2, 0).numpy()
+    rows, columns = _laid_out(count)
+    figure = Figure(figsize=(max(1.7 * columns, 4.2), 4.3 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i in range(count):
+        picture = shown[i].permute(1, 2, 0).numpy()
         grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.shape[2] == 1 else {}
-        right = preds[column] == targets[column]
-        for row in range(2):
-            axes[row, column].imshow(picture, **grey)
-            axes[row, column].set_axis_off()
-            if masks is not None and masks[column].amax() > 0:
-                outline = masks[column, 0].cpu().float().numpy()
-                axes[row, column].contour(outline, levels=[0.5], colors=OUTLINE, linewidths=0.9)
-        axes[1, column].imshow(enlarged[column].numpy(), cmap=GAZE_COLOURS, vmin=0, vmax=1, alpha=0.55)
-        empty = "" if cams[column].amax() > 0 else "\nno gaze: CAM is zero"
-        axes[0, column].set_title(f"true: {names[targets[column]]}", fontsize=8)
-        axes[1, column].set_title(
-            f"{'right' if right else 'wrong'}: {names[preds[column]]}{empty}",
-            fontsize=8,
-            color=RIGHT if right else WRONG,
-        )
-    figure.suptitle(title, fontsize=10)
+        right = preds[i] == targets[i]
+        plain, overlaid = axes[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
+        for axis in (plain, overlaid):
+            axis.imshow(picture, **grey)
+            if masks is not None and masks[i].amax() > 0:
+                outline = masks[i, 0].cpu().float().numpy()
+                axis.contour(outline, levels=[0.5], colors=OUTLINE, linewidths=0.9)
+        overlaid.imshow(enlarged[i].numpy(), cmap=GAZE_COLOURS, vmin=0, vmax=1, alpha=0.55)
+        empty = "" if cams[i].amax() > 0 else "\nCAM is zero"
+        plain.set_title(_wrapped(f"true: {names[targets[i]]}", 1.7), fontsize=TEXT)
+        said = _wrapped(f"{'right' if right else 'wrong'}: {names[preds[i]]}", 1.7)
+        overlaid.set_title(said + empty, fontsize=TEXT, color=RIGHT if right else WRONG)
+    figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=TEXT)
     return figure
 
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from natsort import natsorted
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: paper is white
@@ -83,6 +84,14 @@ def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:
 def say(axis: Axes, text: str) -> None:
     """Text in the middle of an empty panel."""
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=TEXT, color="0.35")
+
+
+def no_gaze(axis: Axes, x: float, y: float, width: float = 1, height: float = 1) -> None:
+    """Hatch a tile around (x, y): no image of the class is classified correctly."""
+    place, look = (x - width / 2, y - height / 2), {"facecolor": "0.93", "edgecolor": "0.75", "linewidth": 0}
+    axis.add_patch(Rectangle(place, width, height, hatch="////", **look))  # type: ignore[arg-type]
+    back = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    axis.text(x, y, "no\ncorrect\nimage", fontsize=7, ha="center", va="center", linespacing=0.95, bbox=back, zorder=4)
 
 
 def add_legend(figure: Figure, handles: list[Line2D], title: str = "") -> None:

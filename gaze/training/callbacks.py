@@ -130,7 +130,7 @@ class GradCAM(Callback):
             Image.fromarray(pixels).save(part, format="png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, pixels, epoch, dataformats="HWC")
+                logger.experiment.add_image(f"val/pictures/{name}", pixels, epoch, dataformats="HWC")
 
 
 class KeepMaps(Callback):

@@ -40,20 +40,22 @@ from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints
 from gaze.training.environment import device_name, environment
 from gaze.training.module import GazeModule
 
+LATER = "while training/"
 _shown: set[tuple[str, ...]] = set()
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
 
 
 class EpochTensorBoard(TensorBoardLogger):
     """TensorBoard with epochs, from 1, on the horizontal axis: scalars and pictures of a run line up, and so do runs
-    with other batch sizes.
+    with other batch sizes. It sorts by name, so what is no evaluation stands below :data:`LATER`, behind ``val/``.
     """
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         epoch = metrics.get("epoch")  # Lightning adds it, from 0
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
-        super().log_metrics(values, step if epoch is None else int(epoch) + 1)
+        if epoch is not None:  # else of log_hyperparams, whose table shows the scalars that are there already
+            named = {name if name.startswith("val/") else LATER + name.removeprefix("train/"): name for name in metrics}
+            super().log_metrics({tag: metrics[own] for tag, own in named.items() if own != "epoch"}, int(epoch) + 1)
 
 
 class EpochBar(RichProgressBar):
@@ -266,7 +268,7 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:
     last = table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
     shown = [m for m in measures().values() if m.column in last and m.column.startswith("val/")]
-    final = {f"final/{measure.name}": last[measure.column] for measure in shown}
+    final = {measure.column: last[measure.column] for measure in shown}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(_hyperparameters(run), final)

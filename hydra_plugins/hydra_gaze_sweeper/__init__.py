@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ class GridSweeper(Sweeper):
         get_console().print(grid_table(runs, outcomes))
         for line in error_lines(runs, outcomes):
             say(line)
+        say(f"Look at them: tensorboard --logdir {os.path.commonpath([run.folder for run in runs])}")  # short names
         broken = sum(o.state != "complete" for o in outcomes)
         if broken:
             say(f"{broken} of {len(runs)} runs are not complete. The same command goes on with them.")

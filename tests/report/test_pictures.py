@@ -26,6 +26,33 @@ def test_class_gaze_shows_every_class_with_its_count_and_one_colour_bar():
     assert figure.get_suptitle() == "mean gaze"
 
 
+LONG = ["tumour of the pituitary gland", "no tumour at all", "meningioma", "glioma", "metastasis, of a cancer"]
+
+
+@pytest.mark.parametrize("kind", ["class gaze", "overlays"])
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_titles_can_be_read_where_a_picture_is_as_wide_as_in_tensorboard(kind, count):
+    """Each on the picture, none over another, and 7 pixels high in 330 pixels of width."""
+    title = "HiResCAM for the true class: epoch 20, kappa 0.123, gaze consistency 0.0412"
+    if kind == "class gaze":
+        figure = class_gaze_figure(torch.rand(count, 5, 5), range(count), LONG[:count], title)
+    else:
+        cams, true = torch.rand(count, 3, 3), list(range(count))
+        figure = overlay_figure(torch.zeros(count, 1, 8, 8), cams, [0] * count, true, LONG, title)
+    figure_pixels(figure, dpi=100)
+    whole = figure.bbox
+    texts = [axis.title for axis in figure.axes if axis.get_title()] + [figure._suptitle]
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert min(text.get_fontsize() for text in texts) / 72 * 330 / figure.get_figwidth() >= 7
+
+
+def test_a_class_without_a_correct_image_is_hatched():
+    patches = [len(axis.patches) for axis in class_gaze_figure(torch.rand(3, 5, 5), [4, 0, 7], NAMES, "").axes[:3]]
+    assert patches == [0, 1, 0]
+
+
 def test_class_gaze_has_one_scale_for_all_classes():
     maps = torch.stack([torch.full((4, 4), 0.1), torch.full((4, 4), 0.9)])
     images = [axis.images[0] for axis in class_gaze_figure(maps, [1, 1], NAMES[:2], "").axes[:2]]

@@ -310,6 +310,7 @@ def test_one_failing_run_does_not_stop_the_grid(grid):
     assert "1 of 2 runs are not complete" in done.stdout
     assert "NaN" in done.stdout and "Traceback" not in done.stdout + done.stderr
     assert "grid: 1 done, 0 running, 1 failed, 0 left" in done.stdout
+    assert f"tensorboard --logdir {folder / 'phantom' / 'level1' / 'lambda=-100'}" in done.stdout
     assert done.stdout.count("pixel-identical images") == 1  # the images are the same
 
 

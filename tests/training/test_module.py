@@ -384,9 +384,8 @@ def test_a_plain_loader_of_images_and_classes_trains_as_batches_do(tmp_path):
         loader = plain or loader_of(batches)
         trainer.fit(module, loader, loader)
         logged.append({key: value.item() for key, value in trainer.callback_metrics.items()})
-    assert (
-        logged[0] == pytest.approx(logged[1], rel=1e-6, nan_ok=True) == pytest.approx(logged[2], rel=1e-6, nan_ok=True)
-    )
+    for other in logged[1:]:
+        assert other == pytest.approx(logged[0], rel=1e-6, nan_ok=True)
     assert logged[0]["train/loss_gaze"] > 0
 
 

@@ -168,14 +168,15 @@ def board(tiny_run) -> EventAccumulator:
 
 def test_tensorboard_has_the_scalars_of_the_metrics_file(board, tiny_run):
     for tag in epoch_columns()[2:]:
-        assert [event.step for event in board.Scalars(tag)] == [1, 2]  # epochs, as the pictures
-        values = [event.value for event in board.Scalars(tag)]
+        shown = tag if tag.startswith("val/") else f"while training/{tag.removeprefix('train/')}"
+        assert [event.step for event in board.Scalars(shown)] == [1, 2]  # epochs, as the pictures
+        values = [event.value for event in board.Scalars(shown)]
         assert values == pytest.approx([float(row[tag]) for row in rows_of(tiny_run.folder)], rel=1e-5)
 
 
 def test_tensorboard_has_the_pictures_of_both_epochs(board):
     for tag in ["class_gaze", "overlays"]:
-        events = board.Images(tag)
+        events = board.Images(f"val/pictures/{tag}")
         assert [event.step for event in events] == [1, 2]
         assert all(event.encoded_image_string.startswith(b"\x89PNG") for event in events)
 
@@ -184,8 +185,15 @@ def test_tensorboard_has_hyperparameters_with_final_metrics(board, tiny_run):
     plugin = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     for name in (b"lambda", b"model", b"seed", b"second_order"):
         assert name in plugin
-    final = board.Scalars("final/gaze_consistency")[-1].value
-    assert final == pytest.approx(tiny_run.row["val/gaze_consistency"], rel=1e-5)
+    experiment = board.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"val/gaze_consistency" in experiment and b"val/kappa" in experiment
+
+
+def test_tensorboard_opens_on_the_evaluation(board):
+    """It sorts by name, and a metric of the hyper-parameters is no plot with one dot."""
+    tags = board.Tags()
+    assert {tag.partition("/")[0] for tag in tags["scalars"] + tags["images"]} == {"val", "while training"}
+    assert all(len(board.Scalars(tag)) == 2 for tag in tags["scalars"])
 
 
 # ---- determinism and what an earlier run left

@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
-from gaze.report.style import GAZE_COLOURS, SMALL, TEXT, TITLE, model_styles, new_figure
+from gaze.report.style import GAZE_COLOURS, SMALL, TEXT, TITLE, model_styles, new_figure, no_gaze
 
 if TYPE_CHECKING:
     from gaze.runs.class_gaze import GazeMaps
@@ -96,7 +95,7 @@ def _block(axis: Axes, maps: Sequence[GazeMaps], names: list[str], weights: list
             if gaze is not None:
                 canvas[i, :, j] = _enlarge(gaze, size)
             elif runs:
-                _no_gaze(axis, j, top + i)
+                no_gaze(axis, j, top + i)
     extent = (-0.5, len(weights) - 0.5, top + len(names) - 0.5, top - 0.5)
     # A tile is about 70 pixels wide: small maps keep their cells, of large ones none may fall through the net.
     way = "nearest" if max(size) <= 56 else "auto"
@@ -105,12 +104,6 @@ def _block(axis: Axes, maps: Sequence[GazeMaps], names: list[str], weights: list
     borders: dict[str, Any] = {"color": "white", "linewidth": 2.0, "zorder": 3}
     axis.vlines(np.arange(len(weights) + 1) - 0.5, extent[3], extent[2], **borders)
     axis.hlines(top + np.arange(len(names) + 1) - 0.5, *extent[:2], **borders)
-
-
-def _no_gaze(axis: Axes, x: float, y: float) -> None:
-    axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="0.93", edgecolor="0.75", hatch="////", linewidth=0))
-    back = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-    axis.text(x, y, "no\ncorrect\nimage", fontsize=7, ha="center", va="center", linespacing=0.95, bbox=back, zorder=4)
 
 
 def _name_rows(axis: Axes, rows: list[tuple[str, str, float]]) -> None:
