@@ -65,8 +65,12 @@ class Choice(Entry):
     @cached_property
     def function(self) -> Any:
         """The code itself, imported at the first use."""
-        module, _, name = self.code.partition(":")
-        return getattr(import_module(module), name)
+        return _imported(self.code)
+
+
+def _imported(code: str) -> Any:
+    module, _, name = code.partition(":")
+    return getattr(import_module(module), name)
 
 
 class Method(Choice):
@@ -89,11 +93,20 @@ class Source(Choice):
         needs: settings of the group ``dataset`` of which one has to be given.
         takes: others that it reads and not every source does.
         groups: choices of the group ``dataset`` that are such; none where it has no YAML here.
+        listing: code that finds its files without decoding any, as ``code``, so that a run notices when they change:
+            ``(folder: Path, config: DatasetConfig, remedy) -> gaze.data.sources.listing.Listing``; "" where there are
+            none.
     """
 
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    listing: str = ""
+
+    @property
+    def lister(self) -> Any:
+        """The code of ``listing``, or None."""
+        return _imported(self.listing) if self.listing else None
 
     def reads(self, name: str) -> bool:
         """Whether it reads a setting of the group ``dataset``: what no source names, all do."""
@@ -172,6 +185,7 @@ class Registry(dict[str, E]):
 
 CAM, DISTANCE, AUGMENT = "gaze.cam.methods", "gaze.consistency.distances", "gaze.data.augment"
 FRAME = f"{AUGMENT}:random_affine"
+SPLITS = "gaze.data.sources.listing:list_splits"
 
 METHODS = Registry(
     "gaze.method",
@@ -198,16 +212,17 @@ SOURCES = Registry(
     Source("phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom", groups=("phantom",)),
     Source(
         "folder", "class folders of images, ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png", "",
-        "gaze.data.datasets:load_folders", needs=("root",), takes=PAIR, groups=("folder",),
+        "gaze.data.datasets:load_folders", needs=("root",), takes=PAIR, groups=("folder",), listing=SPLITS,
     ),
     Source(
         "kaggle", "class folders of images, published at Kaggle", "", "gaze.data.datasets:load_folders",
-        needs=("handle", "root"), takes=PAIR, groups=("brain_tumor_mri", "chest_xray"),
+        needs=("handle", "root"), takes=PAIR, groups=("brain_tumor_mri", "chest_xray"), listing=SPLITS,
     ),
     Source(
         "ultrasound", "images and masks side by side, without a published split", "Al-Dhabyani et al. 2020",
         "gaze.data.datasets:load_ultrasound", needs=("handle", "root"),
         takes=(*FILES, "classes", "counts", "test_fraction", "split_seed"), groups=("breast_ultrasound",),
+        listing="gaze.data.sources.ultrasound:list_pairs",
     ),
 )  # fmt: skip
 AUGMENTATIONS = Registry(  # in the order in which they are applied

@@ -39,8 +39,9 @@ ANALYZE = Command("analyze", ("study", "source", "check", "explain", "images", "
 def train_job(cfg: DictConfig) -> float | None:
     """One run, or one of a grid; Cohen's kappa at its end."""
     register()  # again where Ray or SLURM started this process
+    escape_output()
     from gaze.config.train import check_config, check_trainer  # after Hydra: --help answers at once
-    from gaze.runs.folder import finished_row
+    from gaze.runs.folder import changed_images, finished_row
     from gaze.runs.run import Run
     from gaze.runs.status import Interrupted, is_first_process
 
@@ -53,6 +54,9 @@ def train_job(cfg: DictConfig) -> float | None:
         done = finished_row(run)
         if done is not None:
             print(f"{run.folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
+            changes = changed_images(run)
+            if changes:
+                print(f"note: it was trained with other images than those at hand: {'; '.join(changes)}")
             return done["val/kappa"]
         check_trainer(config)
         from gaze.training.train import run_training
@@ -99,6 +103,7 @@ def analyze() -> None:
 
 
 def _start(command: Command) -> None:
+    escape_output()
     outlive_readers()
     mend_help()
     with clear_errors():
@@ -140,6 +145,12 @@ def outlive_readers() -> None:
             raw = Outlived(stream.fileno(), "w", closefd=False)
             own = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering", "write_through")}
             setattr(sys, name, io.TextIOWrapper(raw if stream.write_through else io.BufferedWriter(raw), **own))
+
+
+def escape_output() -> None:
+    """Escape what standard output has no code for, such as a name in Japanese where that is cp1252."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 # ---- Python 3.14

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,5 +26,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``values`` for people and programs, whole or not at all."""
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    with atomic_path(path) as part:  # bytes of a path that are no UTF-8 become the escapes that JSON has for them
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """A name of a file as one line that any UTF-8 file takes: line breaks, other control characters and bytes that are
+    no UTF-8 (surrogates, in Python) are escaped as in a Python string.
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)

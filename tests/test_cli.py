@@ -3,6 +3,7 @@
 """
 
 import argparse
+import io
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from conftest import REPO
 from hydra._internal import utils as hydra_utils
 
-from gaze.cli import LateHelpParser, mend_help, outlive_readers
+from gaze.cli import LateHelpParser, escape_output, mend_help, outlive_readers
 
 # ---- refused
 
@@ -158,3 +159,13 @@ def test_both_commands_answer_where_helps_are_checked(script, tmp_path):
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_what_the_terminal_has_no_code_for_is_escaped(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "cp1252", newline=""))
+    with pytest.raises(UnicodeEncodeError):
+        print("\u65e5.png", flush=True)
+    escape_output()
+    print("\u65e5.png", flush=True)
+    assert written.getvalue() == rb"\u65e5.png" + b"\n"

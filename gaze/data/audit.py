@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gaze.files import printable
+
 Pixels = NDArray[np.uint8]
 
 # What is odd about an image that is read all the same; "3 images: ..." in the audit.
@@ -167,7 +169,7 @@ def find_twins(records: Iterable[Record]) -> Twins:
         if len(group) < 2:
             continue
         splits = Counter(record.split for record in group)
-        twins.groups.append(sorted(record.path for record in group))
+        twins.groups.append(sorted(printable(record.path) for record in group))
         twins.train_groups += splits["train"] > 1
         twins.test_groups += splits["test"] > 1
         twins.class_groups += len({record.label for record in group}) > 1
@@ -209,9 +211,9 @@ def make_audit(
 
 
 def first_few(items: Sequence[str], limit: int = 5) -> list[str]:
-    """The first ``limit`` items, and "and N more" when there are more."""
+    """The first ``limit`` items, printable, and "and N more" when there are more."""
     more = len(items) - limit
-    return [*items[:limit], *([f"and {more} more"] if more > 0 else [])]
+    return [*map(printable, items[:limit]), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _listed(title: str, items: Sequence[str]) -> list[str]:

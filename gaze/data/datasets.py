@@ -26,16 +26,19 @@ from gaze.data import decode, masks
 from gaze.data.audit import DEEP, Audit, Pixels, Record, first_few, make_audit, pixel_digest
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
 from gaze.data.decode import Half, find_window, is_deep, read_images
-from gaze.data.masks import MaskFiles, add_masks, check_seen, mirrored_masks
+from gaze.data.masks import add_masks, check_seen
 from gaze.data.sources import phantom, ultrasound
-from gaze.data.sources.folders import Folder, check_folders, find_splits, list_folder, local_root
+from gaze.data.sources.folders import local_root
 from gaze.data.sources.kaggle import WAYS_OUT, download
+from gaze.data.sources.listing import Listing, list_splits
 from gaze.data.sources.phantom import CLASSES, make_phantom
 from gaze.errors import DataError
+from gaze.files import printable
 
 
 class Split(NamedTuple):
-    """Images (N, C, S, S) uint8; targets (N,) int64; N paths below the root; masks (N, 1, S, S) uint8 or None."""
+    """Images (N, C, S, S) uint8; targets (N,) int64; N paths below the root, for people to read (``printable``); masks
+    (N, 1, S, S) uint8 or None."""
 
     images: Tensor
     targets: Tensor
@@ -91,27 +94,21 @@ def load_folders(config: DatasetConfig, say: Say) -> ImageData:
     """Class folders below a training and a test folder, on this machine or from Kaggle."""
     place, remedy = _root(config, f"Give the folder that holds {config.train_dir}/ and {config.test_dir}/.", say)
     remedy = remedy or "Compare dataset.root, dataset.train_dir and dataset.test_dir with what is there."
-    root = find_splits(place, config, remedy)
-    train, test = (list_folder(root, name) for name in (config.train_dir, config.test_dir))
-    warnings = check_folders(root, train, test, config, remedy)
-    found = mirrored_masks(root, (train, test), config)
-    classes = tuple(train.files)
-    halves = _decoded(root, classes, {"train": train, "test": test}, found, config, say)
-    data = assemble(root, classes, halves["train"], halves["test"], config)
-    return _with_remarks(data, halves, [*train.ignored, *test.ignored], warnings)
+    listing = list_splits(place, config, remedy)
+    halves = _decoded(listing, config, say)
+    data = assemble(listing.root, listing.classes, halves["train"], halves["test"], config)
+    return _with_remarks(data, halves, listing)
 
 
 def load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
     """Breast ultrasound: all images are decoded and kept at once, and divided afterwards: equal ones are known only
     then."""
     place, remedy = _root(config, ultrasound.WANTED, say)
-    root = ultrasound.find_images(place)
-    pairs = ultrasound.list_pairs(root, config, remedy or ultrasound.WANTED)
-    classes = tuple(pairs.images.files)
-    halves = _decoded(root, classes, {"all": pairs.images}, pairs.masks, config, say)
+    listing = ultrasound.list_pairs(place, config, remedy or ultrasound.WANTED)
+    halves = _decoded(listing, config, say)
     parts = ultrasound.divide(halves["all"], config)
-    data = assemble(root, classes, parts["train"], parts["test"], config)
-    return _with_remarks(data, halves, pairs.images.ignored, pairs.warnings)
+    data = assemble(listing.root, listing.classes, parts["train"], parts["test"], config)
+    return _with_remarks(data, halves, listing)
 
 
 def _root(config: DatasetConfig, wanted: str, say: Say) -> tuple[Path, str]:
@@ -122,15 +119,9 @@ def _root(config: DatasetConfig, wanted: str, say: Say) -> tuple[Path, str]:
     return root, f"Delete the folder {root} and run again: the download is damaged or has changed. {WAYS_OUT}"
 
 
-def _decoded(
-    root: Path,
-    classes: tuple[str, ...],
-    folders: dict[str, Folder],
-    found: MaskFiles | None,
-    config: DatasetConfig,
-    say: Say,
-) -> dict[str, Half]:
-    """The folders' images, and their masks where there are any: out of the cache, or decoded into it."""
+def _decoded(listing: Listing, config: DatasetConfig, say: Say) -> dict[str, Half]:
+    """A set's images, and their masks where there are any: out of the cache, or decoded into it."""
+    root, folders, found, _ = listing
     wanted = {
         "root": os.path.realpath(root),
         "folders": [folder.name for folder in folders.values()],
@@ -147,7 +138,7 @@ def _decoded(
         wanted |= {"split": [config.test_fraction, config.split_seed]}  # whose training images the window is of
     source = {"source": _source(decode), "pillow": PIL.__version__}
     if found is not None:
-        wanted |= {"masks": os.path.realpath(found.root), "classes": classes}
+        wanted |= {"masks": os.path.realpath(found.root), "classes": listing.classes}
         source |= {"masks": _source(masks), "pool": _source(pool)}
 
     def made_from() -> Any:
@@ -158,29 +149,23 @@ def _decoded(
         return {**source, "files": images, "mask_files": stamps}
 
     def build() -> Entry:
-        return _packed(_read_folders(root, classes, folders, found, config, say))
+        return _packed(_read_folders(listing, config, say))
 
     return _unpacked(cached(cache_folder(config.cache), Request(config.name, wanted, made_from), build, say))
 
 
-def _with_remarks(data: ImageData, halves: dict[str, Half], ignored: list[str], warnings: list[str]) -> ImageData:
+def _with_remarks(data: ImageData, halves: dict[str, Half], listing: Listing) -> ImageData:
     """What was left out or is odd, written into the audit."""
     notes = [line for half in halves.values() for line in half.notes]
-    data.audit.unreadable.extend(line for half in halves.values() for line in half.bad)
-    data.audit.ignored.extend(ignored)
-    data.audit.warnings.extend([*warnings, *first_few(notes)])
+    data.audit.unreadable.extend(printable(line) for half in halves.values() for line in half.bad)
+    data.audit.ignored.extend(map(printable, listing.ignored))
+    data.audit.warnings.extend([*listing.warnings, *first_few(notes)])
     return data
 
 
-def _read_folders(
-    root: Path,
-    classes: tuple[str, ...],
-    folders: dict[str, Folder],
-    found: MaskFiles | None,
-    config: DatasetConfig,
-    say: Say,
-) -> dict[str, Half]:
+def _read_folders(listing: Listing, config: DatasetConfig, say: Say) -> dict[str, Half]:
     """Decode all folders; refuse what cannot be trained on, so that it is not kept in the cache."""
+    root, folders, found, _ = listing
 
     def read(window: list[int] | None) -> dict[str, Half]:
         size = config.channels, config.image_size
@@ -206,7 +191,9 @@ def _read_folders(
             "Replace them, or leave them out with dataset.on_bad_image=skip."
         )
     if "all" not in halves:
-        _check_classes_left(root, classes, [r for half in halves.values() for r in half.records if r is not None])
+        _check_classes_left(
+            root, listing.classes, [r for half in halves.values() for r in half.records if r is not None]
+        )
     return halves
 
 
@@ -295,7 +282,7 @@ def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Hal
     )
     used = [r for half, places in zip((train, test), chosen, strict=True) for r in _records(half, places)]
     _check_classes_left(root, classes, used)
-    audit = make_audit(config.name, None if root is None else str(root), classes, used, list(dropped))
+    audit = make_audit(config.name, None if root is None else printable(str(root)), classes, used, list(dropped))
     audit.window = train.window
     return ImageData(classes, _keep(train, chosen[0]), _keep(test, chosen[1]), audit)
 
@@ -342,4 +329,4 @@ def _keep(half: Half, places: list[int]) -> Split:
     records = _records(half, places)
     targets = torch.tensor([r.label for r in records], dtype=torch.int64)
     own = None if half.masks is None else torch.from_numpy(half.masks[rows])
-    return Split(torch.from_numpy(half.images[rows]), targets, [r.path for r in records], own)
+    return Split(torch.from_numpy(half.images[rows]), targets, [printable(r.path) for r in records], own)

@@ -1,4 +1,4 @@
-"""Lesion masks on disk: which files belong to which image, and what becomes of their pixels.
+"""Lesion masks: what becomes of their pixels.
 
 A mask is decoded at its own size to 0 and 1: a pixel is 1 where it has at least half of the file's largest value, so
 that masks of 0/255, of 0/1 (with 8 bits or more) and with soft edges read alike; a black file is an empty mask. Where a
@@ -14,8 +14,8 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,68 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gaze.cam.pool import pool_to_grid
-from gaze.config.data import DatasetConfig
-from gaze.data.audit import Pixels, Record, first_few
+from gaze.data.audit import Pixels, Record
 from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image, shape_in_alpha, upright
-from gaze.data.sources.folders import Folder, list_folder
+from gaze.data.sources.listing import MaskFiles
 from gaze.errors import DataError
 
 COVERED = 0.5 - 1e-9  # share of a pixel that makes it lesion, but for rounding
 SHAPE_TOLERANCE = 0.02  # aspects of mask and image may differ by that share, which rounding of sizes explains
-
-
-class MaskFiles(NamedTuple):
-    """``files`` maps an image's path to its mask files, paths below ``root``; who has none has an empty mask."""
-
-    root: Path
-    files: dict[str, list[str]]
-
-
-def mirrored_masks(root: Path, folders: Sequence[Folder], config: DatasetConfig) -> MaskFiles | None:
-    """Masks that stand below ``dataset.mask_dir`` as their images stand below ``root``; None where it is null.
-
-    The mask of ``train/cat/7.jpg`` is ``mask_dir/train/cat/7.png``, or 7 with another suffix of images.
-
-    Raises:
-        DataError: no such folder, or images without a mask.
-    """
-    if config.mask_dir is None:
-        return None
-    mask_root = root / Path(config.mask_dir).expanduser()  # an absolute path stays as it is
-    missing = [folder.name for folder in folders if not (mask_root / folder.name).is_dir()]
-    if missing:
-        named = " and ".join(f"{name}/" for name in missing)
-        raise DataError(
-            f"dataset.mask_dir={config.mask_dir}: {mask_root} has no folder {named}. "
-            "Masks stand there as their images do: SPLIT/CLASS/NAME.png."
-        )
-    found: dict[str, list[str]] = {}
-    for folder in folders:
-        for path, _ in list_folder(mask_root, folder.name).labelled():
-            found.setdefault(bare(path), []).append(path)
-    images = [path for folder in folders for path, _ in folder.labelled()]
-    return checked_masks(mask_root, images, {path: found.get(bare(path), []) for path in images}, config)
-
-
-def checked_masks(root: Path, images: Sequence[str], files: dict[str, list[str]], config: DatasetConfig) -> MaskFiles:
-    """The masks, or one error that names the images without one (``dataset.on_missing_mask``).
-
-    Raises:
-        DataError: images without a mask file, unless they are to have an empty one.
-    """
-    missing = [path for path in images if not files.get(path)]
-    if missing and config.on_missing_mask == "error":
-        raise DataError(
-            f"Images without a mask in {root}: {len(missing)} of {len(images)}\n  "
-            + "\n  ".join(first_few(missing))
-            + "\nAdd their masks, or give them empty ones with dataset.on_missing_mask=empty."
-        )
-    return MaskFiles(root, {path: files[path] for path in images if files.get(path)})
-
-
-def bare(path: str) -> str:
-    """A path without its suffix."""
-    return PurePosixPath(path).with_suffix("").as_posix()
 
 
 def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[int, int], bool]:

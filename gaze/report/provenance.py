@@ -12,6 +12,7 @@ import pandas as pd
 
 import gaze
 from gaze.config.analysis import AnalyzeConfig
+from gaze.files import printable
 from gaze.report.write import TableItem
 from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs
@@ -39,7 +40,7 @@ def origin(config: AnalyzeConfig) -> dict[str, Any]:
     packages = (*PACKAGES, *(("torch", "torchvision") if config.check or config.explain else ()))
     versions = {"python": platform.python_version(), "gaze": gaze.__version__}
     return {
-        "command": " ".join(["analyze.py", *sys.argv[1:]]),
+        "command": printable(" ".join(["analyze.py", *sys.argv[1:]])),
         "analysis": {**versions, **{name: version(name) for name in packages}},
     }
 

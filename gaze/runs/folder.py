@@ -18,7 +18,7 @@ from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
 from gaze.files import write_json
 from gaze.runs.run import Run
-from gaze.runs.status import LOCK_FILE, busy_message, is_first_process
+from gaze.runs.status import LOCK_FILE, busy_message, is_first_process, read_facts
 
 MOVING = "moving.json"  # in a rerun: the move of a complete one has begun
 
@@ -51,8 +51,7 @@ def plan_run(run: Run, held: bool = False) -> Plan:
         raise BusyError(busy_message(run.folder))
     if config.rerun and run.begun:
         same = not differences(run.rerun)
-        again = config.resume and same and run.rerun.begun
-        return Plan("resume", as_begun(run.rerun)) if again else Plan("start", run.rerun)
+        return _resumed(run.rerun) if config.resume and same and run.rerun.begun else Plan("start", run.rerun)
     other = differences(run)
     if not run.begun and not run.checkpoints.exists():
         return Plan("start", run)  # nothing to lose
@@ -64,7 +63,51 @@ def plan_run(run: Run, held: bool = False) -> Plan:
         )
     if run.finished:
         return Plan("skip", run)
-    return Plan("resume", as_begun(run)) if config.resume else Plan("start", run)
+    return _resumed(run) if config.resume else Plan("start", run)
+
+
+def _resumed(run: Run) -> Plan:
+    changes = changed_images(run)
+    if changes:
+        raise ConfigError(
+            f"{run.folder} was begun with other images than those in {run.dataset.root or run.dataset.handle}:\n  "
+            + "\n  ".join(changes)
+            + "\nPut the images back, give this run another study=, or start it over with resume=false (what is there "
+            "goes to previous/)."
+        )
+    return Plan("resume", as_begun(run))
+
+
+def changed_images(run: Run, seen: dict[str, Any] | None = None) -> list[str]:
+    """How the images at hand differ from those that a run was trained with, a line each.
+
+    Args:
+        run: nothing is known of one that keeps no list of its images, or whose images are not on this machine.
+        seen: lists by settings, for many runs in a row.
+    """
+    was = read_facts(run.images_file)
+    if not was:
+        return []
+    from gaze.data.sources.listing import files_at_hand  # a drawn set needs no look at files
+
+    seen = {} if seen is None else seen
+    key = run.dataset.model_dump_json()
+    now = seen[key] if key in seen else seen.setdefault(key, files_at_hand(run.dataset))
+    if now is None or now == was:
+        return []
+    if "error" in now:
+        return [str(now["error"])]
+    told = {name: (was.get(name), now.get(name)) for name in [*was, *now] if name != "sha256"}
+    lines = [
+        f"{name}: {_shown(before)} then, {_shown(after)} now"
+        for name, (before, after) in told.items()
+        if before != after
+    ]
+    return lines or ["names, sizes or labels of some of their files"]
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def as_begun(run: Run) -> Run:
@@ -106,6 +149,8 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
     if run.settings.dataset.window == "auto":
         there.pop("dataset.window", None)  # what it was for those images
     now, default = flat_settings(place_free(run.settings.to_dict())), _defaults()
+    if now.get("dataset.root") and there.get("dataset.root"):
+        now["dataset.root"], there["dataset.root"] = run.dataset.root, run.where(there["dataset.root"])
     pairs = {name: (there.get(name, default.get(name)), now.get(name)) for name in sorted(there.keys() | now.keys())}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

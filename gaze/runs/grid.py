@@ -18,7 +18,7 @@ from rich.table import Table
 
 from gaze.choices import did_you_mean
 from gaze.errors import BusyError, ConfigError, GazeError
-from gaze.runs.folder import finished_row
+from gaze.runs.folder import changed_images, finished_row
 from gaze.runs.run import Run
 from gaze.terminal import table
 
@@ -111,6 +111,20 @@ def runs_left(runs: Sequence[Run]) -> list[Run]:
     if problems:
         raise ConfigError(shortened(problems))
     return free + busy
+
+
+def changed_line(runs: Sequence[Run]) -> str | None:
+    """A sentence on finished runs whose images are other ones now; None where there is none."""
+    seen: dict[str, Any] = {}
+    changed = [(run, changes) for run in runs if run.finished and (changes := changed_images(run, seen))]
+    if not changed:
+        return None
+    (run, changes), *others = changed
+    more = f" and {len(others)} more" if others else ""
+    return (
+        f"note: {' '.join(run.words)}{more} finished with other images than those at hand: {'; '.join(changes)}. "
+        "rerun=true trains them anew."
+    )
 
 
 def shortened(problems: Sequence[str]) -> str:

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from gaze.choices import METHODS
+from gaze.config.data import DatasetConfig
 from gaze.config.train import TrainConfig
 from gaze.errors import ConfigError, DataError
 from gaze.runs.migrate import migrate
 from gaze.runs.status import STATUS_FILE, read_facts, read_status, run_state
 
 LAST, BEFORE, BEST = "last", "before", "best"  # checkpoints, in the order in which a run resumes from them
+ROOT_GIVEN = "dataset.root"  # in audit.json, which stays on this machine: the folder that was given, absolute
 NEEDED = ("study", "seed", "lambda", "dataset.name", "model.name", "trainer.max_epochs")  # of config.json
 
 
@@ -63,6 +65,7 @@ class Run:
     last_maps = Place("gaze_last.npz")
     grid_file = Place("gaze_grid.csv")
     audit_file = Place("audit.json")
+    images_file = Place("images.json")  # which files its images were, see gaze.data.sources.listing
     environment_file = Place("environment.json")
     status_file = Place(STATUS_FILE)
     pictures = Place("pictures")
@@ -84,7 +87,7 @@ class Run:
         """What a training left there."""
         named = [
             *(self.hydra, self.config_file, self.metrics_file, self.maps_file, self.environment_file, self.audit_file),
-            *(self.kept_maps, self.last_maps, self.grid_file),
+            *(self.kept_maps, self.last_maps, self.grid_file, self.images_file),
             *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
         ]
         return [path for path in named if path.exists()] + list(self.folder.glob("events.out.tfevents.*"))
@@ -123,6 +126,22 @@ class Run:
             return TrainConfig(**self.values())
         except ConfigError as error:
             raise DataError(f"config.json is not of this version of the project: {error}") from error
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        """Settings of its images, ``dataset.root`` as an absolute path."""
+        dataset = self.settings.dataset
+        if dataset.root is None:
+            return dataset
+        root = absolute(dataset.root) if self.given is not None else self.where(dataset.root)
+        return dataset.model_copy(update={"root": root})
+
+    def where(self, root: str) -> str:
+        """A ``dataset.root`` of ``config.json`` as an absolute path. A relative one is where the training found it,
+        which stands in ``audit.json``; else, or where nothing is there any more, it is one from here.
+        """
+        there = None if Path(root).expanduser().is_absolute() else read_facts(self.audit_file).get(ROOT_GIVEN)
+        return str(there) if there and Path(there).exists() else absolute(root)
 
     @property
     def label(self) -> str:
@@ -224,6 +243,11 @@ class Run:
             return bool(self.rows)
         except DataError:
             return True
+
+
+def absolute(path: str) -> str:
+    """An absolute path; ``X``, ``X/`` and ``./X`` are one."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - Path keeps ".."
 
 
 def _number(text: str) -> float:

@@ -103,7 +103,7 @@ def _refuse(bad: pd.Series, values: pd.Series, source: str, column: str, what: s
 
 
 def read_tidy_csv(path: Path) -> pd.DataFrame:
-    """A tidy CSV, each row with the ``run`` it belongs to.
+    """A tidy CSV, each row with the ``run`` it belongs to. A semicolon or a tab may stand for the comma between values.
 
     Without a column ``run`` a run is what its keys say; a second row for the same epoch begins a second run,
     named ``... #2``.
@@ -112,7 +112,7 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
         DataError: as :func:`check_tidy`; no CSV; no rows; or an epoch twice in a named run.
     """
     try:
-        table = pd.read_csv(path, dtype={"study": str, "dataset": str, "model": str}, **EXACT)
+        table = pd.read_csv(path, dtype={"study": str, "dataset": str, "model": str}, **_signs(path), **EXACT)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise DataError(f"source={path}: this cannot be read as a CSV file ({error}).") from error
     table = check_tidy(table, str(path))
@@ -127,6 +127,14 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
     copy = table.groupby([*RUN_KEYS, "epoch"]).cumcount()
     table["run"] = [name if n == 0 else f"{name} #{n + 1}" for name, n in zip(base, copy, strict=True)]
     return table
+
+
+def _signs(path: Path) -> dict[str, Any]:
+    """What stands between values, and in numbers: a spreadsheet whose decimal sign is the comma writes semicolons."""
+    with path.open(encoding="utf-8-sig") as lines:
+        head, first = lines.readline(), lines.readline()
+    between = max(",;\t", key=head.count)
+    return {"sep": between, "decimal": "," if between != "," and "," in first else "."}
 
 
 def write_tidy_csv(table: pd.DataFrame, path: Path) -> None:

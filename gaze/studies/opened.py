@@ -29,6 +29,7 @@ from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.data.datasets import balanced_choice
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
+from gaze.runs.folder import changed_images
 from gaze.runs.run import Run, methods, runs_below
 from gaze.training.checkpoints import WholeCheckpoints
 from gaze.training.module import GazeModule
@@ -81,6 +82,18 @@ def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Ima
     for i in place:
         digest.update(data.data.test.images[i].numpy().tobytes())
     return Images(data, place, target[place], data.classes, digest.hexdigest())
+
+
+def check_images(runs: Sequence[Run]) -> None:
+    """Raise DataError where the images at hand are not those that a run was trained with."""
+    seen: dict[str, Any] = {}
+    for run in runs:
+        changes = changed_images(run, seen)
+        if changes:
+            raise DataError(
+                f"{run.folder} was trained with other images than those in {run.dataset.root or run.dataset.handle}: "
+                f"{'; '.join(changes)}. Put them back."
+            )
 
 
 def batches(number: int, size: int) -> list[Tensor]:
@@ -197,7 +210,7 @@ class Opened(NamedTuple):
 
     @property
     def dataset(self) -> DatasetConfig:
-        return self.run.settings.dataset
+        return self.run.dataset
 
     def precision(self) -> AbstractContextManager[Any]:
         """As in the run's own evaluation; head and CAM stay in float32 at least."""

@@ -27,12 +27,13 @@ from gaze.backbones.library import check_method_of, check_network
 from gaze.config.naming import unwritable
 from gaze.config.train import TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
+from gaze.data.sources.listing import files_at_hand
 from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
 from gaze.measures import measures
 from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
 from gaze.runs.kept_maps import finish_maps
-from gaze.runs.run import BEFORE, BEST, LAST, Run
+from gaze.runs.run import BEFORE, BEST, LAST, ROOT_GIVEN, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
 from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, GradCAM, KeepMaps, ProgressLines
@@ -143,7 +144,10 @@ def _train(
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
             on_start()
-        write_json(run.audit_file, data.data.audit.to_dict())
+        write_json(run.audit_file, {**data.data.audit.to_dict(), ROOT_GIVEN: run.dataset.root})
+        files = files_at_hand(run.dataset)
+        if files is not None:
+            write_json(run.images_file, files)
         write_json(run.environment_file, environment(config, trainer))
         # Lightning starts the other processes of a data-parallel run later, with this one's environment.
         told = (str(run.folder.absolute()), str(found.path.absolute()) if found else "")

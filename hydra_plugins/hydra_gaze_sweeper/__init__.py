@@ -97,10 +97,13 @@ class GridSweeper(Sweeper):
 
     def _run(self, runs: list[Run], left: list[Run]) -> tuple[list[Outcome], Any]:
         """Run ``left``, and say what became of all ``runs``; the code is 0 unless something broke the launcher off."""
-        from gaze.runs.grid import outcome
+        from gaze.runs.grid import changed_line, outcome
 
         if len(left) < len(runs):
             say(f"{len(runs) - len(left)} of {len(runs)} runs are finished already.")
+            changed = changed_line(runs)
+            if changed:
+                say(changed)
         errors: dict[Path, BaseException] = {}
         before = {run.folder: run.status for run in left}
         code: Any = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPO
 from made_up import made_up_runs
 
 from gaze.errors import DataError
@@ -203,6 +204,13 @@ def test_csv_gives_back_what_was_written_bit_for_bit(tmp_path):
     first = load_runs(tmp_path / "runs")
     write_tidy_csv(first, tmp_path / "epochs.csv")
     pd.testing.assert_frame_equal(load_runs(tmp_path / "epochs.csv"), first, check_exact=True)
+
+
+@pytest.mark.parametrize(("between", "decimal"), [(";", ","), (";", "."), ("\t", "."), ("\t", ",")])
+def test_csv_of_a_spreadsheet_is_read(tmp_path, between, decimal):
+    table = load_runs(REPO / "results" / "thesis" / "epochs.csv")
+    table.to_csv(tmp_path / "epochs.csv", index=False, sep=between, decimal=decimal, encoding="utf-8-sig")
+    pd.testing.assert_frame_equal(load_runs(tmp_path / "epochs.csv"), table)
 
 
 def test_csv_of_ones_own_with_the_twelve_columns_will_do(tmp_path):

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -25,12 +26,14 @@ from gaze.config.train import check_config, config_hash
 from gaze.data import datasets
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.phantom import CLASSES
-from gaze.errors import ConfigError, TrainingError
+from gaze.errors import ConfigError, DataError, TrainingError
 from gaze.files import atomic_path
 from gaze.measures import epoch_columns
-from gaze.runs.folder import plan_run, with_window
+from gaze.runs.folder import changed_images, plan_run, with_window
+from gaze.runs.grid import changed_line
 from gaze.runs.run import Run
 from gaze.runs.status import Interrupted, read_status
+from gaze.studies.opened import check_images
 from gaze.training.checkpoints import StopOnSignal
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
@@ -265,6 +268,101 @@ def test_the_window_of_a_run_is_kept_and_used_again(composed, tmp_path):
     assert plan_run(Run(run.folder, config)).run.settings.dataset.window is None
 
 
+@pytest.fixture
+def toy_run(composed, toy, tmp_path, monkeypatch) -> Run:
+    """An epoch on ``toy``, whose root was given from the folder that it lies in."""
+    monkeypatch.chdir(toy.parent)
+    words = ["dataset=folder", "dataset.root=toy", "dataset.image_size=8", "model=level1", "trainer.max_epochs=1"]
+    config = check_config(composed(*words, "trainer.accelerator=cpu", "pictures.every_n_epochs=0"))
+    run_training(config, tmp_path / "run")
+    return Run(tmp_path / "run", config)
+
+
+def rename(root: Path, old: str, new: str) -> None:
+    for split in ("train", "test"):
+        (root / split / old).rename(root / split / new)
+
+
+def test_a_run_notices_that_its_images_changed(toy, toy_run):
+    facts = json.loads((toy_run.folder / "images.json").read_text())
+    assert (facts["classes"], facts["train"], facts["test"]) == (["cat", "dog"], 8, 4)
+    assert changed_images(toy_run) == [] and changed_line([toy_run]) is None
+    image, content = toy / "train" / "cat" / "0.png", (toy / "train" / "cat" / "0.png").read_bytes()
+    changes = {
+        "classes: cat, dog then, cat, wolf now": lambda: rename(toy, "dog", "wolf"),
+        "train: 8 then, 7 now": image.unlink,
+        "names, sizes or labels of some of their files": lambda: image.write_bytes(content + b"x"),
+        "only in train/: dog; only in test/: wolf": lambda: (toy / "test" / "dog").rename(toy / "test" / "wolf"),
+    }
+    status = toy_run.status_file.read_bytes()
+    for said, change in changes.items():
+        before = shutil.copytree(toy, toy.parent / "before")
+        change()
+        assert said in "".join(changed_images(toy_run))
+        assert plan_run(toy_run).action == "skip" and said in changed_line([toy_run])
+        with pytest.raises(DataError, match="was trained with other images"):
+            check_images([toy_run])
+        toy_run.status_file.unlink()  # as if it had been killed
+        with pytest.raises(ConfigError, match=r"was begun with other images than those in (?s:.*)resume=false"):
+            plan_run(toy_run)
+        over = toy_run.settings.model_copy(update={"resume": False})
+        assert plan_run(Run(toy_run.folder, over)).action == "start"
+        toy_run.status_file.write_bytes(status)
+        shutil.rmtree(toy)
+        before.rename(toy)
+    toy.rename(toy.parent / "away")  # nothing is known of images that are elsewhere
+    assert changed_images(toy_run) == []
+    (toy.parent / "away").rename(toy)
+    toy_run.images_file.unlink()  # a run from before
+    toy_run.status_file.unlink()
+    rename(toy, "dog", "wolf")
+    assert plan_run(toy_run).action == "resume"
+
+
+def test_a_relative_root_is_the_folder_that_it_was(composed, toy, toy_run, monkeypatch):
+    kept = Run(toy_run.folder)
+    assert kept.settings.dataset.root == "toy"  # what is shared holds no path of this machine
+    assert json.loads(kept.audit_file.read_text())["dataset.root"] == str(toy)
+    other = toy.parent / "other"
+    shutil.copytree(toy, other / "toy")
+    for place, given, same in [
+        (toy.parent, "toy", True), (toy.parent, "toy/", True), (toy.parent, "./x/../toy", True),
+        (toy.parent, str(toy), True), (other, "toy", False), (other, "../toy", True),
+    ]:  # fmt: skip
+        monkeypatch.chdir(place)
+        assert kept.dataset.root == str(toy)
+        dataset = toy_run.settings.dataset.model_copy(update={"root": given})
+        again = Run(toy_run.folder, toy_run.settings.model_copy(update={"dataset": dataset}))
+        if same:
+            assert plan_run(again).action == "skip"
+        else:
+            with pytest.raises(ConfigError, match=f"dataset.root: {toy} there, {other / 'toy'} now"):
+                plan_run(again)
+    kept.audit_file.unlink()  # a finished run of which only the small files were copied
+    monkeypatch.chdir(toy.parent)
+    assert plan_run(toy_run).action == "skip"
+
+
+def test_names_that_are_no_utf8_and_line_breaks_are_written_escaped(composed, toy, tmp_path):
+    rename(toy, "dog", os.fsdecode(b"d\xf6g"))
+    names = [os.fsdecode(b"\x93\xfa.png"), "two\nlines.png"]
+    for number, name in enumerate(names):
+        (toy / "train" / "cat" / f"{number}.png").rename(toy / "train" / "cat" / name)
+    (toy / "train" / "cat" / "two\nlines.txt").touch()
+    (toy / "train" / "cat" / names[0].replace("png", "gif")).touch()
+    words = ["dataset=folder", f"dataset.root={toy}", "dataset.image_size=8", "model=level1", "trainer.max_epochs=1"]
+    config = check_config(composed(*words, "trainer.accelerator=cpu", "dataset.on_bad_image=skip"))
+    run_training(config, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    audit = json.loads(run.audit_file.read_bytes())
+    assert list(audit["train_counts"]) == ["cat", r"d\udcf6g"]
+    assert audit["ignored"] == [r"train/cat/two\nlines.txt"]
+    assert audit["unreadable"] == [r"train/cat/\udc93\udcfa.gif: not an image that Pillow can read"]
+    assert r"val/n_correct/d\udcf6g" in run.table()[0]
+    (run.folder / "status.json").unlink()
+    assert plan_run(Run(run.folder, config)).action == "resume"
+
+
 # ---- epochs that end early or are evaluated at other places
 
 SHORT = {  # 4 steps an epoch: (epoch, step) of each row
@@ -359,8 +457,10 @@ def test_bad_images_leave_an_earlier_run_in_its_place(composed, toy, tmp_path):
     run_training(config, tmp_path / "run")
     (tmp_path / "run" / "status.json").unlink()  # as if it had been killed
     (toy / "test" / "dog" / "0.png").write_bytes(b"no image")
-    with pytest.raises(datasets.DataError, match=r"dog.0\.png"):
+    with pytest.raises(ConfigError, match="was begun with other images"):
         run_training(config, tmp_path / "run")
+    with pytest.raises(datasets.DataError, match=r"dog.0\.png"):
+        run_training(config.model_copy(update={"resume": False}), tmp_path / "run")
     assert len(rows_of(tmp_path / "run")) == 1
     assert not (tmp_path / "run" / "previous").exists()
 

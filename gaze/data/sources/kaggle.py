@@ -19,6 +19,29 @@ WAYS_OUT = (
 # ---- Kaggle
 
 
+def downloaded(handle: str) -> Path | None:
+    """Folder of a Kaggle data set that was downloaded before; None where it was not.
+
+    Raises:
+        DataError: the handle pins no version.
+    """
+    place, _, _ = _place(handle)
+    version = handle.rpartition("/")[2]
+    folder = place / "versions" / version
+    # kagglehub's own test; it works without a lock, so on a cache that is read-only too
+    return folder if (place / f"{version}.complete").exists() and folder.is_dir() else None
+
+
+def _place(handle: str) -> tuple[Path, Path, str]:
+    """Where kagglehub keeps a data set, its cache, and a name of one word."""
+    match = re.fullmatch(r"([\w-]+)/([\w-]+)/versions/(\d+)", handle)
+    if not match:
+        raise DataError(f"dataset.handle={handle!r} must pin a version: owner/name/versions/N.")
+    owner, name, version = match.groups()
+    cache = Path(os.environ.get("KAGGLEHUB_CACHE", Path.home() / ".cache" / "kagglehub"))
+    return cache / "datasets" / owner / name, cache, f"{owner}-{name}-{version}"
+
+
 def download(handle: str, say: Say) -> Path:
     """Folder of a Kaggle data set, downloaded into kagglehub's cache unless it is there already.
 
@@ -31,17 +54,12 @@ def download(handle: str, say: Say) -> Path:
     Raises:
         DataError: names the set, the cause and the ways around it.
     """
-    match = re.fullmatch(r"([\w-]+)/([\w-]+)/versions/(\d+)", handle)
-    if not match:
-        raise DataError(f"dataset.handle={handle!r} must pin a version: owner/name/versions/N.")
-    owner, name, version = match.groups()
-    cache = Path(os.environ.get("KAGGLEHUB_CACHE", Path.home() / ".cache" / "kagglehub"))
-    place = cache / "datasets" / owner / name
-    folder = place / "versions" / version
-    if (place / f"{version}.complete").exists() and folder.is_dir():
-        return folder  # kagglehub's own test; it works without a lock, so on a cache that is read-only too
+    place, cache, name = _place(handle)
+    found = downloaded(handle)
+    if found is not None:
+        return found
     try:
-        return _download_alone(handle, cache / f"gaze-{owner}-{name}-{version}.lock", say)
+        return _download_alone(handle, cache / f"gaze-{name}.lock", say)
     except Exception as error:  # kagglehub raises its own, requests', OSError, BadZipFile and more
         raise DataError(
             f"Cannot download {handle} from Kaggle: {type(error).__name__}: {cause_of(error)}. "

@@ -24,15 +24,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from natsort import natsorted
 
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import Record, first_few
 from gaze.data.decode import Half
-from gaze.data.masks import MaskFiles, bare, checked_masks
 from gaze.data.sources.folders import Folder, entries, list_folder, unlike_published
+from gaze.data.sources.listing import Listing, bare, checked_masks
 from gaze.errors import DataError
 
 INNER = "Dataset_BUSI_with_GT"
@@ -40,30 +39,18 @@ MASK_NAME = re.compile(r"(?P<image>.+)_mask(_\d+)?")
 WANTED = f"Give the folder that holds {INNER}/, or that one itself: class folders with NAME.png and NAME_mask.png."
 
 
-class Pairs(NamedTuple):
-    """Images by class, their masks, and what is odd but usable, a line each."""
-
-    images: Folder
-    masks: MaskFiles
-    warnings: list[str]
-
-
-def find_images(root: Path) -> Path:
-    """The folder of class folders: ``root``, or Dataset_BUSI_with_GT in it."""
-    return root / INNER if (root / INNER).is_dir() else root
-
-
-def list_pairs(root: Path, config: DatasetConfig, remedy: str) -> Pairs:
+def list_pairs(place: Path, config: DatasetConfig, remedy: str) -> Listing:
     """Images and masks of the classes in ``dataset.classes``, or of all class folders where it is null.
 
     Args:
-        root: from :func:`find_images`.
+        place: see :data:`WANTED`.
         config: group ``dataset``.
         remedy: a sentence on what to do, which ends an error.
 
     Raises:
         DataError: a class that is missing or empty, images without a mask, other counts after a download.
     """
+    root = place / INNER if (place / INNER).is_dir() else place
     listing = list_folder(root, "")
     classes = sorted(listing.files if config.classes is None else config.classes)
     absent = [name for name in classes if name not in listing.files]
@@ -84,7 +71,7 @@ def list_pairs(root: Path, config: DatasetConfig, remedy: str) -> Pairs:
     warnings = [f"masks without an image: {len(alone)} ({', '.join(first_few(alone, 3))})"] if alone else []
     warnings += _unlike(root, images, config, remedy)
     files = {path: masks.get(name, []) for name, path in by_name.items()}
-    return Pairs(images, checked_masks(root, list(files), files, config), warnings)
+    return Listing(root, {"all": images}, checked_masks(root, list(files), files, config), warnings)
 
 
 def _unlike(root: Path, images: Folder, config: DatasetConfig, remedy: str) -> list[str]:
@@ -138,7 +125,7 @@ def _drawn(records: Sequence[tuple[int, Record]], config: DatasetConfig) -> set[
 
 
 def _order(path: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{path}".encode()).digest()
+    return hashlib.sha256(f"{seed}/{path}".encode(errors="surrogateescape")).digest()
 
 
 def _image_of(path: str) -> str | None:

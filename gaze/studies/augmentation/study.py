@@ -33,7 +33,7 @@ from gaze.studies.arms import arm_names
 from gaze.studies.augmentation.compared import PAIR_COLUMNS, Compared
 from gaze.studies.augmentation.pairs import compare_runs, shapes_of_runs
 from gaze.studies.augmentation.store import FOLDER, gaze_of_runs
-from gaze.studies.opened import Images, Looked, compute_device, evaluation_images, how_looked
+from gaze.studies.opened import Images, Looked, check_images, compute_device, evaluation_images, how_looked
 from gaze.terminal import progress_bar, say
 
 
@@ -106,7 +106,8 @@ def measure(part: StudyPart, config: CompareConfig, directory: Path, console: Co
     Raises:
         DataError: images or a checkpoint that cannot be read.
     """
-    images = evaluation_images(part.runs[0].settings.dataset, config.images, partial(say, console))
+    check_images(part.runs)
+    images = evaluation_images(part.runs[0].dataset, config.images, partial(say, console))
     device = compute_device(config.device)
     part = part._replace(notes=part.notes + how_looked(part.runs, device))
     with progress_bar(console, f"CAMs of {len(part.runs)} runs over {len(images.place)} images") as progress:

@@ -25,7 +25,7 @@ from gaze.metrics.faithfulness import area, cascade, centred_maps, deletion_inse
 from gaze.metrics.lesion import mask_lift, pointing
 from gaze.statistics.bootstrap import interval, nan_mean, resampled_means, resampling_weights
 from gaze.statistics.intervals import Floats, mean_interval
-from gaze.studies.opened import Opened, batches, evaluation_images
+from gaze.studies.opened import Opened, batches, check_images, evaluation_images
 from gaze.terminal import progress_bar, say
 
 KINDS = ("gaze", "random", "centred")  # of maps, in all that follows
@@ -83,7 +83,7 @@ def check_run(one: Opened, most: int | None, console: Console) -> Checked:
     Raises:
         DataError: the images cannot be read, are of other classes, or none has a gaze.
     """
-
+    check_images([one.run])
     images = evaluation_images(one.dataset, None, partial(say, console))
     one.check_classes(images.classes)
     split, target = images.data.data.test, images.target

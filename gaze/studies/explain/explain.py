@@ -28,8 +28,9 @@ from gaze.data.decode import cause_of, decode_image
 from gaze.data.sources.folders import SUFFIXES, walk
 from gaze.data.sources.ultrasound import MASK_NAME
 from gaze.errors import DataError
+from gaze.files import printable
 from gaze.runs.class_gaze import read_run_maps
-from gaze.studies.opened import Looked, Opened, evaluation_images
+from gaze.studies.opened import Looked, Opened, check_images, evaluation_images
 from gaze.terminal import progress_bar, say
 
 UNKNOWN = -1  # class of an image whose folder names none
@@ -84,8 +85,8 @@ def find_images(one: Opened, where: str | None, console: Console) -> Shown:
     Raises:
         DataError: no such path, no image there, or none that can be read.
     """
-
     if where is None:
+        check_images([one.run])
         images = evaluation_images(one.dataset, None, partial(say, console))
         one.check_classes(images.classes)
         split, number = images.data.data.test, len(images.target)
@@ -142,7 +143,7 @@ def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -
     remarks: Counter[str] = Counter()
     with progress_bar(console, f"reading {len(files)} images") as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, (file, found) in enumerate(zip(files, pool.map(read, files), strict=True), 1):
-            name = file.relative_to(root).as_posix()
+            name = printable(file.relative_to(root).as_posix())
             if isinstance(found, Exception):
                 bad.append(f"{name}: {cause_of(found)}")
             else:
@@ -159,17 +160,17 @@ def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -
     whose = "dataset.window of the run" if window else "the run has no dataset.window"
     more = {DEEP: f", {low} becomes 0 and {high} becomes 255 ({whose})"}
     notes = [f"{n} of {len(names)} images: {remark}{more.get(remark, '')}" for remark, n in remarks.items()]
-    return Shown(str(path), names, torch.stack(pixels), np.array(labels), sizes, modes, None, bad, notes)
+    return Shown(printable(str(path)), names, torch.stack(pixels), np.array(labels), sizes, modes, None, bad, notes)
 
 
 def class_of(file: Path, root: Path, classes: Sequence[str]) -> int:
     """Class that the nearest folder above a file names, up to and with ``root``; :data:`UNKNOWN` where none does."""
     for folder in file.parents:
-        if folder.name in classes:
-            return list(classes).index(folder.name)
+        if printable(folder.name) in classes:
+            return list(classes).index(printable(folder.name))
         if folder == root:
             break
-    resolved = root.resolve().name  # images=. and images=..
+    resolved = printable(root.resolve().name)  # images=. and images=..
     return list(classes).index(resolved) if resolved in classes else UNKNOWN
 
 
@@ -184,6 +185,7 @@ def typical_gaze(one: Opened, console: Console) -> Typical:
     """
     number = len(one.classes)
     try:
+        check_images([one.run])
         images = evaluation_images(one.dataset, None, lambda line: None)
     except DataError as error:
         kept = read_run_maps(one.run)

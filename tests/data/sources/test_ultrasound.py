@@ -11,6 +11,7 @@ from PIL import Image
 
 from gaze.config.data import DatasetConfig
 from gaze.data.datasets import ImageData, Split, load_dataset
+from gaze.data.sources.listing import files_at_hand
 
 BUSI = SHARED / "breast_ultrasound"
 needs_busi = pytest.mark.skipif(not BUSI.is_dir(), reason=f"no folder {BUSI} (set GAZE_SHARED_DATA)")
@@ -254,3 +255,17 @@ def test_beyond_8_bits_the_window_is_of_the_training_images_of_the_split(root, t
         place = root / "Dataset_BUSI_with_GT"
         values = np.concatenate([np.asarray(Image.open(place / path)).ravel() for path in data.train.paths])
         assert data.audit.window == [np.percentile(values, q, method="inverted_cdf") for q in (0.5, 99.5)]
+
+
+def test_the_list_of_files_knows_images_and_masks(root):
+    facts = files_at_hand(config(root))
+    assert facts["classes"] == ["benign", "malignant"] and facts["all"] == 40
+    assert files_at_hand(config(root, split_seed=1)) == facts == files_at_hand(config(root / "Dataset_BUSI_with_GT"))
+    mask = next(root.rglob("benign*_mask.png"))
+    mask.write_bytes(mask.read_bytes() + b"x")
+    changed = files_at_hand(config(root))
+    assert changed["all"] == 40 and changed["sha256"] != facts["sha256"]
+    next(root.rglob("normal (1).png")).unlink()  # of a class that is not in use
+    assert files_at_hand(config(root)) == changed
+    mask.unlink()
+    assert "Images without a mask" in files_at_hand(config(root))["error"]

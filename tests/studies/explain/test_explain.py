@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -221,6 +222,19 @@ def test_deep_images_are_read_through_the_runs_window_and_what_is_left_out_is_na
     (tmp_path / "deep" / "a.png").unlink()
     with pytest.raises(DataError, match=r"holds no image .* It holds b\.heic"):
         find_images(one, str(tmp_path / "deep"), quiet())
+
+
+def test_names_that_are_no_utf8_and_line_breaks(one, folder, tmp_path):
+    place = tmp_path / os.fsdecode(b"f\xf6lder") / one.classes[0]
+    place.mkdir(parents=True)
+    for name in (b"\x93\xfa.png", b"two\nlines.png"):
+        shutil.copy(folder / "colour.jpg", place / os.fsdecode(name))
+    (place / os.fsdecode(b"\x93.png")).write_bytes(b"no image")
+    table, facts, said = run(one, tmp_path / "out", place.parent)
+    assert set(table["path"]) == {rf"{place.name}/\udc93\udcfa.png", rf"{place.name}/two\nlines.png"}
+    assert set(table["true"]) == {place.name} and facts["images"].endswith(r"f\udcf6lder")
+    assert rf"{place.name}/\udc93.png: not an image" in said
+    assert r"two\nlines.png" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_bad_paths_are_refused_before_anything_is_written(one, folder, tmp_path):
