@@ -18,6 +18,7 @@ from rich.table import Table
 
 from gaze.choices import did_you_mean
 from gaze.errors import BusyError, ConfigError, GazeError
+from gaze.runs.collapse import shortly
 from gaze.runs.folder import changed_images, finished_row
 from gaze.runs.run import Run
 from gaze.terminal import table
@@ -88,6 +89,7 @@ class Outcome(NamedTuple):
     gaze: float | None
     seconds: float | None
     error: str
+    collapsed: str = ""  # how, in the words of a cell; its gaze then says nothing
 
 
 def runs_left(runs: Sequence[Run]) -> list[Run]:
@@ -161,6 +163,7 @@ def outcome(run: Run, error: BaseException | None = None, before: Mapping[str, A
         metrics.get("val/gaze_consistency"),
         status.get("seconds"),
         text.splitlines()[0] if text and state != "complete" else "",
+        shortly(run.collapse),
     )
 
 
@@ -169,6 +172,7 @@ def grid_table(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Table:
     common, numbers, rows = _common(runs), ("kappa", "L_CAM", "took"), []
     for run, o in zip(runs, outcomes, strict=True):
         shown = ["" if value is None else f"{value:.4f}" for value in (o.kappa, o.gaze)]
+        shown[1] = o.collapsed or shown[1]
         took = "" if o.seconds is None else duration(o.seconds)
         rows.append([_shortened(_own_words(run, common)), o.state, *shown, took])
     return table(" ".join([f"{len(runs)} runs", *common]), ["run", "state", *numbers], rows, numbers)

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from gaze.config.analysis import LEFT_OUT
+from gaze.config.train import place_free
 from gaze.errors import DataError
 from gaze.measures import measures
 from gaze.runs.folder import flat_settings
 from gaze.runs.run import Run, runs_below
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, add_derived, check_tidy, read_tidy_csv
 
+# Settings that say which run it is, or change no figure; and lambda's schedule, which parts runs by itself.
+KEYS_AND_PLACES = {"study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache"}
+KEYS_AND_PLACES |= {"gaze.start_epoch", "gaze.end_epoch", "gaze.keep_maps"}
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]
 
 
@@ -30,15 +34,19 @@ class Runs(NamedTuple):
     """What was found.
 
     Attributes:
-        epochs: a row per run and epoch, the tidy columns first; only the runs that are used.
+        epochs: a row per run and epoch, the tidy columns first; only the runs that are used. ``variant`` says which
+            settings a part of a study has where the runs of one study differ in them, ``of_study`` of which study a
+            later schedule of lambda is a part.
         listing: a row per run found: its keys, ``run`` (its folder below the source), state (complete,
             unfinished, failed, duplicate, unreadable), used, epochs, max_epochs, reason.
         used: each used run by its ``run``; empty from a CSV.
+        absent: tidy columns that a CSV lacks.
     """
 
     epochs: pd.DataFrame
     listing: pd.DataFrame
     used: dict[str, Run]
+    absent: tuple[str, ...] = ()
 
 
 class _Found(NamedTuple):
@@ -53,9 +61,9 @@ def load_runs(path: str | Path, include: Sequence[str] = ()) -> pd.DataFrame:
     """All finished runs as one DataFrame, a row per run and epoch.
 
     Args:
-        path: a folder with run folders anywhere below it, or a CSV file with at least the tidy columns
-            ``study dataset model lambda seed epoch accuracy kappa gaze_consistency gaze_consistency_l2
-            gaze_eta_squared loss`` (accuracy 0..1, epoch from 1).
+        path: a folder with run folders anywhere below it, or a CSV file with at least the columns ``study model seed
+            epoch kappa`` and one of the gaze; known as well are ``dataset lambda accuracy gaze_consistency
+            gaze_consistency_l2 gaze_eta_squared loss`` and the other measures (accuracy 0..1, epoch from 1).
         include: of "unfinished", "failed", "duplicate": runs to take that are otherwise left out (with a warning).
 
     Raises:
@@ -98,6 +106,8 @@ def read_runs(
             "python train.py leaves one below outputs/."
         )
     found = [own for own in _of_study(found, study, path) if own.row["study"] not in without]
+    if not arms:
+        _part_by_settings([own for own in found if own.run and own.row["state"] in ("complete", *include)])
     _part_by_schedule(found)
     _mark_duplicates(found, arms)
     for own in found:
@@ -112,6 +122,7 @@ def read_runs(
         epochs.sort_values([*key, "epoch"], ignore_index=True),
         listing.sort_values(key, ignore_index=True),
         {own.run.name: own.run for own in used if own.run},
+        () if path.is_dir() else tuple(name for name in TIDY_COLUMNS if name not in pd.read_csv(path, nrows=0)),
     )
 
 
@@ -187,11 +198,59 @@ def _from_csv(path: Path) -> Iterator[_Found]:
 def _of_study(found: list[_Found], study: str | None, path: Path) -> list[_Found]:
     if study is None:
         return found
-    chosen = [own for own in found if own.row["study"] == study]
+    chosen = [own for own in found if f"{own.row['study']}, ".startswith(f"{study}, ")]  # a CSV has its parts
     if not chosen:
         names = sorted({own.row["study"] for own in found if own.row["study"] is not None})
         raise DataError(f"study={study}: no run of it in {path}. Studies there: {', '.join(names) or 'none'}.")
     return chosen
+
+
+def _part_by_settings(found: Sequence[_Found]) -> None:
+    """Runs with the same keys and other settings, such as dataset.image_size, are no duplicates: of their study, each
+    combination of the settings that differ becomes a study of its own, named by it. The least one keeps the name.
+    """
+    studies: dict[tuple[str, str], dict[tuple[Any, ...], list[_Found]]] = {}
+    for own in found:
+        key = tuple(own.row[name] for name in RUN_KEYS)
+        studies.setdefault(key[:2], {}).setdefault(key, []).append(own)
+    for (study, _), cells in studies.items():
+        names = {name for own in cells.values() for name in differing([other.run for other in own if other.run])}
+        members = [own for cell in cells.values() for own in cell if own.run]
+        flat = [flat_settings(place_free(own.run.settings.to_dict())) for own in members if own.run]
+        telling = _telling(flat, [name for name in names if _compared(name) and any(name in own for own in flat)])
+        if not telling:
+            continue
+        values = [tuple(own.get(name) for name in telling) for own in flat]
+        least = min(
+            values, key=lambda row: [(v is not None, v if isinstance(v, int | float) else 0, str(v)) for v in row]
+        )
+        for own, row in zip(members, values, strict=True):
+            words = [f"{_leaf(name)} {value}" for name, value in zip(telling, row, strict=True)]
+            other = [word for word, value, usual in zip(words, row, least, strict=True) if value != usual]
+            own.row["study"] = own.table["study"] = ", ".join([study, *other])
+            own.table["variant"] = ", ".join(words)
+
+
+def _telling(flat: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Of the settings those that tell runs apart which the ones before do not; a group's name comes first."""
+    kept: list[str] = []
+    for name in sorted(names, key=lambda name: (not name.endswith(".name"), name)):
+        several = [{json.dumps([own.get(key) for key in keys]) for own in flat} for keys in (kept, [*kept, name])]
+        if len(several[0]) < len(several[1]):
+            kept.append(name)
+    return kept
+
+
+def _leaf(name: str) -> str:
+    """A dotted setting as a part of a study's name: ``image_size``, ``augmentation``, ``dataset.seed``."""
+    name = name.removesuffix(".name")
+    last = name.rpartition(".")[2]
+    return name if last in RUN_KEYS else last
+
+
+def _compared(name: str) -> bool:
+    """Whether runs that differ in a setting are to be compared with care, or apart."""
+    return name not in KEYS_AND_PLACES and not name.startswith("pictures.")
 
 
 def _part_by_schedule(found: list[_Found]) -> None:
@@ -242,8 +301,8 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return found
 
 
-def mixed_settings(runs: Iterable[Run]) -> dict[str, list[Any]]:
-    """Settings that differ among runs of one study and data set, though they are none of the runs' keys.
+def mixed_settings(runs: Runs) -> dict[str, list[Any]]:
+    """Settings that differ among used runs of one study, or part of it, and data set, though they are no keys.
 
     Such runs are compared as if they were alike, so a reader must know.
 
@@ -251,14 +310,12 @@ def mixed_settings(runs: Iterable[Run]) -> dict[str, list[Any]]:
         The values of each such setting, by its dotted name with study and data set before it.
     """
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(f"{run.settings.study}, {run.settings.dataset.name}", []).append(run)
-    # A cache changes no figure; runs of other schedules of lambda are not compared as if they were alike.
-    own = {"study", "dataset.name", "model.name", "model.source", "lambda", "seed"}
-    own |= {"dataset.cache", "gaze.start_epoch", "gaze.end_epoch"}
+    for row in runs.listing.itertuples():
+        if row.run in runs.used:
+            groups.setdefault(f"{row.study}, {row.dataset}", []).append(runs.used[row.run])
     return {
         f"{where}: {name}": values
         for where, members in groups.items()
         for name, values in differing(members).items()
-        if name not in own and not name.startswith("pictures.")
+        if _compared(name)
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from gaze.choices import METHODS
 from gaze.config.data import DatasetConfig
 from gaze.config.train import TrainConfig
 from gaze.errors import ConfigError, DataError
+from gaze.runs.collapse import collapse_of
 from gaze.runs.migrate import migrate
 from gaze.runs.status import STATUS_FILE, read_facts, read_status, run_state
 
@@ -235,6 +237,17 @@ class Run:
     def rows(self) -> list[dict[str, float]]:
         """Those of :meth:`table`."""
         return self.table()[1]
+
+    @property
+    def collapse(self) -> str:
+        """How it collapsed (:func:`gaze.runs.collapse.collapse_of`); "" where it did not, or its table is damaged."""
+        try:
+            rows = self.rows
+        except DataError:
+            return ""
+        names = ("val/kappa", "val/gaze_empty_fraction", "val/gaze_consistency", "val/gaze_eta_squared")
+        kappa, empty, squared, eta = ([row.get(name, math.nan) for row in rows] for name in names)
+        return collapse_of(kappa, empty, [math.sqrt(max(value, 0)) for value in squared], eta)
 
     @property
     def begun(self) -> bool:

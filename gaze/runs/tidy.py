@@ -13,7 +13,9 @@ from gaze.files import atomic_path
 from gaze.measures import measures
 
 RUN_KEYS = ["study", "dataset", "model", "lambda", "seed"]
-NEEDED = [*RUN_KEYS, "epoch", "kappa"]
+CELL_KEYS = [key for key in RUN_KEYS if key != "seed"]  # what the seeds of one table row share
+NEEDED = ["study", "model", "seed", "epoch", "kappa"]
+ASSUMED: dict[str, Any] = {"dataset": "unnamed", "lambda": 0.0}  # where a CSV has no such column
 TIDY_COLUMNS = [
     *RUN_KEYS,
     *("epoch", "accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"),
@@ -27,22 +29,32 @@ Ranges = dict[str, tuple[float, float]]
 ROUNDING = 1e-6  # float32 sums may end that far outside their range
 
 
+def run_keys(runs: pd.DataFrame) -> list[str]:
+    """The columns that identify a run."""
+    return [*RUN_KEYS, *(["run"] if "run" in runs else [])]
+
+
 def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
     """The table with its columns in order and in their types.
 
     Args:
-        table: at least the columns ``NEEDED``; of the other tidy ones, those that are absent become empty.
+        table: at least the columns ``NEEDED`` and one of a gaze consistency; of the other tidy ones, those that are
+            absent become ``ASSUMED``, or empty.
         source: its name, for messages.
 
     Raises:
         DataError: a column is missing, a key is empty, or a value is no number or out of its range; each named.
     """
     missing = [column for column in NEEDED if column not in table]
+    gaze = [name for name in measures() if name.startswith("gaze_")]
+    missing += [] if missing or any(name in table for name in gaze) else ["of the gaze"]
     if missing:
         raise DataError(
-            f"{source}: no column {', '.join(missing)}. Needed: {', '.join(NEEDED)}; and what was measured, such as "
+            f"{source}: no column {', '.join(missing)}. Needed: {', '.join(NEEDED)} and one of the gaze, such as "
+            f"gaze_consistency or gaze_consistency_l2; read as well: "
             f"{', '.join(column for column in TIDY_COLUMNS if column not in NEEDED)}."
         )
+    table = table.assign(**{column: value for column, value in ASSUMED.items() if column not in table})
     table = table.assign(**{column: np.nan for column in TIDY_COLUMNS if column not in table})
     # NaN is allowed except in the keys.
     ranges = KEY_RANGES | {name: measure.range for name, measure in measures().items() if name in table}

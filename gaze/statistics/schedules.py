@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from gaze.runs.tidy import RUN_KEYS
+from gaze.runs.tidy import RUN_KEYS, run_keys
+from gaze.statistics.collapse import comparable
 from gaze.statistics.intervals import holm
 from gaze.statistics.permutation import mean_shift
 
@@ -55,8 +56,8 @@ def schedule_table(runs: pd.DataFrame) -> pd.DataFrame:
 def _last(runs: pd.DataFrame) -> pd.DataFrame:
     """A row per seed of an arm, after its last epoch, with the sum of lambda_t; several runs of a seed: their mean."""
     of_study = runs["of_study"].fillna(runs["study"]) if "of_study" in runs else runs["study"]
-    keys = ["of_study", *RUN_KEYS, *(["run"] if "run" in runs else [])]
-    groups = runs.assign(of_study=of_study).sort_values("epoch").groupby(keys, sort=False, dropna=False)
+    keys = ["of_study", *run_keys(runs)]
+    groups = comparable(runs).assign(of_study=of_study).sort_values("epoch").groupby(keys, sort=False, dropna=False)
     last = groups.tail(1).set_index(keys)[[m for m in MEASURES if m in runs]]
     logged = "lambda_t" in runs
     last["lambda_sum"] = groups["lambda_t"].sum(min_count=1) if logged else math.nan

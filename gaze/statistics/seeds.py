@@ -4,6 +4,7 @@ The unit of every interval and test here is the seed: epochs of one run follow f
 Every table takes ``runs``, the tidy frame of ``gaze.runs.load`` (a row per run and epoch), and gives a plain
 DataFrame, for an empty frame one with the same columns; two rows for one epoch of a run are a ValueError. Several runs
 of one study, dataset, model, lambda and seed (duplicates included on purpose) are averaged first and count as one seed.
+The gaze of runs that do not tell the classes apart counts as missing (``gaze.statistics.collapse``), but for r.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr  # type: ignore[import-untyped]
 
 from gaze.measures import compared
-from gaze.runs.tidy import RUN_KEYS
+from gaze.runs.tidy import CELL_KEYS, RUN_KEYS, run_keys
 from gaze.statistics.bootstrap import nan_mean
+from gaze.statistics.collapse import collapse_table, comparable
 from gaze.statistics.intervals import (
     Floats,
     fisher_interval,
@@ -50,7 +52,6 @@ LEFT_OUT_EPOCHS = 2  # of r_late: the first ones, in which every network changes
 BEST_METRICS = ("accuracy", "kappa")  # a consistency is no goal by itself: its "best" would mean nothing
 SCALE_MEASURES = ("gaze_consistency_l2", "gaze_consistency_rms", "gaze_consistency_grid_rms", "gaze_eta_squared")
 SUMMARIES = ("last", "last5", "best")
-CELL_KEYS = [key for key in RUN_KEYS if key != "seed"]  # what the seeds of one table row share
 ROUNDING = 16 * np.finfo(np.float64).eps  # a spread below this share of the values is rounding
 
 SeedValues = dict[tuple[Any, ...], dict[int, float]]
@@ -160,7 +161,8 @@ def lambda_table(runs: pd.DataFrame) -> pd.DataFrame:
         lambda = 0 of the same study, dataset and model: ``n_pairs``, ``diff``, ``diff_low``, ``diff_high`` (t, 95 %,
         not adjusted), ``p`` (NaN for under 2 pairs, or differences equal but for rounding), ``p_holm``, ``family``
         (its number of comparisons, those with a NaN p among them), ``power`` (:func:`paired_power`: the chance of
-        finding a difference of twice the seeds' SD). Those of lambda = 0 itself are NaN.
+        finding a difference of twice the seeds' SD). Those of lambda = 0 itself are NaN. At the end ``runs, collapsed,
+        lost, what`` of :func:`gaze.statistics.collapse.collapse_table`.
     """
     values = _seed_values(runs)
     rows = []
@@ -171,7 +173,8 @@ def lambda_table(runs: pd.DataFrame) -> pd.DataFrame:
     keys = [*CELL_KEYS, "metric", "summary"]
     names = ["n", "n_nan", "mean", "sd", "ci_low", "ci_high", "n_pairs", "diff", "diff_low", "diff_high", "p"]
     table = pd.DataFrame(rows, columns=[*keys, *names])
-    return _sorted(_with_family(table, ["study", "dataset", "metric", "summary"]), keys)
+    table = _sorted(_with_family(table, ["study", "dataset", "metric", "summary"]), keys)
+    return table.merge(collapse_table(runs), on=CELL_KEYS, how="left")
 
 
 def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -211,9 +214,9 @@ def gaze_shift_table(runs: pd.DataFrame) -> pd.DataFrame:
         family, power`` as in :func:`lambda_table`, over the models and lambdas of one study and dataset; ``reading`` in
         words. It ends in "(not shown beyond seed noise)" unless p_holm <= 0.05, in "(underpowered)" where so few pairs
         would miss even a difference of twice the seeds' SD in more than one of five studies, and is "not defined"
-        without pairs, or where a difference is exactly 0 or NaN.
+        without pairs, or where a difference is exactly 0 or NaN; "not compared: ..." where that is why.
     """
-    return _shift_table(_seed_values(runs))
+    return _not_compared(_shift_table(_seed_values(runs)), runs)
 
 
 def _shift_table(values: SeedValues) -> pd.DataFrame:
@@ -231,6 +234,19 @@ def _shift_table(values: SeedValues) -> pd.DataFrame:
     return _sorted(table, CELL_KEYS)
 
 
+def _not_compared(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The reading of rows without pairs where no run, or none at lambda = 0, tells the classes apart."""
+    if table.empty:
+        return table
+    cells = collapse_table(runs)
+    lost = cells[cells["lost"] == cells["runs"]].set_index(CELL_KEYS)["what"].to_dict()
+    for i, *cell, weight in table.loc[table["n_pairs"] == 0, CELL_KEYS].itertuples():
+        own, plain = lost.get((*cell, weight)), lost.get((*cell, 0.0))
+        if own or plain:
+            table.loc[i, "reading"] = f"not compared: {own}" if own else f"not compared: {plain} at lambda 0"
+    return table
+
+
 def _describe(values: Sequence[float], interval: Callable[[ArrayLike], tuple[float, float]]) -> tuple[float, ...]:
     """n, n_nan, mean, sd, low, high."""
     defined = present(values)
@@ -240,8 +256,7 @@ def _describe(values: Sequence[float], interval: Callable[[ArrayLike], tuple[flo
 
 def _given(runs: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The columns that identify a run, and those of ``names`` that hold anything."""
-    keys = [*RUN_KEYS, "run"] if "run" in runs else RUN_KEYS
-    return keys, [name for name in names if name in runs and runs[name].notna().any()]
+    return run_keys(runs), [name for name in names if name in runs and runs[name].notna().any()]
 
 
 def _each_run(runs: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -289,7 +304,7 @@ def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:
 def _seed_values(runs: pd.DataFrame) -> SeedValues:
     """{(study, dataset, model, lambda, metric, summary): {seed: value, averaged over its runs}}."""
     keys = [*CELL_KEYS, "metric", "summary", "seed"]
-    long = run_summaries(runs).melt([*RUN_KEYS, "metric"], list(SUMMARIES), "summary", "value")
+    long = run_summaries(comparable(runs)).melt([*RUN_KEYS, "metric"], list(SUMMARIES), "summary", "value")
     long = long[(long["summary"] != "best") | long["metric"].isin(BEST_METRICS)]
     values: SeedValues = {}
     means = long.groupby(keys, dropna=False)["value"].mean().reset_index()

@@ -13,7 +13,7 @@ from gaze.report.provenance import origin, provenance
 from gaze.report.write import write_report
 from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
-from gaze.runs.load import Runs, mixed_settings, read_runs
+from gaze.runs.load import Runs, read_runs
 from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
 from gaze.studies.arms import augmentation_studies
 from gaze.studies.consistency import findings
@@ -52,7 +52,7 @@ def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Pat
         _make(directory)
         return run_study(runs, config, directory, console, provenance(config, runs))
     console.print(findings.headline(runs.epochs), highlight=False)
-    for note in findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.used.values())):
+    for note in findings.notes_on(runs):
         console.print(f"note: {note}", highlight=False, markup=False)
     _make(directory)
     written = [directory / CSV_FILE]
@@ -119,7 +119,10 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
             words = " or ".join(f"study={name}" for name in names)
             raise DataError(f"An augmentation study is analysed by itself, and there are several. Take {words}.")
         return read_runs(source, config.include, names[0], arms=True), True
-    if not studies and not runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any():
+    several = (
+        runs.listing["state"].eq("duplicate").any() or runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any()
+    )
+    if not studies and not several:
         return runs, False
     for study in studies:
         note = f"note: {study} compares augmentations and is left out here: python analyze.py study={study}"

@@ -157,6 +157,18 @@ def test_table_has_a_line_a_run_and_fits_eighty_columns(runs, composed):
     ]
 
 
+def test_a_run_that_predicts_one_class_has_no_gaze_in_the_table(runs):
+    finish(runs[0])
+    finish(runs[1])
+    names = "epoch,val/kappa,val/gaze_consistency,val/gaze_eta_squared,val/gaze_empty_fraction"
+    runs[0].metrics_file.write_text(f"{names}\n" + "".join(f"{epoch},0.0,0.0019,0.2,0.0\n" for epoch in range(1, 7)))
+    assert [outcome(run).collapsed for run in runs[:3]] == ["one class", "", ""]
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(grid_table(runs[:2], [outcome(run) for run in runs[:2]]))
+    first, second = (line.split() for line in console.export_text().splitlines() if "complete" in line)
+    assert first[-3:] == ["one", "class", "10"] and second[-2:] == ["0.0100", "10"]
+
+
 def test_progress_counts_and_estimates_by_model(runs):
     assert progress(runs, set()) == Progress(0, 0, 0, 0, 4, None)
     finish(runs[0], seconds=10)

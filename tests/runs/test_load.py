@@ -14,7 +14,7 @@ from made_up import made_up_runs
 from gaze.errors import DataError
 from gaze.files import write_json
 from gaze.measures import epoch_columns
-from gaze.runs.load import load_runs, mixed_settings, read_runs
+from gaze.runs.load import Runs, load_runs, mixed_settings, read_runs
 from gaze.runs.run import Run
 from gaze.runs.status import STATUS_FILE
 from gaze.runs.tidy import NEEDED, RUN_KEYS, TIDY_COLUMNS, write_tidy_csv
@@ -125,13 +125,13 @@ def test_a_run_that_was_asked_to_end_early_is_complete(tmp_path):
 
 
 def test_of_duplicates_the_one_started_last_stands(tmp_path):
-    write_run(tmp_path, name="a", started="2026-01-02T00:00:00+0000", optimizer={"lr": 1e-3})
+    write_run(tmp_path, name="a", started="2026-01-02T00:00:00+0000", pictures={"every_n_epochs": 1})
     write_run(tmp_path, name="b", started="2026-01-03T00:00:00+0000")
     write_run(tmp_path, name="c", started="2026-01-01T00:00:00+0000")
     write_run(tmp_path, name="d", rows=1)  # unfinished: no rival
     found = listing(tmp_path)
     assert found["state"].to_dict() == {"a": "duplicate", "b": "complete", "c": "duplicate", "d": "unfinished"}
-    assert found["reason"]["a"] == "same keys as b, other settings: optimizer.lr"
+    assert found["reason"]["a"] == "same keys as b, other settings: pictures.every_n_epochs"
     assert found["reason"]["c"] == "same keys as b, same settings"
     assert set(read_runs(tmp_path, ["duplicate"]).epochs["run"]) == {"a", "b", "c"}
 
@@ -192,7 +192,51 @@ def test_settings_that_differ_though_they_are_no_key_are_found(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, optimizer={"lr": 1e-3})
     write_run(tmp_path, name="other", study="other", optimizer={"lr": 5.0})
-    assert mixed_settings(read_runs(tmp_path).used.values()) == {"study, phantom: optimizer.lr": [1e-4, 1e-3]}
+    found = read_runs(tmp_path)
+    assert mixed_settings(found) == {"study, phantom: optimizer.lr": [1e-4, 1e-3]}
+    assert "variant" not in found.epochs
+
+
+def test_runs_that_differ_in_a_setting_are_compared_apart_and_are_no_duplicates(tmp_path):
+    network = {"name": "resnet18", "source": "torchvision"}
+    changes = [
+        ("base", {}), ("large", {"dataset": {"name": "phantom", "image_size": 64}}),
+        ("layer3", {"model": {**network, "layer": "layer3"}}), ("layer4", {"model": {**network, "layer": "layer4"}}),
+        ("decay", {"optimizer": {"lr": 1e-4, "weight_decay": 0.01}}), ("lost", {"trainer": {"max_epochs": 5}}),
+    ]  # fmt: skip
+    for name, change in changes:
+        for seed in (0, 1):
+            write_run(tmp_path, seed=seed, name=f"{name}/{seed}", **change)
+    write_run(tmp_path, name="again", started="2025-01-01T00:00:00+0000", dataset={"name": "phantom", "image_size": 64})
+    write_run(tmp_path, name="other", model="level5", dataset={"name": "phantom", "image_size": 64})
+    found = read_runs(tmp_path)
+    assert found.listing["state"].value_counts().to_dict() == {"complete": 11, "unfinished": 2, "duplicate": 1}
+    assert found.listing.set_index("run")["reason"]["again"] == "same keys as large/0, same settings"
+    studies = found.listing[found.listing["used"]].set_index("run")["study"]
+    large = "study, image_size 64"
+    assert studies[["base/0", "large/0", "large/1", "other"]].tolist() == ["study", large, large, large]
+    others = ["study, layer layer3", "study, layer layer4", "study, weight_decay 0.01"]
+    assert studies[["layer3/1", "layer4/1", "decay/1"]].tolist() == others
+    variants = found.epochs.drop_duplicates("run").set_index("run")["variant"]
+    assert variants["base/0"] == "image_size 48, layer None, weight_decay 0.0"
+    assert variants["decay/0"] == "image_size 48, layer None, weight_decay 0.01"
+    assert mixed_settings(found) == {}
+    write_tidy_csv(found.epochs, tmp_path / "epochs.csv")
+    again = read_runs(tmp_path / "epochs.csv", study="study")
+    pd.testing.assert_frame_equal(again.epochs, found.epochs, check_exact=True)
+    assert len(read_runs(tmp_path, study="study").epochs) == len(found.epochs)
+
+
+def test_other_settings_of_a_study_of_augmentations_are_duplicates_still(tmp_path):
+    for name, size in (("a", 48), ("b", 64)):
+        write_run(tmp_path, name=name, dataset={"name": "phantom", "image_size": size})
+    assert listing(tmp_path, arms=True)["reason"].tolist() == ["", "same keys as a, other settings: dataset.image_size"]
+
+
+def test_augmentations_without_the_baseline_are_told_apart_by_their_name(tmp_path):
+    for name in ("hflip", "rotation"):
+        write_run(tmp_path, name=name, augmentation={"name": name, "hflip": 0.5 * (name == "hflip")})
+    assert sorted(listing(tmp_path)["study"]) == ["study", "study, augmentation rotation"]
 
 
 # ---- CSV
@@ -225,10 +269,24 @@ def test_csv_of_ones_own_with_the_twelve_columns_will_do(tmp_path):
 def test_csv_without_a_needed_column_is_refused_by_its_name(tmp_path):
     for column in NEEDED:
         made_up_runs().drop(columns=column).to_csv(tmp_path / "x.csv", index=False)
-        with pytest.raises(DataError, match=rf"x\.csv: no column {column}\. Needed: study, dataset"):
+        with pytest.raises(
+            DataError, match=rf"x\.csv: no column {column}\. Needed: study, model, seed, epoch, kappa and"
+        ):
             load_runs(tmp_path / "x.csv")
-    made_up_runs()[[*NEEDED, "gaze_consistency_l2"]].to_csv(tmp_path / "x.csv", index=False)
-    assert load_runs(tmp_path / "x.csv")[["accuracy", "gaze_consistency", "loss"]].isna().all(axis=None)
+    made_up_runs()[NEEDED].to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(
+        DataError, match=r"no column of the gaze\. Needed: .* one of the gaze, such as gaze_consistency"
+    ):
+        load_runs(tmp_path / "x.csv")
+
+
+def test_csv_with_the_least_columns_is_read_and_what_was_assumed_is_known(tmp_path):
+    for column in ("gaze_consistency_l2", "gaze_eta_squared", "gaze_entropy"):
+        made_up_runs()[[*NEEDED, column]].to_csv(tmp_path / "x.csv", index=False)
+        found = read_runs(tmp_path / "x.csv")
+        assert found.epochs[["accuracy", "gaze_consistency", "loss"]].isna().all(axis=None)
+        assert set(found.epochs["dataset"]) == {"unnamed"} and set(found.epochs["lambda"]) == {0.0}
+        assert found.epochs[column].notna().all() and {"dataset", "lambda", "accuracy"} < set(found.absent)
 
 
 def test_a_value_that_cannot_be_is_refused_with_its_line(tmp_path):
@@ -306,7 +364,14 @@ def test_what_is_no_csv_is_refused(tmp_path):
 
 def test_config_json_of_a_run_is_what_mixed_settings_needs(tiny_run):
     own = Run(tiny_run.folder)
-    assert mixed_settings([own, Run(Path("b"), own.settings.model_copy(update={"seed": 7, "lambda_": 1.0}))]) == {}
+    other = Run(Path("b"), own.settings.model_copy(update={"seed": 7, "lambda_": 1.0}))
+    used = {run.name: run for run in (own, other)}
+    assert (
+        mixed_settings(
+            Runs(pd.DataFrame(), pd.DataFrame([run.keys | {"run": run.name} for run in used.values()]), used)
+        )
+        == {}
+    )
 
 
 def test_runs_whose_lambda_turns_later_are_a_study_of_their_own(tmp_path):
@@ -317,5 +382,5 @@ def test_runs_whose_lambda_turns_later_are_a_study_of_their_own(tmp_path):
     late = "study, lambda from epoch 12 to 18"
     assert found.listing.set_index("run")["study"].to_dict() == {"0": "study", "1": "study", "2": late, "3": "study"}
     assert set(found.epochs["of_study"]) == {"study"} and found.listing["used"].all()
-    assert not any("epoch" in name for name in mixed_settings(found.used.values()))
+    assert not any("epoch" in name for name in mixed_settings(found))
     assert "of_study" not in load_runs(tmp_path / "1")

@@ -5,6 +5,7 @@ Augmentation studies are handed on to ``gaze.studies.augmentation.report``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ from gaze.measures import measures
 from gaze.report.provenance import left_out_item
 from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
-from gaze.runs.load import Runs, mixed_settings
-from gaze.runs.run import methods
+from gaze.runs.collapse import COLLAPSED
+from gaze.runs.load import Runs
+from gaze.runs.run import Run, methods
 from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings, overview, plots, tables
 from gaze.studies.consistency.common import common_table, images_finding, three_forms_item, three_rs_item
+from gaze.studies.consistency.published import STUDY1_EPOCH, STUDY2_EPOCH, UNKNOWN, Beside, differences
 from gaze.terminal import print_table
 
 Items = list[TableItem | FigureItem]
@@ -41,14 +44,18 @@ class Part(NamedTuple):
     by_lambda: pd.DataFrame
     shift: pd.DataFrame
     scale: pd.DataFrame
-    collapse: pd.DataFrame
     maps: list[GazeMaps]
     common: pd.DataFrame
     schedules: pd.DataFrame
+    used: Mapping[str, Run]
 
     @property
     def weights(self) -> list[float]:
         return sorted(self.runs["lambda"].unique())
+
+    def beside(self, epochs: int, until: float = math.inf) -> Beside:
+        """What sets its runs, read up to an epoch, apart from the published ones of so many epochs."""
+        return differences(self.runs[self.runs["epoch"] <= until], self.used, epochs)
 
 
 def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
@@ -65,8 +72,8 @@ def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
         arms = schedules[(schedules["of_study"] == study) & (schedules["dataset"] == dataset)]
         shared = together[(together["study"] == study) & (together["dataset"] == dataset)]
         numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
-        where, collapse = str(dataset) if single else f"{study}, {dataset}", overview.collapse_table(rows)
-        yield Part(where, slug, str(dataset), rows, *numbers, collapse, own, shared, arms)
+        where = str(dataset) if single else f"{study}, {dataset}"
+        yield Part(where, slug, str(dataset), rows, *numbers, own, shared, arms, runs.used)
 
 
 def summary(runs: Runs, parts: list[Part]) -> list[str]:
@@ -78,7 +85,7 @@ def summary(runs: Runs, parts: list[Part]) -> list[str]:
             lines.append(findings.shift_finding(part.shift, part.by_lambda, part.where))
         lines.append(images_finding(part.pearson, part.by_lambda, part.common, part.where))
         lines.append(findings.scale_finding(part.scale, part.where))
-    lines += findings.notes_on(runs.listing, runs.epochs, mixed_settings(runs.used.values()))
+    lines += findings.notes_on(runs)
     return [line for line in lines if line]
 
 
@@ -91,9 +98,9 @@ def lead(parts: list[Part]) -> list[Section]:
         if len(part.weights) == 1:  # else it stands under the figures
             text += [
                 f"In the sentences below: {MEANS[0].lower()}{MEANS[1:]}",
-                *([overview.COLLAPSED] if part.collapse["collapsed"].any() else []),
+                *([COLLAPSED] if part.by_lambda["collapsed"].any() else []),
             ]
-        said = findings.level_findings(part.by_lambda, part.collapse)
+        said = findings.level_findings(part.by_lambda)
         title = f"What lambda does: {part.where}" if len(part.weights) > 1 else part.where
         found.append(Section(title, tuple(text), tuple(items), tuple(said)))
     return found
@@ -104,14 +111,14 @@ def _overview(part: Part) -> list[FigureItem]:
     colour = "Colour: difference from lambda 0." if 0 in part.weights else "No runs at lambda 0, so no colour."
     tested = f" In the sentences: {findings.TESTED}" if part.by_lambda["n_pairs"].max() >= findings.FEWEST else ""
     items = []
-    readings = (overview.COLLAPSED, f"Lower is more consistent, which is not the same as right.{tested}")
+    readings = (COLLAPSED, f"Lower is more consistent, which is not the same as right.{tested}")
     for metrics, reading in zip(findings.SENTENCE, readings, strict=True):
         if not (metric := findings.first(metrics, part.by_lambda)):
             continue
         heading = measures()[metric].heading
         caption = f"{heading[0].upper()}{heading[1:]} by model and lambda, {part.where}"
         name = f"overview-{_short(metric)}-{part.slug}"
-        drawn = _drawn(name, caption, overview.overview_figure, part.by_lambda, part.collapse, metric)
+        drawn = _drawn(name, caption, overview.overview_figure, part.by_lambda, metric)
         items += [item._replace(notes=(f"{MEANS} {colour} {overview.HATCHED}", reading)) for item in drawn]
     return items
 
@@ -120,11 +127,13 @@ def sections(runs: Runs, parts: list[Part]) -> list[Section]:
     """The report from top to bottom, behind :func:`lead`."""
     left, looked = left_out_item(runs.listing), methods(runs.used.values())
     follow = [item for part in parts for item in _follow(part)]
-    if not any(part.dataset in tables.DATASET_NAMES for part in parts):
+    known = any(part.dataset in tables.DATASET_NAMES for part in parts)
+    if not known:
         follow.append(tables.published_item())
+    unknown = (UNKNOWN,) if known and not runs.used else ()
     found = [
-        Section("Models down, lambda across", (), tuple(item for part in parts for item in _across(part))),
-        Section("Does the gaze follow classification performance?", (plots.CORRELATION,), tuple(follow)),
+        Section("Models down, lambda across", unknown, tuple(item for part in parts for item in _across(part))),
+        Section("Does the gaze follow classification performance?", (plots.CORRELATION, *unknown), tuple(follow)),
         Section(
             "What does lambda do to learning?",
             ("Accuracy and kappa on the evaluation set.",),
@@ -159,12 +168,18 @@ def _follow(part: Part) -> Items:
     plain = part.runs[part.runs["lambda"] == 0]
     items: Items = []
     if len(plain):
-        items.append(tables.pearson_item(part.pearson, f"pearson-{part.slug}", part.where, part.dataset))
+        items.append(
+            tables.pearson_item(
+                part.pearson, f"pearson-{part.slug}", part.where, part.dataset, part.beside(STUDY1_EPOCH)
+            )
+        )
         items.append(tables.shared_curve_item(part.pearson, f"shared-curve-{part.slug}", part.where))
         items.append(three_rs_item(part.pearson, f"images-{part.slug}", part.where))
         items += _correlation(part, "gaze_consistency")
         items += _correlation(part, PUBLISHED) if len(part.weights) > 1 else []  # else at the top
-        item = tables.study1_item(part.runs, f"study1-{part.slug}", part.where, part.dataset)
+        item = tables.study1_item(
+            part.runs, f"study1-{part.slug}", part.where, part.dataset, part.beside(STUDY1_EPOCH, STUDY1_EPOCH)
+        )
         items += [item] if item else []
     if len(part.weights) > 1 or not len(plain):
         items.append(tables.pearson_by_lambda_item(part.pearson, f"pearson-lambda-{part.slug}", part.where))
@@ -181,15 +196,18 @@ def _correlation(part: Part, measure: str) -> list[FigureItem]:
 def _across(part: Part) -> Items:
     if len(part.weights) == 1:
         return []
+    named = (part.where, part.dataset, part.beside(STUDY2_EPOCH))
     return [
-        tables.across_item(part.by_lambda, metric, f"across-{_short(metric)}-{part.slug}", part.where, part.dataset)
+        tables.across_item(part.by_lambda, metric, f"across-{_short(metric)}-{part.slug}", *named)
         for metric in ("accuracy", "kappa", "gaze_consistency_rms", PUBLISHED)
     ]
 
 
 def _learning(part: Part) -> Items:
     items: Items = [
-        tables.performance_item(part.by_lambda, metric, f"{metric}-{part.slug}", part.where, part.dataset)
+        tables.performance_item(
+            part.by_lambda, metric, f"{metric}-{part.slug}", part.where, part.dataset, part.beside(STUDY2_EPOCH)
+        )
         for metric in ("accuracy", "kappa")
     ]
     if (part.schedules["smallest_p"] < 0.05).any():  # fewer runs could not answer
@@ -205,14 +223,16 @@ def _gaze(part: Part) -> Items:
     if len(part.shift):
         items.append(tables.shift_item(part.shift, f"shift-{part.slug}", part.where))
         items.append(three_forms_item(part.by_lambda, part.common, f"images-lambda-{part.slug}", part.where))
+    drawn: list[FigureItem] = []
     if len(part.weights) > 1:
         caption = f"More alike, or more its class's? {part.where}"
-        items += _drawn(f"eta-{part.slug}", caption, plots.eta_figure, part.runs, part.dataset)
+        drawn += _drawn(f"eta-{part.slug}", caption, plots.eta_figure, part.runs, part.dataset)
     for measure, words in (("gaze_consistency_rms", "RMS deviation of the gaze"), ("gaze_eta_squared", "Eta squared")):
         name = f"curves-{_short(measure)}-{part.slug}"
         caption = f"{words} over epochs, {part.where}"
-        items += _drawn(name, caption, plots.curve_figure, part.runs, part.dataset, measure)
-    return items
+        drawn += _drawn(name, caption, plots.curve_figure, part.runs, part.dataset, measure)
+    left = findings.not_drawn(part.by_lambda)
+    return items + [item._replace(notes=(left,)) if left else item for item in drawn]
 
 
 def _scale(part: Part) -> Items:
@@ -254,9 +274,11 @@ def print_tables(parts: list[Part], console: Console) -> None:
     """The tables that answer the two published questions, in the columns that a terminal has room for."""
     for part in parts:
         if len(part.pearson[part.pearson["lambda"] == 0]):
-            item = tables.pearson_item(part.pearson, "x", part.where, part.dataset)
+            item = tables.pearson_item(part.pearson, "x", part.where, part.dataset, part.beside(STUDY1_EPOCH))
             _print(item, {"r, mean over seeds": "r"}, ("SD", "95 % interval", "without r"), console)
-        item = tables.performance_item(part.by_lambda, "accuracy", "x", part.where, part.dataset)
+        item = tables.performance_item(
+            part.by_lambda, "accuracy", "x", part.where, part.dataset, part.beside(STUDY2_EPOCH)
+        )
         renamed = {"mean of last 5": "last 5 epochs", "difference from lambda 0": "less lambda 0"}
         _print(item, renamed, ("last epoch", "best epoch"), console)
         item = tables.gaze_item(part.by_lambda, "x", part.where)
@@ -267,4 +289,5 @@ def _print(item: TableItem, renamed: Mapping[str, str], dropped: tuple[str, ...]
     if item.shown.empty:
         return
     shown = item.shown.drop(columns=[c for c in dropped if c in item.shown]).rename(columns=dict(renamed))
+    shown = shown.dropna(axis=1, how="all")
     print_table(console, item.caption, shown, shown.columns.difference(["model", "measure", "lambda"]))

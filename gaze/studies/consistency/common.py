@@ -13,12 +13,13 @@ import pandas as pd
 
 from gaze.report.words import each, estimate, listed, number, p_value
 from gaze.report.write import TableItem
+from gaze.runs.collapse import LOST
 from gaze.runs.kept_maps import LastMaps, consistency_of, last_maps
 from gaze.runs.load import Runs
-from gaze.runs.tidy import RUN_KEYS
+from gaze.runs.tidy import CELL_KEYS
 from gaze.statistics.bootstrap import nan_mean
+from gaze.statistics.collapse import collapses
 from gaze.statistics.intervals import mean_interval
-from gaze.statistics.seeds import CELL_KEYS
 
 FORMS = {"gaze_consistency": "correct images", "gaze_consistency_all": "all images"}
 COLUMNS = [*CELL_KEYS, "images", "evaluated", "n_pairs", "plain", "mean", "diff", "diff_low", "diff_high"]
@@ -30,12 +31,13 @@ def common_table(runs: Runs) -> pd.DataFrame:
     Returns:
         A row per ``study, dataset, model, lambda`` other than 0: ``images`` of ``evaluated``; over the ``n_pairs``
         seeds that both have ``plain`` (mean L_CAM at lambda 0, squared, on maps of 8x8 cells at most), ``mean`` (at
-        this lambda) and their difference with its 95 % t interval. No row where a run kept no maps, or where the runs
-        were not evaluated on the same images.
+        this lambda) and their difference with its 95 % t interval. Runs that do not tell the classes
+        apart are left out. No row where another kept no maps, or where they were not evaluated on the same images.
     """
     cells: dict[tuple[str, ...], dict[float, dict[int, LastMaps | None]]] = {}
-    found_runs = runs.epochs[[*RUN_KEYS, "run"]].drop_duplicates() if runs.used else runs.epochs[:0]
-    for study, dataset, model, weight, seed, name in found_runs.itertuples(index=False, name=None):
+    for (study, dataset, model, weight, seed, name), how in collapses(runs.epochs).items() if runs.used else ():
+        if how in LOST:
+            continue
         kept = cells.setdefault((study, dataset, model), {}).setdefault(weight, {})
         kept[seed] = last_maps(runs.used[name])
     rows = []

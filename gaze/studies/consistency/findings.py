@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from itertools import zip_longest
-from typing import Any
 
 import pandas as pd
 
 from gaze.measures import measures
 from gaze.report.style import model_styles
 from gaze.report.words import each, number, p_value, with_sd
+from gaze.runs.load import Runs, mixed_settings
+from gaze.runs.tidy import ASSUMED, TIDY_COLUMNS
 from gaze.statistics.power import ENOUGH
 
 CURVE = "not shown to be more than that curve"
@@ -87,29 +88,47 @@ def pearson_finding(table: pd.DataFrame, where: str) -> str | None:
     )
 
 
-def level_findings(table: pd.DataFrame, collapse: pd.DataFrame) -> list[str]:
+def level_findings(table: pd.DataFrame) -> list[str]:
     """One sentence a model: what lambda did to its accuracy and to its gaze, and where it collapsed.
 
     Args:
         table: rows of ``gaze.statistics.seeds.lambda_table`` of one study and data set.
-        collapse: rows of ``overview.collapse_table`` of the same.
     """
-    table = table[(table["summary"] == "last5") & table["mean"].notna()]
+    table = table[table["summary"] == "last5"]
     said = []
-    for model, own in ((model, table[table["model"] == model]) for model in model_styles(table["model"])):
+    for model, cells in ((model, table[table["model"] == model]) for model in model_styles(table["model"])):
+        own = cells[cells["mean"].notna()]
         halves = [(half, name) for half in SENTENCE if (name := first(half, own))]
-        parts = [_by_lambda(own[own["metric"] == name], name, *half[name]) for half, name in halves]
-        cells = collapse[collapse["model"] == model]
-        gone = cells[cells["collapsed"] > 0]
-        if (cells["collapsed"] == cells["runs"]).all() and len(cells) > 1:
-            parts.append("collapsed at every lambda")
-        elif len(gone):
-            counts = [f" ({row.collapsed} of {row.runs} runs)" if row.runs > 1 else "" for row in each(gone)]
-            parts.append(f"collapsed at lambda {_joined(gone['lambda'], counts)}")
-        alone = own["lambda"].nunique() == 1 < table["lambda"].nunique()
+        several = own["lambda"].nunique() > 1
+        parts = [_by_lambda(own[own["metric"] == name], several, name, *half[name]) for half, name in halves]
+        parts += _collapsed(cells.drop_duplicates("lambda"))
+        alone = not several and table["lambda"].nunique() > 1
         only = f" (lambda {own['lambda'].iloc[0]:g} alone)" if alone else ""
         said.append(f"{model}{only}: {'; '.join(parts)}.")
     return said
+
+
+def _collapsed(cells: pd.DataFrame) -> list[str]:
+    """How the runs of one model collapsed, and at which lambdas; ``cells``: a row a lambda."""
+    said = []
+    for what, gone in cells[cells["collapsed"] > 0].groupby("what"):
+        counts = [f" ({row.collapsed} of {row.runs} runs)" if row.runs > 1 else "" for row in each(gone)]
+        every = len(gone) == len(cells) > 1 and (gone["collapsed"] == gone["runs"]).all()
+        place = "every lambda" if every else f"lambda {_joined(gone['lambda'], counts)}"
+        said.append(f"collapsed ({what}) at {place}")
+    return said
+
+
+def not_drawn(table: pd.DataFrame) -> str | None:
+    """Whose gaze is left out of figures because it is not compared (rows of ``lambda_table``); None where none is."""
+    lost = table[table["lost"] > 0].drop_duplicates(["model", "lambda"])
+    if lost.empty:
+        return None
+    said = []
+    for (model, what), cells in lost.groupby(["model", "what"]):
+        counts = [f" ({row.lost} of {row.runs} runs)" if row.lost < row.runs else "" for row in each(cells)]
+        said.append(f"{model} at lambda {_joined(cells['lambda'], counts)} ({what})")
+    return f"Without the runs whose gaze is not compared: {'; '.join(said)}."
 
 
 def first(metrics: Iterable[str], table: pd.DataFrame) -> str:
@@ -118,12 +137,13 @@ def first(metrics: Iterable[str], table: pd.DataFrame) -> str:
     return next((name for name in metrics if name in given), "")
 
 
-def _by_lambda(rows: pd.DataFrame, metric: str, subject: str, lower: str, higher: str) -> str:
+def _by_lambda(rows: pd.DataFrame, several: bool, metric: str, subject: str, lower: str, higher: str) -> str:
     """What lambda did to one metric: where seeds allow a test what it shows, else how far the means reach."""
     digits, title = measures()[metric].digits, measures()[metric].heading
     plain, others = rows[rows["lambda"] == 0], rows[rows["lambda"] != 0]
     if len(rows) == 1:
-        return f"{title} {with_sd(rows['mean'].iloc[0], rows['sd'].iloc[0], digits)}"
+        place = f" at lambda {rows['lambda'].iloc[0]:g}" if several else ""
+        return f"{title} {with_sd(rows['mean'].iloc[0], rows['sd'].iloc[0], digits)}{place}"
     if plain.empty:
         return f"{title} {_span(others, digits)}"
     if not (others["n_pairs"] >= FEWEST).any():
@@ -188,27 +208,37 @@ def scale_finding(table: pd.DataFrame, where: str, model: str = "level1") -> str
     return f"{text} On the grid ({grid.mean:.3f}) it lies {place} the others ({span}). Means, without a test."
 
 
-def notes_on(listing: pd.DataFrame, epochs: pd.DataFrame, mixed: Mapping[str, Sequence[Any]]) -> list[str]:
+def notes_on(runs: Runs) -> list[str]:
     """What a reader must know before the figures: runs left out, settings that differ, values that are missing."""
-    notes = []
+    notes, (listing, epochs, *_) = [], runs
     left = listing.loc[~listing["used"], "state"].value_counts()
     if len(left):
         notes.append(f"Left out: {', '.join(f'{n} {state}' for state, n in left.items())}; the list is below.")
-    for name, values in mixed.items():
+    for name, values in mixed_settings(runs).items():
         shown = ", ".join(map(str, values[:6])) + (" ..." if len(values) > 6 else "")
         notes.append(f"Mixed settings, compared as if they were alike: {name} is {shown}.")
     lengths = epochs.groupby(["study", "dataset", "run"], as_index=False)["epoch"].max()
     several = lengths.groupby(["study", "dataset"], as_index=False)["epoch"].nunique()
     for row in each(several[several["epoch"] > 1]):
         notes.append(f"{row.study}, {row.dataset}: runs of different length; each is read at its own last epoch.")
+    assumed = [name for name in ASSUMED if name in runs.absent]
+    notes += [f"No column {name}: it is taken as {ASSUMED[name]} throughout." for name in assumed]
+    missing = [name for name in TIDY_COLUMNS if epochs[name].isna().all()]
+    if missing:
+        notes.append(f"Not measured: {', '.join(missing)}. Tables and figures that need it are left out.")
     for column in ("kappa", "gaze_consistency"):
         empty = epochs[epochs[column].isna()]
-        if len(empty):
+        if len(empty) and column not in missing:
             notes.append(
                 f"{column} is empty in {len(empty)} of {len(epochs)} rows ({empty['run'].nunique()} runs); these "
                 "epochs are left out of correlations and means, and a run without any value is counted as such."
             )
-    if epochs["study"].nunique() > 1:
+    variants = epochs.get("variant", pd.Series(dtype=str)).dropna()
+    if len(variants):
+        parts = epochs.loc[variants.index, ["study", "variant"]].drop_duplicates().sort_values("study")
+        said = "; ".join(f'"{row.study}" has {row.variant}' for row in each(parts))
+        notes.append(f"Runs with the same keys and other settings are compared apart: {said}.")
+    elif epochs["study"].nunique() > 1:
         names = ", ".join(sorted(epochs["study"].unique()))
         notes.append(f"Several studies ({names}) are kept apart; study=NAME takes one.")
     if epochs.groupby(["study", "dataset"])["seed"].nunique().min() == 1:

@@ -16,58 +16,32 @@ from matplotlib.patches import Rectangle
 from gaze.measures import measures
 from gaze.report.style import SMALL, TEXT, TITLE, dress, model_styles, new_figure
 from gaze.report.words import each, number
-from gaze.statistics.seeds import CELL_KEYS, run_summaries
+from gaze.report.write import NONE
+from gaze.runs.collapse import shortly
 
-CHANCE, ALIKE, EMPTY = 0.05, 0.05, 0.5  # our own thresholds, in the sentence below
 HATCHED = "Hatched: at least half of the cell's runs collapsed."
-COLLAPSED = (
-    f"Collapsed: a run whose kappa is below {CHANCE} (no better than chance), or where more than half of the correct "
-    f"images have an empty map, or all classes share one gaze (RMS deviation and eta squared below {ALIKE}); means of "
-    "its last 5 epochs, thresholds our own."
-)
 COLOURS = {"higher": "RdBu", "lower": "PuOr_r"}  # which way is better; two maps, for the two say different things
 ENDS = {"higher": ("lower", "higher"), "lower": ("more consistent", "less consistent")}
 
 
-def collapse_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """How many runs of each model and lambda collapsed, as :data:`COLLAPSED` defines it.
-
-    Args:
-        runs: the tidy frame; of the measures in the definition those that it has are looked at.
-
-    Returns:
-        A row per ``study, dataset, model, lambda``: ``runs`` and ``collapsed`` of them.
-    """
-    summaries = run_summaries(runs)
-    keys = [name for name in summaries if name in (*CELL_KEYS, "seed", "run")]
-    last = summaries.pivot_table("last5", keys, "metric", dropna=True).reset_index()
-    kappa, empty, rms, eta = (
-        last[name] if name in last else pd.Series(math.nan, last.index)
-        for name in ("kappa", "gaze_empty_fraction", "gaze_consistency_rms", "gaze_eta_squared")
-    )
-    gone = (kappa < CHANCE) | (empty > EMPTY) | ((rms < ALIKE) & (eta < ALIKE))  # NaN: False
-    return last.assign(gone=gone).groupby(CELL_KEYS)["gone"].agg(runs="size", collapsed="sum").reset_index()
-
-
-def overview_figure(table: pd.DataFrame, collapse: pd.DataFrame, metric: str) -> Figure:
+def overview_figure(table: pd.DataFrame, metric: str) -> Figure:
     """Models down, lambda across: mean over seeds and their SD in each cell, coloured by the difference from lambda 0.
 
-    White throughout without lambda 0. Hatched: at least half of the cell's runs collapsed. The colours reach as far as
-    the cells that did not, but at least over two seed SDs and a twentieth of the mean at lambda 0, so that noise stays
-    pale. Blank: no such run.
+    White throughout without lambda 0. Hatched: at least half of the cell's runs collapsed, and how; a gaze that is not
+    compared has no number. The colours reach as far as the cells that did not, but at least over two seed SDs and a
+    twentieth of the mean at lambda 0, so that noise stays pale. Blank: no such run.
 
     Args:
         table: rows of ``gaze.statistics.seeds.lambda_table`` of one study and data set.
-        collapse: rows of :func:`collapse_table` of the same.
         metric: of ``gaze.measures``; its mean over the last 5 epochs is shown.
 
     Raises:
         ValueError: no value of the metric.
     """
-    rows = table[(table["metric"] == metric) & (table["summary"] == "last5") & table["mean"].notna()]
-    if rows.empty:
+    rows = table[(table["metric"] == metric) & (table["summary"] == "last5")]
+    rows = rows[rows["mean"].notna() | (rows["collapsed"] > 0)]
+    if rows["mean"].isna().all():
         raise ValueError(f"No value of {metric}.")
-    rows = rows.merge(collapse[["model", "lambda", "runs", "collapsed"]], on=["model", "lambda"], how="left")
     plain = rows[rows["lambda"] == 0].set_index("model")["mean"]
     rows = rows.assign(
         change=rows["mean"] - rows["model"].map(plain).astype(float), hatched=2 * rows["collapsed"] >= rows["runs"]
@@ -102,10 +76,11 @@ def _cell(axis: Axes, x: int, y: int, row: Any, colours: ScalarMappable, digits:
     axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=shade, linewidth=0, **look))
     dark = float(np.dot(to_rgb(shade), (0.299, 0.587, 0.114))) < 0.5
     back = {"facecolor": shade, "edgecolor": "none", "pad": 0.8} if row.hatched else None
-    behind = "one seed" if row.n == 1 else f"\N{PLUS-MINUS SIGN} {number(row.sd, digits) or 'none'}"
+    how = shortly(row.what) if row.hatched else None
+    behind = how or ("one seed" if row.n == 1 else f"\N{PLUS-MINUS SIGN} {number(row.sd, digits) or 'none'}")
     said: dict[str, Any] = {"ha": "center", "color": "white" if dark else "black", "bbox": back}
-    axis.text(x, y + 0.02, f"{row.mean:.{digits}f}", fontsize=TITLE, va="bottom", **said)
-    axis.text(x, y + 0.1, behind, fontsize=7, va="top", **said)
+    axis.text(x, y + 0.02, number(row.mean, digits) or NONE, fontsize=TITLE, va="bottom", **said)
+    axis.text(x, y + 0.1, behind.replace(" or ", "\nor "), fontsize=7, va="top", **said)
 
 
 def _frame(axis: Axes, models: list[str], weights: list[float]) -> None:

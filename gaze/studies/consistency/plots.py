@@ -35,16 +35,20 @@ from gaze.report.style import (
     say,
 )
 from gaze.report.words import number, p_value
-from gaze.runs.tidy import RUN_KEYS
+from gaze.runs.collapse import EXACT
+from gaze.runs.tidy import run_keys
+from gaze.statistics.collapse import comparable
 from gaze.statistics.seeds import SCALE_MEASURES, run_correlations
 from gaze.studies.consistency.atlas import atlas_figure
 
-__all__ = ["atlas_figure", "correlation_figure", "curve_figure", "eta_figure", "scale_figure"]
+__all__ = ["atlas_figure", "chance", "correlation_figure", "curve_figure", "eta_figure", "scale_figure"]
 __all__ += ["lambda_styles", "model_styles"]
 
 LOG_FROM = 30.0  # largest over smallest value from which a consistency is drawn on a log axis
 LAST_EPOCHS = 5  # that eta_figure averages
 NOT_LOGGED = "not logged by these runs"
+NOT_COMPARED = "collapsed: not compared"
+CHANCE = "chance: kappa is 0"
 CORRELATION = (  # how to read correlation_figure
     "Figures: a point is an epoch at lambda = 0. Each panel shows one run in colour, the one whose r is nearest to the "
     "mean over seeds, with its least-squares line of L_CAM on kappa; the other runs are grey."
@@ -91,7 +95,7 @@ def correlation_figure(
         if not axis.lines:
             axis.set(xlim=(0, 1), ylim=measures()[measure].range)
             say(axis, "no epoch has both values")
-    several = len(frame.drop_duplicates(_run_keys(frame))) > len(styles)
+    several = len(frame.drop_duplicates(run_keys(frame))) > len(styles)
     seen = "run named above, its r the nearest to the mean, and its line" if several else "run named above and its line"
     grey = [Style("0.72", "o", "none", 0.0).line2d("the model's other runs")] if several else []
     add_legend(figure, [Style("0.25", "o", "-", 1.6).line2d(seen), *grey])
@@ -103,7 +107,8 @@ def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
     """Learning curves, a panel per model and a line per lambda (thesis, Fig. 4): mean over seeds, band of +-1 SD.
 
     Epochs without a value are skipped; the SD (n - 1) is drawn where at least 2 seeds have a value. Accuracy is drawn
-    from 0 to 1, as published; a consistency whose means span more than a factor of 30 gets a log axis.
+    from 0 to 1, as published, it and kappa with the line of :func:`chance`; a consistency whose means span more than a
+    factor of 30 gets a log axis. The gaze of runs that do not tell the classes apart is left out.
 
     Args:
         runs: tidy frame, columns ``RUN_KEYS``, ``epoch`` and ``measure``; rows of one study.
@@ -113,10 +118,12 @@ def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
     Raises:
         ValueError: no row of the data set, or no such column.
     """
-    frame = _rows(runs, dataset, measure)
+    logged = _rows(runs, dataset, measure)
+    frame = comparable(logged)
     styles = lambda_styles(runs["lambda"])
     names = list(model_styles(frame["model"]))
     curves = frame.groupby(["model", "lambda", "epoch"])[measure].agg(["mean", "std", "count"])
+    guessed = chance(frame, measure)
     figure, axes = _panels(names, "epoch", label(measure))
     margin = max(0.5, 0.03 * (frame["epoch"].max() - frame["epoch"].min()))
     axes[0].set_xlim(frame["epoch"].min() - margin, frame["epoch"].max() + margin)
@@ -126,21 +133,48 @@ def curve_figure(runs: pd.DataFrame, dataset: str, measure: str) -> Figure:
         for weight in of_model.index.unique("lambda"):
             _curve(axis, of_model.loc[weight], styles[float(weight)])
         if not of_model["mean"].notna().any():
-            say(axis, NOT_LOGGED)
+            say(axis, _why_empty(logged[logged["model"] == name], measure))
+        for height in guessed:
+            axis.axhline(height, color="0.45", linestyle=(0, (1, 2)), linewidth=1.1, zorder=1.5)
     if measure == "accuracy" or not curves["count"].any():  # as the published curves are drawn
         axes[0].set_ylim(*(end if np.isfinite(end) else float(end > 0) for end in measures()[measure].range))
     elif measure.startswith("gaze_consistency"):
         _log_if_wide(axes[0], curves)
     handles = [styles[w].line2d(f"lambda = {w:g}") for w in styles if w in set(frame["lambda"])]
+    handles += [Line2D([], [], color="0.45", linestyle=(0, (1, 2)), linewidth=1.1, label=CHANCE)] if guessed else []
     add_legend(figure, handles, _band_note(frame, curves["count"]))
     figure.suptitle(f"{dataset}: learning curves", fontsize=TITLE)
     return figure
 
 
+def chance(runs: pd.DataFrame, measure: str) -> list[float]:
+    """Where guessing lies: kappa 0, and the accuracies at which kappa is 0, lowest and highest.
+
+    kappa = (p - e) / (1 - e) for the accuracy p (Cohen 1960), so each epoch says its own e = (p - kappa) / (1 - kappa).
+    It is 1/K wherever each of K classes has as many images, whatever is predicted; elsewhere it depends on what is, and
+    is the class's share where one class alone is. Epochs whose kappa is the accuracy, or near 1, do not tell.
+
+    Returns:
+        One height or two (more than 0.01 apart) on the measure's axis; none for other measures.
+    """
+    if measure == "kappa":
+        return [0.0]
+    if measure != "accuracy":
+        return []
+    p, kappa = runs["accuracy"].to_numpy(float), runs["kappa"].to_numpy(float)
+    told = (kappa < 0.99) & (p - kappa > EXACT)
+    by_guess = (p[told] - kappa[told]) / (1 - kappa[told])
+    if not by_guess.size:
+        return []
+    low, high = float(by_guess.min()), float(by_guess.max())
+    return [low, high] if high - low > 0.01 else [(low + high) / 2]
+
+
 def eta_figure(runs: pd.DataFrame, dataset: str) -> Figure:
     """Eta squared against the RMS deviation, a point per run: is the gaze steady, and does it belong to its class?
 
-    A point is the mean over a run's last 5 epochs. A thin line joins each model's means over seeds along lambda.
+    A point is the mean over a run's last 5 epochs. A thin line joins each model's means over seeds along lambda. Runs
+    that collapsed, so that their gaze is not compared, have no point.
 
     Args:
         runs: tidy frame, columns ``RUN_KEYS``, ``epoch``, ``gaze_consistency_rms``, ``gaze_eta_squared``; one study.
@@ -150,8 +184,8 @@ def eta_figure(runs: pd.DataFrame, dataset: str) -> Figure:
         ValueError: no row of the data set.
     """
     x, y = columns = ["gaze_consistency_rms", "gaze_eta_squared"]
-    frame = _rows(runs, dataset, *columns)
-    keys = _run_keys(frame)
+    frame = comparable(_rows(runs, dataset, *columns))
+    keys = run_keys(frame)
     last = frame.sort_values("epoch").groupby(keys, dropna=False).tail(LAST_EPOCHS)
     points = last.groupby(keys, dropna=False)[columns].mean().reset_index().dropna(subset=columns)
     weights, models = lambda_styles(runs["lambda"]), model_styles(runs["model"])
@@ -166,7 +200,7 @@ def eta_figure(runs: pd.DataFrame, dataset: str) -> Figure:
         colours = [weights[float(weight)].colour for weight in own["lambda"]]
         look: dict[str, Any] = {"marker": style.marker, "edgecolors": "white", "linewidths": 0.4, "zorder": 2}
         axis.scatter(own[x], own[y], s=26, c=colours, **look)
-    _explain_eta(axis, points[y].to_numpy(float))
+    _explain_eta(axis, points[y].to_numpy(float), _why_empty(runs[runs["dataset"] == dataset], y))
     _eta_legend(figure, {w: s for w, s in weights.items() if w in set(frame["lambda"])}, models)
     return figure
 
@@ -184,9 +218,10 @@ def scale_figure(runs: pd.DataFrame, dataset: str) -> Figure:
     Raises:
         ValueError: no row of the data set at lambda 0.
     """
-    frame = _rows(runs, dataset, *SCALE_MEASURES)
-    frame = _some(frame[frame["lambda"] == 0], f"data set {dataset!r} and lambda 0")
-    last = frame.sort_values("epoch").groupby(_run_keys(frame), dropna=False).tail(1)
+    plain = _rows(runs, dataset, *SCALE_MEASURES)
+    plain = _some(plain[plain["lambda"] == 0], f"data set {dataset!r} and lambda 0")
+    frame = comparable(plain)
+    last = frame.sort_values("epoch").groupby(run_keys(frame), dropna=False).tail(1)
     styles = model_styles(runs["model"])
     names = [name for name in styles if name in set(last["model"])]
     longest = max(map(len, names))
@@ -197,7 +232,7 @@ def scale_figure(runs: pd.DataFrame, dataset: str) -> Figure:
         measure = measures()[reading]
         dress(axis, measure.form or measure.heading, "model" if axis in axes[1] else "", label(reading))
         values = [last.loc[last["model"] == name, reading].dropna().to_numpy(float) for name in names]
-        _dots(axis, names, values, styles)
+        _dots(axis, names, values, styles, _why_empty(plain, reading))
         axis.tick_params(axis="x", rotation=90 if upright else 0)
     figure.suptitle(f"{dataset}: last epoch at lambda 0, a dot per run, bar: mean", fontsize=TITLE)
     return figure
@@ -217,10 +252,6 @@ def _some(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     if frame.empty:
         raise ValueError(f"No run of {what}.")
     return frame
-
-
-def _run_keys(frame: pd.DataFrame) -> list[str]:
-    return [*RUN_KEYS, *(["run"] if "run" in frame else [])]
 
 
 def _panels(names: list[str], x_label: str, y_label: str, alike: bool = True) -> tuple[Figure, list[Axes]]:
@@ -244,7 +275,7 @@ def _representative(runs: pd.DataFrame, measure: str) -> NDArray[np.bool_]:
     table = run_correlations(runs, [measure])
     distance = (table["pearson"] - table["pearson"].mean()).abs()
     nearest = runs.iloc[0] if distance.isna().all() else table.iloc[int(distance.argmin())]
-    keys = _run_keys(runs)
+    keys = run_keys(runs)
     return (runs[keys] == nearest[keys]).all(axis=1).to_numpy()
 
 
@@ -316,11 +347,16 @@ def _log_if_wide(axis: Axes, curves: pd.DataFrame) -> None:
     axis.set_ylim(positive.min() / 1.5, top * 1.3)
 
 
-def _explain_eta(axis: Axes, eta: NDArray[np.float64]) -> None:
+def _why_empty(runs: pd.DataFrame, measure: str) -> str:
+    """What a panel without a point says, from the rows before the gaze of collapsed runs was left out."""
+    return NOT_COMPARED if measure in runs and runs[measure].notna().any() else NOT_LOGGED
+
+
+def _explain_eta(axis: Axes, eta: NDArray[np.float64], why: str) -> None:
     """How to read the corners, in bands above and below the data."""
     if len(eta) == 0:
         axis.set(xlim=measures()["gaze_consistency_rms"].range, ylim=(0, 1))
-        say(axis, NOT_LOGGED)
+        say(axis, why)
         return
     low, high = min(0.0, eta.min()), max(eta.max(), 0.05)
     band = 0.11 * (high - low)
@@ -343,7 +379,7 @@ def _eta_legend(figure: Figure, weights: dict[float, Style], models: dict[str, S
         legend.get_texts()[head].set_fontweight("bold")
 
 
-def _dots(axis: Axes, names: list[str], values: list[NDArray[np.float64]], styles: dict[str, Style]) -> None:
+def _dots(axis: Axes, names: list[str], values: list[NDArray[np.float64]], styles: dict[str, Style], why: str) -> None:
     """The runs' values of each model in a column of its own, spread sideways in the runs' order."""
     for i, (name, own) in enumerate(zip(names, values, strict=True)):
         if len(own):
@@ -356,4 +392,4 @@ def _dots(axis: Axes, names: list[str], values: list[NDArray[np.float64]], style
     highest = max((own.max() for own in values if len(own)), default=np.nan)
     axis.set_ylim(0, 1.12 * highest if highest > 0 else 1.0)
     if np.isnan(highest):
-        say(axis, NOT_LOGGED)
+        say(axis, why)

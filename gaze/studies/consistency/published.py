@@ -9,13 +9,38 @@ pixel-identical to a training image (216 by this project's own count).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import pandas as pd
 
+from gaze.runs.folder import flat_settings
+from gaze.runs.run import Run
+from gaze.runs.tidy import run_keys
+
 Row = TypeVar("Row")
 DATASETS = ("brain_tumor_mri", "chest_xray")
+STUDY1_EPOCH, STUDY2_EPOCH = 20, 50
+# How the published runs were trained, as far as it changes their figures, and how a difference is said.
+PROTOCOL: dict[str, tuple[Any, str]] = {
+    "dataset.image_size": (224, "{} px"), "dataset.train_images": (None, "{} training images"),
+    "dataset.test_images": (None, "{} test images"), "dataset.on_leak": ("warn", "leaks: {}"),
+    "dataset.batch_size": (32, "batches of {}"), "augmentation.name": ("thesis", "augmentation {}"),
+    "optimizer.lr": (1e-4, "lr {:g}"), "optimizer.weight_decay": (0.0, "weight decay {:g}"),
+    "scheduler.factor": (0.1, "scheduler's factor {:g}"), "scheduler.patience": (5, "patience {}"),
+    "gaze.method": ("grad_cam", "{}"), "trainer.precision": ("32-true", "{}"),
+}  # fmt: skip
+# The same of the gaze loss, which runs at lambda = 0 do not have.
+LOSS: dict[str, tuple[Any, str]] = {
+    "gaze.distance": ("l2", "{} form"), "gaze.second_order": (False, "second order"),
+    "gaze.reference": ("ema", "reference {}"), "gaze.ema_decay": (0.9, "EMA decay {:g}"),
+    "gaze.start_epoch": (2, "lambda from epoch {}"), "gaze.end_epoch": (10, "lambda whole at epoch {}"),
+}  # fmt: skip
+UNKNOWN = (
+    "How these runs were trained is not known from a CSV: whether they compare with the published ones was judged by "
+    "the number of their epochs alone."
+)
+Beside = Mapping[tuple[str, float], str]  # (model, lambda): what differs
 LAMBDAS = (-100.0, 0.0, 50.0, 100.0, 500.0)
 
 # As printed: rows are level 1 to 5; in a row Brain Tumor MRI, then Chest X-Ray.
@@ -40,6 +65,39 @@ _STUDY2 = (  # accuracy in %, one value for each of LAMBDAS
     ((84.5, 90.5, 89.7, 90.0, 87.1), (83.6, 84.8, 83.8, 84.4, 84.2)),
     ((93.2, 99.3, 99.5, 99.4, 98.0), (87.4, 85.7, 83.3, 84.1, 81.6)),
 )
+
+
+def differences(runs: pd.DataFrame, used: Mapping[str, Run], epochs: int) -> dict[tuple[str, float], str]:
+    """What sets runs apart from the published ones, such as ``20 epochs, 64 px``; "" where nothing does.
+
+    Args:
+        runs: tidy frame of one study and data set.
+        used: the runs with their settings, by the frame's ``run``; of a CSV there are none, and the epochs alone count.
+        epochs: of the published study.
+
+    Returns:
+        By (model, lambda); values that differ within a cell stand side by side, ``20 epochs or 30 epochs``.
+    """
+    last = runs.groupby(run_keys(runs), as_index=False)["epoch"].max()
+    found = {}
+    for (model, weight), cell in last.groupby(["model", "lambda"]):
+        settings = [_settings(used[name]) for name in cell["run"] if name in used]
+        said = [_unlike(sorted(set(cell["epoch"])), epochs, "{} epochs")]
+        for name, (value, form) in {**PROTOCOL, **(LOSS if weight else {})}.items():
+            said.append(_unlike([own.get(name, value) for own in settings], value, form))
+        found[str(model), float(weight)] = ", ".join(filter(None, said))
+    return found
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {**flat_settings(run.settings.to_dict()), "trainer.precision": run.precision}
+
+
+def _unlike(values: Sequence[Any], published: Any, form: str) -> str:
+    """In words, if not all of the values are the published one."""
+    if all(value == published for value in values):
+        return ""
+    return " or ".join(dict.fromkeys(form.format("all" if value is None else value) for value in values))
 
 
 def published_pearson() -> pd.DataFrame:

@@ -11,7 +11,14 @@ from gaze.measures import measures
 from gaze.report.style import model_styles
 from gaze.report.words import each, estimate, listed, number, p_value, with_sd
 from gaze.report.write import TableItem
-from gaze.studies.consistency.published import published_pearson, published_study1, published_study2
+from gaze.runs.collapse import COLLAPSED, shortly
+from gaze.studies.consistency.published import (
+    STUDY1_EPOCH,
+    Beside,
+    published_pearson,
+    published_study1,
+    published_study2,
+)
 
 IN_OTHER_TABLES = ("accuracy", "kappa", "gaze_consistency_grid", "gaze_entropy")  # or in the CSV alone
 MASK_NOTE = (
@@ -19,11 +26,14 @@ MASK_NOTE = (
     "that share over the lesion's share of the image, 1 for a gaze that is the same everywhere. Pointing game: the "
     "share of images whose map has its maximum on the lesion."
 )
-STUDY1_EPOCH = 20
+STUDY2_NOTE = (
+    "Published: 1 run of 50 epochs at 224 px, mean of the last 5, l2 form, alpha constant. Where the runs here were "
+    "trained in another way the cell says in which: such figures do not compare."
+)
 DATASET_NAMES = {"brain_tumor_mri": "Brain Tumor MRI", "chest_xray": "Chest X-Ray"}
 
 
-def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str) -> TableItem:
+def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str, beside: Beside) -> TableItem:
     """Table 2 of one study and data set at lambda = 0; the CSV has every lambda.
 
     Args:
@@ -31,16 +41,17 @@ def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str) -> Ta
         name: of the files.
         where: study and data set in words, for the caption.
         dataset: its name, to find the published values.
+        beside: what sets the runs apart from those of study 1.
     """
     published = published_pearson().set_index(["dataset", "model"])["r"]
     rows = []
     for row in _published_form_first(table):
-        given = published.get((dataset, row.model)) if row.measure == "gaze_consistency_l2" else None
+        given = published.get((dataset, row.model), math.nan) if row.measure == "gaze_consistency_l2" else math.nan
         rows.append(
             {
                 "model": row.model,
                 "measure": _form(row.measure),
-                "published r": number(given) if given is not None else None,
+                "published r": _published(given, beside.get((row.model, 0.0))),
                 "r, mean over seeds": number(row.r),
                 "SD": number(row.sd),
                 "95 % interval": _interval(row.ci_low, row.ci_high),
@@ -52,8 +63,7 @@ def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str) -> Ta
             }
         )
     shown = pd.DataFrame(rows)
-    if len(shown) and shown["published r"].isna().all():
-        shown = shown.drop(columns="published r")
+    shown = _without_empty(shown, "published r")
     floors = sorted({(int(row.n - row.n_nan), row.pairing_floor) for row in each(table)})
     least = "; ".join(f"{n} seeds: {floor:.2g}" for n, floor in floors if n > 1)
     notes = (
@@ -113,7 +123,7 @@ def pearson_by_lambda_item(table: pd.DataFrame, name: str, where: str) -> TableI
     return TableItem(name, f"r of kappa and gaze by lambda, {where}: mean [95 % interval]", table, pd.DataFrame(rows))
 
 
-def across_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset: str) -> TableItem:
+def across_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset: str, beside: Beside) -> TableItem:
     """One metric with models down and lambda across, as the thesis's Fig. 4 is read; published accuracy beneath ours.
 
     Args:
@@ -122,9 +132,11 @@ def across_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset
         name: of the files.
         where: study and data set in words.
         dataset: its name, to find the published values.
+        beside: what sets the runs apart from those of study 2.
     """
     measure = measures()[metric]
-    rows = table[(table["metric"] == metric) & (table["summary"] == "last5") & table["mean"].notna()]
+    rows = table[(table["metric"] == metric) & (table["summary"] == "last5")]
+    rows = rows[rows["mean"].notna() | (rows["lost"] > 0)]
     weights, published = sorted(rows["lambda"].unique()), pd.DataFrame()
     if metric == "accuracy":
         published = (
@@ -132,21 +144,42 @@ def across_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset
         )
     shown = []
     for model in model_styles(rows["model"]):
-        cells = {row.weight: with_sd(row.mean, row.sd, measure.digits) for row in each(rows[rows["model"] == model])}
+        cells = {row.weight: _across(row, measure.digits) for row in each(rows[rows["model"] == model])}
         shown.append({"model": model, **{f"{weight:g}": cells.get(weight) for weight in weights}})
         if model in published.index:
             given = published.loc[model]
-            shown.append({"model": "published", **{f"{w:g}": number(given.get(w, math.nan)) for w in weights}})
+            cells = {w: _published(given.get(w, math.nan), beside.get((model, w))) for w in weights}
+            shown.append({"model": "published", **{f"{weight:g}": cell for weight, cell in cells.items()}})
     notes = ["Columns: lambda. Mean of the last 5 epochs, over seeds ± SD; no SD where there is one run."]
-    notes += (
-        ["Published: 1 run, mean of the last 5 of 50 epochs, l2 distance, alpha constant."] if len(published) else []
-    )
-    frame = rows[["model", "lambda", "n", "n_nan", "mean", "sd", "diff"]]
+    notes += [STUDY2_NOTE] if len(published) else []
+    notes += _collapse_notes(rows)
+    frame = rows[["model", "lambda", "n", "n_nan", "mean", "sd", "diff", "runs", "collapsed", "what"]]
     caption = f"{measure.heading} with models down and lambda across, {where} (thesis, Fig. 4)"
     return TableItem(name, caption[0].upper() + caption[1:], frame, pd.DataFrame(shown), tuple(notes))
 
 
-def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset: str) -> TableItem:
+def _across(row: Any, digits: int) -> str:
+    """Mean and SD of a cell, and how it collapsed."""
+    text = with_sd(row.mean, row.sd, digits)
+    return ", ".join(part for part in (text, _collapsed(row)) if part)
+
+
+def _collapsed(row: Any) -> str | None:
+    """How many runs of a cell collapsed, and how; None where none did."""
+    if not row.collapsed:
+        return None
+    how = shortly(row.what)
+    return how if row.collapsed == row.runs else f"{row.collapsed} of {row.runs} {how}"
+
+
+def _collapse_notes(table: pd.DataFrame) -> list[str]:
+    """What collapsed means, where a run did."""
+    return [COLLAPSED] if (table["collapsed"] > 0).any() else []
+
+
+def performance_item(
+    table: pd.DataFrame, metric: str, name: str, where: str, dataset: str, beside: Beside
+) -> TableItem:
     """Accuracy or kappa by model and lambda, with the difference from lambda = 0.
 
     Args:
@@ -155,6 +188,7 @@ def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, da
         name: of the files.
         where: study and data set in words.
         dataset: its name, to find the published values.
+        beside: what sets the runs apart from those of study 2.
     """
     table = table[table["metric"] == metric]
     lowest = 0.0 if metric == "accuracy" else -1.0
@@ -165,17 +199,17 @@ def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, da
         five = by_summary["last5"]
         row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}", "seeds": str(five.n)}
         if metric == "accuracy":
-            row["published"] = number(published.get((dataset, model, weight), math.nan))
+            given = published.get((dataset, model, weight), math.nan)
+            row["published"] = _published(given, beside.get((str(model), weight)))
         for summary, title in (("last", "last epoch"), ("last5", "mean of last 5"), ("best", "best epoch")):
             r = by_summary[summary]
             low, high = max(r.ci_low, lowest), min(r.ci_high, 1.0)  # a t interval knows no bounds; NaN stays NaN
             row[title] = estimate(r.mean, low, high, r.n - r.n_nan)
         pairs = 0 if math.isnan(five.n_pairs) else int(five.n_pairs)
         row["difference from lambda 0"] = estimate(five.diff, five.diff_low, five.diff_high, pairs)
-        rows.append({**row, "p (Holm)": p_value(five.p_holm)})
+        rows.append({**row, "p (Holm)": p_value(five.p_holm), "collapsed": _collapsed(five)})
     shown = pd.DataFrame(rows)
-    if "published" in shown and shown["published"].isna().all():
-        shown = shown.drop(columns="published")
+    shown = _without_empty(shown, "published", "collapsed")
     families = table.loc[table["summary"] == "last5", "family"].dropna()
     family = f"; a family of {int(families.max())} comparisons" if len(families) else ""
     notes = (
@@ -184,11 +218,8 @@ def performance_item(table: pd.DataFrame, metric: str, name: str, where: str, da
         "seed; p is that of a paired t-test, adjusted by Holm over the whole table"
         f"{family}. It trusts that differences are near to normal, which "
         "so few seeds cannot show.",
-        *(
-            ("Published: 1 run, mean of the last 5 of 50 epochs, l2 distance, alpha constant.",)
-            if "published" in shown
-            else ()
-        ),
+        *((STUDY2_NOTE,) if "published" in shown else ()),
+        *_collapse_notes(table),
     )
     return TableItem(name, f"{metric.capitalize()} by lambda, {where} (thesis, Fig. 4)", table, shown, notes)
 
@@ -206,15 +237,18 @@ def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
         for m in columns:
             if m.name in by_metric:
                 row[m.heading] = with_sd(by_metric[m.name].mean, by_metric[m.name].sd, m.digits)
-        rows.append({**row, "seeds": str(part["n"].max())})
+        cell = each(part)[0]
+        rows.append({**row, "seeds": str(cell.n), "collapsed": _collapsed(cell)})
     notes = (
         "Mean ± SD over seeds of the mean of the last 5 epochs; no SD where there is one run. RMS deviation: the "
         "square root of L_CAM in its squared form, in units of the map's own 0..1 range. Common grid: maps pooled to "
         "the same few tiles first, whatever their size. Eta squared: the share of the gaze's variance that the class "
         "explains.",
         *((MASK_NOTE,) if "gaze_mask_energy" in measured else ()),
+        *_collapse_notes(table),
     )
-    return TableItem(name, f"The gaze by lambda, {where}", table, pd.DataFrame(rows), notes)
+    shown = _without_empty(pd.DataFrame(rows), "collapsed")
+    return TableItem(name, f"The gaze by lambda, {where}", table, shown, notes)
 
 
 def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
@@ -294,7 +328,7 @@ def scale_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     return TableItem(name, f"One scale for maps of every size? {where}", table, pd.DataFrame(rows), notes)
 
 
-def study1_item(runs: pd.DataFrame, name: str, where: str, dataset: str) -> TableItem | None:
+def study1_item(runs: pd.DataFrame, name: str, where: str, dataset: str, beside: Beside) -> TableItem | None:
     """Published study 1 beside ours, at epoch 20 or the last before it; None for other data sets."""
     published = published_study1()
     published = published[published["dataset"] == dataset].set_index("model")
@@ -303,23 +337,20 @@ def study1_item(runs: pd.DataFrame, name: str, where: str, dataset: str) -> Tabl
     runs = runs[(runs["lambda"] == 0) & (runs["epoch"] <= STUDY1_EPOCH)]
     last = runs[runs["epoch"] == runs.groupby("run")["epoch"].transform("max")]
     columns = ["accuracy", "kappa", "gaze_consistency_l2"]
-    ours = last.groupby("model")[columns].mean().join(last.groupby("model")["epoch"].agg(["min", "max", "size"]))
+    ours = last.groupby("model")[columns].mean().join(last.groupby("model").size().rename("size"))
     ours = ours.rename(columns={column: f"{column}_ours" for column in columns})
     both = published[columns].add_suffix("_published").join(ours, how="outer").reset_index()
     rows = []
     for row in both.to_dict("records"):
         shown: dict[str, str | None] = {"model": str(row["model"])}
         for column, title, digits in (("accuracy", "accuracy", 3), ("kappa", "kappa", 3), (columns[2], "L_CAM, l2", 4)):
-            shown[f"{title}, published"] = number(row[f"{column}_published"], digits)
+            differs = beside.get((row["model"], 0.0))
+            shown[f"{title}, published"] = _published(row[f"{column}_published"], differs, digits)
             shown[f"{title}, here"] = number(row[f"{column}_ours"], digits)
         if not math.isnan(row["size"]):
-            low, high = int(row["min"]), int(row["max"])
-            shown |= {
-                "seeds here": str(int(row["size"])),
-                "epoch here": str(low) if low == high else f"{low} .. {high}",
-            }
+            shown["seeds here"] = str(int(row["size"]))
         rows.append(shown)
-    notes = ("Published: lambda = 0, epoch 20, mean of 6 seeds.",)
+    notes = ("Published: lambda = 0, 224 px, epoch 20, mean of 6 seeds. Another way of training is named in the cell.",)
     return TableItem(name, f"Published study 1 beside these runs, {where}", both, pd.DataFrame(rows), notes)
 
 
@@ -350,6 +381,17 @@ def runs_item(listing: pd.DataFrame) -> TableItem:
             }
         )
     return TableItem("runs", "The runs behind this report", listing, pd.DataFrame(rows))
+
+
+def _without_empty(shown: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Without those of ``columns`` that hold nothing."""
+    return shown.drop(columns=[name for name in columns if name in shown and shown[name].isna().all()])
+
+
+def _published(value: float, differs: str | None, digits: int = 3) -> str | None:
+    """A published figure, and what sets the runs here apart from those behind it."""
+    text = number(value, digits)
+    return f"{text} (here {differs})" if text and differs else text
 
 
 def _form(name: str) -> str:

@@ -282,6 +282,20 @@ def test_runs_without_an_r_are_counted_in_the_report(tmp_path, undrawn):
     assert "1 (constant kappa: 1 run)" in (tmp_path / "report.md").read_text()
 
 
+def test_a_csv_without_what_some_tables_need_gives_the_others_and_says_so(tmp_path, undrawn):
+    needed = ["study", "model", "seed", "epoch", "kappa", "gaze_consistency_l2"]
+    pd.read_csv(DATA).query("`lambda` == 0")[needed].to_csv(tmp_path / "x.csv", index=False)
+    paths, shown = analyse(tmp_path / "x.csv", tmp_path / "out")
+    text = without_provenance((tmp_path / "out" / "report.md").read_text())
+    for words in (" ".join(shown.split()), text):
+        assert "No column dataset: it is taken as unnamed throughout." in words
+        assert "No column lambda: it is taken as 0.0 throughout." in words
+        assert "Not measured: accuracy, gaze_consistency, gaze_eta_squared, loss. Tables and figures that need" in words
+    tables = {path.stem for path in paths if path.parent.name == "tables"}
+    assert "pearson-phantom_grid-unnamed" in tables and not any(name.startswith("accuracy") for name in tables)
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+
+
 def test_published_values_stand_beside_ours(tmp_path, undrawn):
     made_up_runs("mine", ("brain_tumor_mri",), ("level1", "level2"), (0, 50), (0, 1), 20).to_csv(tmp_path / "x.csv")
     analyse(tmp_path / "x.csv", tmp_path)
@@ -290,7 +304,8 @@ def test_published_values_stand_beside_ours(tmp_path, undrawn):
     assert "-0.626" in row  # Table 2
     assert re.search(r"level2 +\| +0\.813 \|", text)  # study 1 ...
     assert re.search(r"level3 +\| +0\.882 \| +[^0-9 ] \|", text)  # ... level3 is not among ours
-    assert "0.894" in text  # study 2: level2 at lambda 50
+    assert "0.894 (here 20 epochs)" in text  # study 2: level2 at lambda 50
+    assert "How these runs were trained is not known from a CSV" in text
     assert "The thesis's Table 2" not in text  # the whole of it only where there is nothing to compare
 
 

@@ -12,7 +12,6 @@ from made_up import made_up_runs
 from gaze.report.words import estimate, number, p_value, with_sd
 from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table, scale_table
 from gaze.studies.consistency import findings
-from gaze.studies.consistency.overview import collapse_table
 from gaze.studies.consistency.tables import pearson_item, performance_item, shared_curve_item
 
 
@@ -93,7 +92,7 @@ def lambdas(change: list[float]) -> pd.DataFrame:
 
 def sentence(change: list[float], **changes) -> str:
     runs = lambdas(change).assign(**changes)
-    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs))
+    [said] = findings.level_findings(lambda_table(runs))
     return said
 
 
@@ -113,7 +112,7 @@ def test_a_models_sentence_needs_three_seeds_and_a_small_p():
 def test_a_models_sentence_has_one_clause_for_each_outcome_however_many_lambdas():
     runs = made_up_runs(models=("level1", "level2"), lambdas=(-100, 0, 50, 100, 500), seeds=range(6))
     table = lambda_table(runs)
-    said = findings.level_findings(table, collapse_table(runs))
+    said = findings.level_findings(table)
     assert [text.partition(":")[0] for text in said] == ["level1", "level2"]
     five = table.query("model == 'level2' and summary == 'last5' and metric == 'gaze_consistency_rms'")
     change = five.set_index("lambda")["diff"].abs()
@@ -128,19 +127,19 @@ def test_a_models_sentence_without_tests_tells_the_span():
     runs = made_up_runs(models=("level1",), lambdas=(-100, 0, 50, 500), seeds=[0])
     mean = lambda_table(runs).query("summary == 'last5'").set_index(["metric", "lambda"])["mean"]
     accuracy, rms = mean["accuracy"], mean["gaze_consistency_rms"]
-    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs))
+    [said] = findings.level_findings(lambda_table(runs))
     assert said == (
         f"level1: accuracy {accuracy[0]:.3f} at lambda 0, elsewhere {accuracy[500]:.3f} (at 500) to {accuracy[50]:.3f} "
         f"(at 50); RMS deviation {rms[0]:.3f} at lambda 0, elsewhere {rms[500]:.3f} (at 500) to {rms[-100]:.3f} "
         "(at -100)."
     )
-    [said] = findings.level_findings(lambda_table(runs[runs["lambda"] != 0]), collapse_table(runs))
+    [said] = findings.level_findings(lambda_table(runs[runs["lambda"] != 0]))
     assert said.startswith(f"level1: accuracy {accuracy[500]:.3f} (at 500) to {accuracy[50]:.3f} (at 50); RMS")
     plain = made_up_runs(models=("level1",)).drop(columns="gaze_consistency_rms")
-    [said] = findings.level_findings(lambda_table(plain), collapse_table(plain))
+    [said] = findings.level_findings(lambda_table(plain))
     assert re.fullmatch(r"level1: accuracy 0\.\d{3} ± 0\.\d{3}; L_CAM l2 0\.\d{4} ± 0\.\d{4}\.", said)
     uneven = pd.concat([runs, made_up_runs(models=("level2",))])
-    _, said = findings.level_findings(lambda_table(uneven), collapse_table(uneven))
+    _, said = findings.level_findings(lambda_table(uneven))
     assert said.startswith("level2 (lambda 0 alone): accuracy 0.")
 
 
@@ -148,10 +147,17 @@ def test_a_models_sentence_counts_the_runs_that_collapsed():
     runs = made_up_runs(models=("level2",), lambdas=(0, 50, 100), seeds=range(3))
     runs.loc[(runs["lambda"] == 50) & (runs["seed"] == 1), "kappa"] = 0.0
     runs.loc[runs["lambda"] == 100, "gaze_empty_fraction"] = 0.9
-    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs))
-    assert said.endswith("; collapsed at lambda 50 (1 of 3 runs) and 100 (3 of 3 runs).")
-    [said] = findings.level_findings(lambda_table(runs), collapse_table(runs.assign(kappa=0.0)))
-    assert said.endswith("; collapsed at every lambda.")
+    [said] = findings.level_findings(lambda_table(runs))
+    one, empty = "collapsed (one class is predicted) at lambda 50", "collapsed (maps are empty) at lambda 100"
+    assert said.endswith(f"; {empty} (3 of 3 runs); {one} (1 of 3 runs).")
+    [said] = findings.level_findings(lambda_table(runs.assign(kappa=0.0)))
+    assert said.endswith("; collapsed (one class is predicted) at every lambda.") and "gaze" not in said
+    runs.loc[runs["lambda"] != 0, "kappa"] = 0.0
+    [said] = findings.level_findings(lambda_table(runs))
+    assert re.search(r"; RMS deviation 0\.\d{3} ± 0\.\d{3} at lambda 0; collapsed \(", said)
+    left = findings.not_drawn(lambda_table(runs))
+    assert left.endswith("gaze is not compared: level2 at lambda 50 and 100 (one class is predicted).")
+    assert findings.not_drawn(lambda_table(runs.assign(kappa=0.5))) is None
 
 
 def test_shift_sentence_repeats_the_readings():
@@ -188,7 +194,7 @@ def test_scale_sentence_without_the_grid_or_without_others():
 def test_cells_of_table_2():
     runs = frame_of([[0.7, 0.75, 0.72]]).assign(dataset="brain_tumor_mri")
     table = pearson_table(runs)
-    item = pearson_item(table, "x", "here", "brain_tumor_mri")
+    item = pearson_item(table, "x", "here", "brain_tumor_mri", {})
     assert item.frame is table
     by_measure = item.shown.set_index("measure")
     assert by_measure.loc["squared", "r, mean over seeds"] == "0.723"
@@ -207,6 +213,6 @@ def test_intervals_of_accuracy_end_at_its_bounds():
     table = lambda_table(made_up_runs(models=("level2",), lambdas=(0, 50), seeds=(0, 1), noise=0.5, epochs=1))
     wide = table.query("metric == 'accuracy' and summary == 'last'")
     assert wide["ci_low"].min() < 0 or wide["ci_high"].max() > 1  # the CSV has them as they are
-    for cell in performance_item(table, "accuracy", "x", "here", "phantom").shown["last epoch"]:
+    for cell in performance_item(table, "accuracy", "x", "here", "phantom", {}).shown["last epoch"]:
         low, high = cell.split("[")[1].rstrip("]").split(", ")
         assert float(low) >= 0 and float(high) <= 1

@@ -1,4 +1,4 @@
-"""gaze.studies.consistency.overview: the cells say the table's numbers, and collapse is what the sentence defines."""
+"""gaze.studies.consistency.overview: the cells say the table's numbers, and which collapsed."""
 
 import io
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gaze.statistics.seeds import lambda_table
-from gaze.studies.consistency.overview import COLLAPSED, collapse_table, overview_figure
+from gaze.studies.consistency.overview import overview_figure
 
 LEVELS = ("level1", "level2", "level3")
 LAMBDAS = (-100.0, 0.0, 50.0, 500.0)
@@ -23,7 +23,7 @@ def runs() -> pd.DataFrame:
 
 
 def drawn(runs: pd.DataFrame, metric: str = "accuracy") -> Figure:
-    return overview_figure(lambda_table(runs), collapse_table(runs), metric)
+    return overview_figure(lambda_table(runs), metric)
 
 
 def cells(figure: Figure) -> dict[tuple[int, int], Rectangle]:
@@ -120,36 +120,17 @@ def test_hatched_where_half_of_the_runs_collapsed_and_the_colours_do_not_reach_f
     assert -low == pytest.approx(high) and high == pytest.approx(max(sound, spread, plain))
 
 
-def test_collapse_is_what_its_sentence_says():
-    cases = {  # kappa, share of empty maps, RMS deviation, eta squared
-        "sound": (0.5, 0.1, 0.2, 0.3),
-        "no better than chance": (0.04, 0.0, 0.2, 0.3),
-        "empty": (0.5, 0.6, 0.2, 0.3),
-        "one gaze for all": (0.5, 0.0, 0.04, 0.04),
-        "alike and its class's": (0.5, 0.0, 0.04, 0.9),
-        "no class structure": (0.5, 0.0, 0.2, 0.0),
-        "nothing logged": (np.nan,) * 4,
-    }
-    names = ["kappa", "gaze_empty_fraction", "gaze_consistency_rms", "gaze_eta_squared"]
-    parts = []
-    for model, values in cases.items():
-        runs = made_up_runs(models=(model,), seeds=[0], epochs=9)
-        late = runs["epoch"] > 4
-        runs.loc[~late, names] = [0.0, 1.0, 0.0, 0.0]  # an early collapse is none
-        runs.loc[late, names] = values
-        parts.append(runs)
-    table = collapse_table(pd.concat(parts)).set_index("model")
-    assert set(table.index[table["collapsed"] == 1]) == {"no better than chance", "empty", "one gaze for all"}
-    assert (table["runs"] == 1).all()
-    assert "below 0.05 (no better than chance)" in COLLAPSED and "more than half" in COLLAPSED
-    bare = pd.concat(parts).drop(columns=["gaze_empty_fraction", "gaze_consistency_rms"])
-    assert collapse_table(bare).set_index("model")["collapsed"].sum() == 1
-
-
-def test_collapse_counts_runs_not_seeds_or_epochs(runs):
-    double = pd.concat([runs, runs.assign(run=runs["run"] + "again", kappa=0.0)])
-    table = collapse_table(double)
-    assert (table["runs"] == 6).all() and (table["collapsed"] >= 3).all()
+def test_a_collapsed_cell_says_how_and_a_gaze_that_is_not_compared_has_no_number(runs):
+    gone = runs.copy()
+    gone.loc[(gone["model"] == "level1") & (gone["lambda"] == 50), ["kappa", "accuracy"]] = [0.0, 0.25]
+    gone.loc[(gone["model"] == "level2") & (gone["lambda"] == 500), "kappa"] = 0.03
+    gone.loc[(gone["model"] == "level3") & (gone["lambda"] == 500), "gaze_empty_fraction"] = 0.9
+    assert said(drawn(gone))[0, 2] == ["0.250", "one class"]
+    rms = drawn(gone, "gaze_consistency_rms")
+    assert said(rms)[0, 2] == ["\N{EN DASH}", "one class"] and said(rms)[1, 3] == ["\N{EN DASH}", "at chance"]
+    assert said(rms)[2, 3][1] == "empty maps" and said(rms)[2, 3][0].startswith("0.")
+    assert all(cells(rms)[place].get_hatch() for place in ((0, 2), (1, 3), (2, 3)))
+    assert cells(rms)[0, 2].get_facecolor() == (1.0, 1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("weights", [(0.0, 50.0), (-3.0, -2.0, -1.0, *map(float, range(12)))])

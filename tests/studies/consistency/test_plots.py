@@ -24,7 +24,10 @@ from gaze.measures import label, measures
 from gaze.runs.class_gaze import GazeMaps
 from gaze.statistics.seeds import pearson_table
 from gaze.studies.consistency.plots import (
+    CHANCE,
+    NOT_COMPARED,
     atlas_figure,
+    chance,
     correlation_figure,
     curve_figure,
     eta_figure,
@@ -51,6 +54,17 @@ def gaze_maps(
     random = np.random.default_rng(seed + size)
     gaze = random.random((len(classes), size, size)) if value is None else np.full((len(classes), size, size), value)
     return GazeMaps("made_up", "phantom", model, weight, classes, gaze, np.array(counts))
+
+
+def guessing(shares: tuple[float, ...], answers: list[tuple[float, ...]], n: int = 1000) -> pd.DataFrame:
+    """Accuracy and kappa of networks that draw their answers with given shares, by the definition, in loops."""
+    random, rows = np.random.default_rng(0), []
+    for drawn in answers:
+        true, said = (random.choice(len(shares), n, p=p) for p in (shares, drawn))
+        agree = float(np.mean([a == b for a, b in zip(true, said, strict=True)]))
+        expected = sum(float(np.mean(true == k)) * float(np.mean(said == k)) for k in range(len(shares)))
+        rows.append({"accuracy": agree, "kappa": (agree - expected) / (1 - expected), "expected": expected})
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +191,7 @@ def test_accuracy_is_drawn_from_0_to_1_as_published(runs):
 def test_curves_are_mean_and_sd_over_seeds(runs, measure):
     figure = curve_figure(runs, "phantom", measure)
     for model, axis in zip(LEVELS, figure.axes, strict=True):
-        for weight, line, band in zip(LAMBDAS, axis.lines, axis.collections, strict=True):
+        for weight, line, band in zip(LAMBDAS, axis.lines[: len(LAMBDAS)], axis.collections, strict=True):
             own = runs[(runs["model"] == model) & (runs["lambda"] == weight)]
             seeds = own.pivot(index="epoch", columns="seed", values=measure).to_numpy()
             np.testing.assert_allclose(line.get_ydata(), seeds.mean(1))
@@ -501,3 +515,37 @@ def test_golden_thumbnails_survive_another_font(runs):
 def test_golden_thumbnails_notice_other_data():
     other = made_up_runs(models=LEVELS, lambdas=[0.0, 7.0], seeds=[0], epochs=30, noise=0.3)
     assert min(golden_distances(thumbnails(other)).values()) > TOLERANCE
+
+
+# ---- chance, and what collapsed
+
+
+def test_chance_is_the_accuracy_at_which_kappa_is_0():
+    known = guessing((0.375, 0.625), [(0.5, 0.5), (0.3, 0.7), (0.0, 1.0)])
+    assert chance(known, "accuracy") == pytest.approx([known["expected"].min(), known["expected"].max()])
+    alike = made_up_runs(models=LEVELS, lambdas=(0, 50))  # accuracy is 0.25 + 0.75 kappa: four classes alike
+    assert chance(alike, "accuracy") == pytest.approx([0.25])
+    assert chance(alike, "kappa") == [0.0] and chance(alike, "gaze_eta_squared") == []
+    assert chance(alike.assign(kappa=alike["accuracy"]), "accuracy") == []  # no kappa of its own
+    assert chance(alike.assign(kappa=1.0, accuracy=1.0), "accuracy") == []
+
+
+@pytest.mark.parametrize(("measure", "height"), [("accuracy", 0.25), ("kappa", 0.0), ("gaze_consistency_rms", None)])
+def test_curves_have_the_line_of_chance(runs, measure, height):
+    figure = curve_figure(runs, "phantom", measure)
+    dotted = [[line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == ":"] for axis in figure.axes]
+    flat = [[y[0] for line in axis.lines if len(set(y := list(line.get_ydata()))) == 1] for axis in figure.axes]
+    assert flat == [[pytest.approx(height)] if height is not None else []] * 3 and not any(dotted)
+    assert (CHANCE in [text.get_text() for text in figure.legends[0].get_texts()]) == (height is not None)
+
+
+def test_the_gaze_of_runs_that_predict_one_class_is_not_drawn(runs):
+    gone = runs.assign(kappa=runs["kappa"].mask((runs["model"] == "level2") | (runs["lambda"] == 50), 0.0))
+    figure = curve_figure(gone, "phantom", "gaze_consistency_rms")
+    drawn = [sum(bool(np.isfinite(line.get_ydata()).any()) for line in axis.lines) for axis in figure.axes]
+    assert drawn == [3, 0, 3] and [text.get_text() for text in figure.axes[1].texts] == [NOT_COMPARED]
+    kappa = curve_figure(gone, "phantom", "kappa")
+    assert [len(axis.lines) for axis in kappa.axes] == [5, 5, 5]
+    dots = sum(len(points.get_offsets()) for points in eta_figure(gone, "phantom").axes[0].collections)
+    assert dots == 2 * 3 * 3
+    assert NOT_COMPARED in [text.get_text() for text in scale_figure(gone.assign(kappa=0.0), "phantom").axes[0].texts]

@@ -2,12 +2,25 @@
 
 import math
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import SHARED
+from made_up import made_up_runs
 
-from gaze.studies.consistency.published import published_pearson, published_study1, published_study2
+from gaze.config.train import check_config
+from gaze.runs.run import Run
+from gaze.statistics.seeds import lambda_table, pearson_table
+from gaze.studies.consistency.published import (
+    STUDY1_EPOCH,
+    STUDY2_EPOCH,
+    differences,
+    published_pearson,
+    published_study1,
+    published_study2,
+)
+from gaze.studies.consistency.tables import across_item, pearson_item, performance_item, study1_item
 
 REFERENCE = SHARED.parent / "reference" / "gaze_consistency.md"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_file(), reason=f"no file {REFERENCE} (set GAZE_SHARED_DATA)")
@@ -99,3 +112,52 @@ def test_l2_form_fits_the_size_of_the_maps():
     assert (study1["gaze_consistency_l2"] < bound).all()
     by_level = study1.groupby("model")["gaze_consistency_l2"].mean()
     assert math.isclose(by_level["level1"] * 4, by_level.drop("level1").mean(), rel_tol=0.3)
+
+
+# ---- beside runs of one's own
+
+
+def trained(composed, *words: str) -> dict[str, Run]:
+    """Runs of level 2 at lambda 0 and 50, by name."""
+    names = {f"own/brain_tumor_mri/level2/lambda={weight}/seed=0": weight for weight in (0, 50)}
+    own = ["dataset=brain_tumor_mri", "dataset.root=x", *words]
+    return {
+        name: Run(Path(name), check_config(composed(*own, f"lambda={w}"), trainer=False)) for name, w in names.items()
+    }
+
+
+def rows(epochs: int) -> pd.DataFrame:
+    return made_up_runs("own", ("brain_tumor_mri",), ("level2",), (0, 50), (0,), epochs)
+
+
+def test_runs_of_the_published_protocol_differ_in_nothing(composed):
+    one = trained(composed, "experiment=table2")
+    assert differences(rows(20), one, STUDY1_EPOCH)["level2", 0.0] == ""
+    two = trained(composed, "experiment=learning_curves")
+    assert differences(rows(50), two, STUDY2_EPOCH) == {("level2", 0.0): "", ("level2", 50.0): ""}
+
+
+def test_what_differs_from_the_published_protocol_is_named(composed):
+    words = ("dataset.image_size=64", "dataset.train_images=320", "trainer.precision=bf16-mixed", "optimizer.lr=0.001")
+    found = differences(rows(12), trained(composed, *words), STUDY2_EPOCH)
+    plain = "12 epochs, 64 px, 320 training images, lr 0.001, bf16-mixed"
+    assert found == {("level2", 0.0): plain, ("level2", 50.0): f"{plain}, squared form, second order"}
+    assert differences(rows(20), {}, STUDY1_EPOCH)["level2", 0.0] == ""  # a CSV
+    assert differences(rows(20), {}, STUDY2_EPOCH)["level2", 50.0] == "20 epochs"
+    mixed = pd.concat([rows(20), rows(50).assign(run="other", seed=1)])
+    assert differences(mixed, {}, STUDY2_EPOCH)["level2", 0.0] == "20 epochs or 50 epochs"
+
+
+def test_the_difference_stands_in_the_cell_of_the_published_figure():
+    runs, beside = rows(20), {("level2", 0.0): "64 px", ("level2", 50.0): ""}
+    table = lambda_table(runs)
+    cells = performance_item(table, "accuracy", "x", "here", "brain_tumor_mri", beside).shown["published"]
+    assert cells.tolist() == ["0.910 (here 64 px)", "0.894"]
+    across = across_item(table, "accuracy", "x", "here", "brain_tumor_mri", beside).shown.set_index("model")
+    assert across.loc["published"].tolist() == ["0.910 (here 64 px)", "0.894"]
+    r = pearson_item(pearson_table(runs), "x", "here", "brain_tumor_mri", beside).shown["published r"].dropna()
+    assert r.tolist() == ["-0.626 (here 64 px)"]
+    first = study1_item(runs, "x", "here", "brain_tumor_mri", beside).shown.set_index("model").loc["level2"]
+    assert (
+        first["accuracy, published"] == "0.813 (here 64 px)" and first["L_CAM, l2, published"] == "0.0069 (here 64 px)"
+    )

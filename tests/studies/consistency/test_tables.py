@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 from made_up import made_up_runs
 
+from gaze.runs.collapse import COLLAPSED
 from gaze.statistics.seeds import lambda_table
-from gaze.studies.consistency.tables import MASK_NOTE, across_item, gaze_item
+from gaze.studies.consistency.tables import MASK_NOTE, across_item, gaze_item, performance_item
 
 MASK_TITLES = ["energy in mask", "lift in mask", "pointing game"]
 
@@ -37,7 +38,7 @@ def test_models_stand_down_and_lambdas_across_with_the_published_accuracy_beneat
     runs = made_up_runs(datasets=("chest_xray",), models=("level2", "resnet18"), lambdas=(-100.0, 0.0, 50.0))
     runs = runs[(runs["model"] != "resnet18") | (runs["lambda"] != 50)]
     table = lambda_table(runs)
-    item = across_item(table, "accuracy", "x", "here", "chest_xray")
+    item = across_item(table, "accuracy", "x", "here", "chest_xray", {})
     assert list(item.shown) == ["model", "-100", "0", "50"]
     assert item.shown["model"].tolist() == ["level2", "published", "resnet18"]
     assert item.shown.loc[1, ["-100", "0", "50"]].tolist() == ["0.815", "0.831", "0.835"]
@@ -47,5 +48,16 @@ def test_models_stand_down_and_lambdas_across_with_the_published_accuracy_beneat
         for weight in (-100, 0):
             assert item.shown.loc[place, f"{weight}"] == f"{mean[model, weight]:.3f} ± {sd[model, weight]:.3f}"
     assert item.shown.loc[2, "50"] is None or pd.isna(item.shown.loc[2, "50"])
-    kappa = across_item(table, "kappa", "x", "here", "chest_xray")
+    lost = lambda_table(runs.assign(kappa=runs["kappa"].mask(runs["lambda"] == -100, 0.0)))
+    cells = across_item(lost, "accuracy", "x", "here", "chest_xray", {}).shown["-100"]
+    assert cells[0] == f"{mean['level2', -100]:.3f} ± {sd['level2', -100]:.3f}, one class"
+    assert (
+        across_item(lost, "gaze_consistency_rms", "x", "here", "chest_xray", {}).shown["-100"].tolist()
+        == ["one class"] * 2
+    )
+    for item in (gaze_item(lost, "x", "here"), performance_item(lost, "kappa", "x", "here", "chest_xray", {})):
+        assert item.shown.set_index("lambda")["collapsed"].dropna().to_dict() == {"-100": "one class"}
+        assert item.notes[-1] == COLLAPSED
+    assert gaze_item(lost, "x", "here").shown.set_index("lambda").loc["-100", "RMS deviation"].isna().all()
+    kappa = across_item(table, "kappa", "x", "here", "chest_xray", {})
     assert kappa.shown["model"].tolist() == ["level2", "resnet18"]
