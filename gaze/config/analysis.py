@@ -32,6 +32,7 @@ class AnalyzeConfig(Settings):
     check_images: Most = 200
     explain: str | None = None  # a run folder: where does its network look?
     images: str | None = None  # of explain: a folder or a file; null takes the run's evaluation images
+    checkpoint: Literal["last", "best"] | None = None  # of check and explain; null takes compare.checkpoint
     compare: CompareConfig = CompareConfig()
 
     @field_validator("include", mode="before")
@@ -45,6 +46,19 @@ class AnalyzeConfig(Settings):
         if value is not None and info.data.get("check") is not None:
             raise ValueError("asks another question than check: give one of them at a time")
         return value
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _of_one_run(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("check") is None and info.data.get("explain") is None:
+            raise ValueError("belongs to check=RUN and explain=RUN; of an augmentation study it is compare.checkpoint")
+        return value
+
+    @field_validator("compare")
+    @classmethod
+    def _named_checkpoint(cls, value: CompareConfig, info: ValidationInfo) -> CompareConfig:
+        named = info.data.get("checkpoint")
+        return value if named is None else value.model_copy(update={"checkpoint": named})
 
     @field_validator("images")
     @classmethod

@@ -90,17 +90,22 @@ def register() -> None:
     OmegaConf.register_new_resolver("analysis_name", analysis_name, replace=True)
 
 
-def analysis_name(study: Any, check: Any, explain: Any) -> str:
-    """Folder of an analysis below ``outputs/analysis``: the study's name, "all", or "check-" or "explain-" and the
-    run's last five folders."""
+def analysis_name(study: Any, check: Any, explain: Any, images: Any = None, checkpoint: Any = None) -> str:
+    """Folder of an analysis below ``outputs/analysis``: the study's name, "all", or "check-" or "explain-" with the
+    run's last five folders and, where given, the images' name and the checkpoint. Eight hex digits of the whole paths
+    tell images, and names that had to be cut, apart."""
     run = check if check is not None else explain
     if run is None:
         return "all" if study is None else str(study)
     path = os.path.abspath(str(run))  # noqa: PTH100 - the name is the link's, not that of what it points at
     parts = [part for part in Path(path).parts[-5:] if part.strip("/\\")]
-    name = re.sub(r"[^A-Za-z0-9._+=,-]+", "-", "-".join(parts))
-    if len(name) > LONGEST:
-        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    name = "-".join(parts) + ("" if checkpoint in (None, "last") else f",{checkpoint}")
+    if images is not None:
+        seen = os.path.abspath(os.path.expanduser(str(images)))  # noqa: PTH100, PTH111 - as above
+        path, name = f"{path}\n{seen}", f"{name},{Path(seen).name}"
+    name = re.sub(r"[^A-Za-z0-9._+=,-]+", "-", name)
+    if images is not None or len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
     return f"{'check' if check is not None else 'explain'}-{name}"
 
 

@@ -39,8 +39,10 @@ DPI = 130  # of the PNGs; the page shows them at CSS's 96 pixels an inch, so tha
 NONE = "–"  # a cell without a value
 SHORT = 300  # characters of a provenance value above which it is folded away
 LONG = 24  # rows above which a table is folded in the page, left to its file in report.md, and a longtable in LaTeX
+POINTS = 5  # sentences above the contents at most
 WIDE = 95  # characters of a row above which a LaTeX table is shrunk to the line
 NAME = re.compile(r"[a-z0-9_-]+")
+WHOLE = re.compile(r"\[[^\]]*\]|\S+ ± \S+")  # parts of a cell that stay on one line: "[0.87, 0.90]", "0.88 ± 0.01"
 NUMBER = re.compile(r"[<>≤≥≈=]?\s*[−+±-]?\s*\.?\d")  # a cell that opens with a number: "−0.63 ± 0.12", "< 0.001"
 LATEX = UnicodeToLatexEncoder(
     # What its own table has not, or has for other fonts: "|" is a dash in LaTeX's own.
@@ -171,7 +173,8 @@ def write_report(
 
     Args:
         title: of the report.
-        summary: what it found, a sentence or two each; a list above the contents.
+        summary: what it found, a sentence or two each; a list above the contents. Of its and ``lead``'s sentences the
+            first ``POINTS`` stand there, the others right behind the contents.
         sections: in their order.
         provenance: what it was made from, such as versions and settings; may be nested. JSON-like.
         directory: made if absent.
@@ -186,6 +189,8 @@ def write_report(
         ConfigError: the directory cannot be written.
     """
     _check_items([item for section in (*lead, *sections) for item in section.items])
+    lead, summary, further = _shortened(lead, summary)
+    sections = [*further, *sections]
     parts = _prepare([*lead, *sections])
     files: dict[str, bytes] = {}
     for entry in (entry for part in parts for entry in part.entries):
@@ -202,6 +207,17 @@ def write_report(
             f"The report cannot be written to {directory}: {error.strerror or error}. Name a folder that can be "
             "written, and close programs that hold its files open."
         ) from error
+
+
+def _shortened(lead: Sequence[Section], summary: Sequence[str]) -> tuple[list[Section], Sequence[str], list[Section]]:
+    """Both with ``POINTS`` sentences in all, and sections with the others."""
+    kept, further, room = [], [], POINTS
+    for section in lead:
+        kept.append(section._replace(points=section.points[:room]))
+        further.append(Section(f"{section.title}: further", (), (), section.points[room:]))
+        room -= len(kept[-1].points)
+    further.append(Section("Further findings", (), (), tuple(summary[room:])))
+    return kept, summary[:room], [section for section in further if section.points]
 
 
 def _check_items(items: Sequence[TableItem | FigureItem]) -> None:
@@ -396,7 +412,13 @@ def _html_report(report: _Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["unbroken"] = _unbroken
     return environment.get_template("page.html.j2").render(report=report, long=LONG)
+
+
+def _unbroken(cell: str) -> str:
+    """A cell that may wrap, but not inside an interval or before its SD."""
+    return WHOLE.sub(lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), cell)
 
 
 def _encode(text: str) -> bytes:

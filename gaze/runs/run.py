@@ -175,9 +175,10 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The same in a headline."""
-        k = self.keys
-        return f"{k['study']}, {k['dataset']}, {k['model']}, lambda {k['lambda']:g}, seed {k['seed']}"
+        """The same in a headline, with the study where that has another name than the data set."""
+        k, others = self.keys, self.words[4:]
+        names = dict.fromkeys((k["study"], k["dataset"], k["model"]))
+        return ", ".join([*names, f"lambda {k['lambda']:g}", f"seed {k['seed']}", *others])
 
     # ---- what became of it
 

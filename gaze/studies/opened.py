@@ -30,7 +30,7 @@ from gaze.data.datasets import balanced_choice
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
 from gaze.runs.folder import changed_images
-from gaze.runs.run import Run, methods, runs_below
+from gaze.runs.run import LAST, Run, methods, runs_below
 from gaze.training.checkpoints import WholeCheckpoints
 from gaze.training.module import GazeModule
 
@@ -207,6 +207,11 @@ class Opened(NamedTuple):
     @property
     def classes(self) -> list[str]:
         return self.module.class_names
+
+    @property
+    def title(self) -> str:
+        """The run in a headline, and its checkpoint where it is not the last one."""
+        return self.run.title + ("" if self.checkpoint.stem == LAST else f", {self.checkpoint.stem} checkpoint")
 
     @property
     def dataset(self) -> DatasetConfig:

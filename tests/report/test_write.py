@@ -76,6 +76,31 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_five_sentences_at_most_stand_above_the_contents_and_none_is_lost(tmp_path):
+    lead = [Section(name, (f"Of {name}.",), (), tuple(f"{name} {i}." for i in range(3))) for name in ("a", "b")]
+    write(tmp_path, summary=["First.", "Second."], lead=lead)
+    page = (tmp_path / "report.html").read_text()
+    above, below = page[: page.index('id="contents"')], page[page.index('id="contents"') :]
+    assert re.findall(r"<li>(.*?)</li>", above) == ["a 0.", "a 1.", "a 2.", "b 0.", "b 1."]
+    rest = re.findall(r"<h2[^>]*>(.*?)</h2>|<li>([^<]*)</li>", below[below.index("<main>") :])
+    assert [a or b for a, b in rest][:4] == ["b: further", "b 2.", "Further findings", "First."]
+    assert (
+        "Second." in below
+        and 'id="summary"' not in page
+        and "## Further findings" in (tmp_path / "report.md").read_text()
+    )
+    write(tmp_path, summary=[f"{i}." for i in range(5)])
+    assert "Further findings" not in (tmp_path / "report.html").read_text()
+
+
+def test_an_interval_stays_on_one_line_where_its_cell_wraps(tmp_path):
+    cells = ["0.884 [0.871, 0.897]", "0.894 (here 64 px)", "0.88 ± 0.01, one class"]
+    write(tmp_path, TableItem("x", "X", pd.DataFrame(), pd.DataFrame({"a": cells})))
+    shown = re.findall(r"<td[^>]*>(.*?)</td>", (tmp_path / "report.html").read_text())
+    assert shown == ["0.884 [0.871,\xa00.897]", "0.894 (here 64 px)", "0.88\xa0±\xa00.01, one class"]
+    assert cells[0] in (tmp_path / "tables" / "x.md").read_text()
+
+
 def test_every_file_is_written_and_returned(tmp_path):
     paths = write(tmp_path / "new" / "folder", plain_table(), curve())
     names = ["tables/plain.csv", "tables/plain.md", "tables/plain.tex", "figures/curve.png", "figures/curve.pdf"]

@@ -83,7 +83,7 @@ def run_check(
     lines = summary(c, found) + how_looked([one.run], one.device)
     _print(lines, found, console)
     with console.status("figures"):
-        title = f"Is this gaze faithful? {one.run.title}"
+        title = f"Is this gaze faithful? {one.title}"
         paths = write_report(title, lines, sections(one, c, found), provenance, directory)
     return [directory / IMAGES_FILE, *paths]
 

@@ -240,7 +240,8 @@ def _scale(part: Part) -> Items:
         return []
     caption = f"Four readings of consistency, {part.where}"
     figure = _drawn(f"scale-{part.slug}", caption, plots.scale_figure, part.runs, part.dataset)
-    return [tables.scale_item(part.scale, f"readings-{part.slug}", part.where), *figure]
+    several = part.scale["model"].nunique() > findings.OTHERS
+    return [*([tables.scale_item(part.scale, f"readings-{part.slug}", part.where)] if several else []), *figure]
 
 
 def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:

@@ -17,6 +17,7 @@ from gaze.statistics.power import ENOUGH
 
 CURVE = "not shown to be more than that curve"
 FEW = "too few seeds to tell"
+OTHERS = 2  # models beside one at least, for a sentence or a table on "the others"
 FEWEST = 3  # seeds from which on a finding is called clear: two that agree by chance give a short interval
 
 SENTENCE = (  # the two halves of a model's sentence; of each the first metric that there is
@@ -192,7 +193,7 @@ def shift_finding(table: pd.DataFrame, by_lambda: pd.DataFrame, where: str) -> s
 def scale_finding(table: pd.DataFrame, where: str, model: str = "level1") -> str | None:
     """Does level 1 stand apart by its map size alone (rows of ``scale_table``)?"""
     rows = {row.measure: row for row in each(table) if row.model == model and not math.isnan(row.ratio)}
-    if "gaze_consistency_l2" not in rows:
+    if "gaze_consistency_l2" not in rows or table["model"].nunique() <= OTHERS:
         return None
     parts = [f"{rows['gaze_consistency_l2'].ratio:.2f} times the other models' in the l2 form"]
     names = {"gaze_consistency_rms": "as RMS deviation", "gaze_consistency_grid_rms": "on the common grid"}

@@ -173,8 +173,9 @@ def chance(runs: pd.DataFrame, measure: str) -> list[float]:
 def eta_figure(runs: pd.DataFrame, dataset: str) -> Figure:
     """Eta squared against the RMS deviation, a point per run: is the gaze steady, and does it belong to its class?
 
-    A point is the mean over a run's last 5 epochs. A thin line joins each model's means over seeds along lambda. Runs
-    that collapsed, so that their gaze is not compared, have no point.
+    A point is the mean over a run's last 5 epochs. A thin line joins each model's means over seeds along lambda; with
+    several seeds these are points of their own, large and black-rimmed. Runs that collapsed, so that their gaze is not
+    compared, have no point.
 
     Args:
         runs: tidy frame, columns ``RUN_KEYS``, ``epoch``, ``gaze_consistency_rms``, ``gaze_eta_squared``; one study.
@@ -197,9 +198,10 @@ def eta_figure(runs: pd.DataFrame, dataset: str) -> Figure:
         own = points[points["model"] == name]
         means = own.groupby("lambda")[columns].mean()  # ascending lambda
         axis.plot(means[x], means[y], color="0.55", linestyle=style.line, linewidth=0.8, zorder=1)
-        colours = [weights[float(weight)].colour for weight in own["lambda"]]
-        look: dict[str, Any] = {"marker": style.marker, "edgecolors": "white", "linewidths": 0.4, "zorder": 2}
-        axis.scatter(own[x], own[y], s=26, c=colours, **look)
+        several = len(own) > len(means)  # else the points are the means
+        _cloud(axis, own[x], own[y], own["lambda"], weights, style, 16 if several else 26, "white")
+        if several:
+            _cloud(axis, means[x], means[y], means.index, weights, style, 44, "black")
     _explain_eta(axis, points[y].to_numpy(float), _why_empty(runs[runs["dataset"] == dataset], y))
     _eta_legend(figure, {w: s for w, s in weights.items() if w in set(frame["lambda"])}, models)
     return figure
@@ -367,6 +369,14 @@ def _explain_eta(axis: Axes, eta: NDArray[np.float64], why: str) -> None:
     for height, text in said.items():
         place: dict[str, Any] = {"ha": "left", "va": "top" if height > 0.5 else "bottom", "transform": axis.transAxes}
         axis.text(0.012, height, text, fontsize=SMALL, color="0.35", fontstyle="italic", **place)
+
+
+def _cloud(
+    axis: Axes, x: Any, y: Any, lambdas: Any, styles: dict[float, Style], style: Style, size: float, rim: str
+) -> None:
+    """Points (N,) in a model's shape and the colours of their lambdas."""
+    colours = [styles[float(weight)].colour for weight in lambdas]
+    axis.scatter(x, y, s=size, c=colours, marker=style.marker, edgecolors=rim, linewidths=0.5, zorder=2)
 
 
 def _eta_legend(figure: Figure, weights: dict[float, Style], models: dict[str, Style]) -> None:

@@ -254,6 +254,7 @@ def explain(one: Opened, images: Shown, typical: Typical, console: Console) -> t
                 "true": one.classes[label] if known[i] else None,
                 "predicted": one.classes[guess],
                 "probability": float(looked.probabilities[i, label]),
+                **{f"probability of {c}": float(p) for c, p in zip(one.classes, looked.probabilities[i], strict=True)},
                 "correct": bool(guess == label) if known[i] else None,
                 "deviation": far,
                 **_scale(far, typical.deviations[label]),

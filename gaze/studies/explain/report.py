@@ -1,12 +1,15 @@
 """What ``explain=RUN`` leaves: overlays, raw maps, a manifest and a page, the most unusual gaze first.
 
-directory/overlays/001-NAME.png   image and overlay, with prediction, truth and deviation
-directory/maps/001-NAME.npy       the map on its own grid, float32 (H, W) in 0..1
-directory/manifest.csv, .json     a row per image; the JSON says what it was made from as well
+directory/overlays/001-NAME.png       image and overlay, with prediction, truth and deviation
+directory/overlays/001-NAME-map.npy   the map enlarged to the file's own size, float16 (height, width) in 0..1
+directory/overlays/001-NAME-map.png   the same, 8 bit grey: 255 is 1
+directory/maps/001-NAME.npy           the map on its own grid, float32 (H, W) in 0..1
+directory/manifest.csv, .json         a row per image; the JSON says what it was made from as well
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -23,10 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
+from gaze.errors import ConfigError
 from gaze.files import atomic_path, write_json
 from gaze.report.pictures import RIGHT, WRONG, class_gaze_figure
 from gaze.report.style import GAZE_COLOURS, OUTLINE, SMALL, new_figure
-from gaze.report.words import number
+from gaze.report.words import listed, number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.explain.explain import Shown, Typical, explain, typical_gaze
 from gaze.studies.opened import Opened, how_looked
@@ -55,7 +59,7 @@ def run_explain(
     Args:
         one: the run.
         images: from ``explain.find_images``.
-        directory: where to write; pictures and maps of an earlier call are removed.
+        directory: where to write; pictures and maps of an earlier call for the same run and images are removed.
         console: for progress and the table.
         provenance: for the end of the page and the manifest.
 
@@ -63,20 +67,23 @@ def run_explain(
         Every path written, of overlays and maps only the folders.
 
     Raises:
-        GazeError: scores that are NaN, no class means, or a folder that cannot be written.
+        GazeError: scores that are NaN, no class means, a folder that cannot be written, or one that holds another
+            explanation.
     """
+    _check_place(directory, _of(one, images))
     typical = typical_gaze(one, console)
     manifest, cams = explain(one, images, typical, console)
     stems = [f"{i:03d}-{_slug(path)}" for i, path in enumerate(manifest["path"], 1)]
     manifest["overlay"] = [f"overlays/{stem}.png" for stem in stems]
     manifest["map"] = [f"maps/{stem}.npy" for stem in stems]
+    manifest["map_at_image_size"] = [f"overlays/{stem}-map.npy" for stem in stems]
     with progress_bar(console, f"writing {len(manifest)} overlays and maps") as progress:
         _write_pictures(directory, manifest, images, cams, progress)
     lines = summary(images, typical, manifest, one.classes) + how_looked([one.run], one.device)
-    written = _write_manifest(directory, manifest, images, typical, provenance)
-    _print(lines, manifest, console)
+    written = _write_manifest(directory, manifest, images, typical, {**provenance, "of": _of(one, images)})
+    _print(lines, manifest, one.classes, console)
     with console.status("page"):
-        title = f"Where does it look? {one.run.title}"
+        title = f"Where does it look? {one.title}"
         page = write_report(title, lines, sections(one, images, typical, manifest, cams), provenance, directory)
     return [directory / "overlays", directory / "maps", *written, *page]
 
@@ -86,6 +93,24 @@ def _slug(path: str) -> str:
 
 
 # ---- files
+
+
+def _of(one: Opened, images: Shown) -> list[str]:
+    """What an explanation is of: checkpoint, and images."""
+    source = Path(images.source).expanduser()
+    return [str(one.checkpoint.resolve()), str(source.resolve()) if source.exists() else images.source]
+
+
+def _check_place(directory: Path, of: list[str]) -> None:
+    """Raise ConfigError where ``directory`` holds the explanation of another run, checkpoint or images."""
+    try:
+        there = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["made from"].get("of", of)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return
+    if there != of:
+        raise ConfigError(
+            f"{directory} holds the explanation of {' on '.join(there)}. Name another folder: hydra.run.dir=PATH."
+        )
 
 
 def _write_pictures(
@@ -100,8 +125,19 @@ def _write_pictures(
     for done, row in enumerate(manifest.to_dict("records"), 1):
         i = row["index"]
         np.save(directory / row["map"], cams[i])
+        large = enlarged(cams[i], images.sizes[i] or (images.pixels.shape[3], images.pixels.shape[2]))
+        np.save(directory / row["map_at_image_size"], large.astype(np.float16))
+        grey = Image.fromarray((255 * large).round().astype(np.uint8))
+        grey.save((directory / row["map_at_image_size"]).with_suffix(".png"))
         _overlay(images, cams[i], row).save(directory / row["overlay"])
         progress(done / len(manifest))
+
+
+def enlarged(cam: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map at another size (width, height), bilinear: (height, width)."""
+    large = F.interpolate(torch.from_numpy(cam)[None, None], size[::-1], mode="bilinear", align_corners=False)
+    found: NDArray[np.float32] = large[0, 0].clamp(0, 1).numpy()
+    return found
 
 
 def _overlay(images: Shown, cam: NDArray[np.float32], row: Mapping[Any, Any]) -> Image.Image:
@@ -133,8 +169,7 @@ def panels(images: Shown, cam: NDArray[np.float32], i: int) -> tuple[NDArray[np.
     pixels = images.pixels[i].expand(3, -1, -1).permute(1, 2, 0).numpy()
     side = max(SIDE, pixels.shape[0])
     picture = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)).copy()
-    large = F.interpolate(torch.from_numpy(cam)[None, None], (side, side), mode="bilinear", align_corners=False)
-    coloured = 255 * matplotlib.colormaps[GAZE_COLOURS](large[0, 0].numpy())[..., :3]
+    coloured = 255 * matplotlib.colormaps[GAZE_COLOURS](enlarged(cam, (side, side)))[..., :3]
     over = ((1 - ALPHA) * picture + ALPHA * coloured).round().astype(np.uint8)
     if images.masks is not None:
         mask = F.interpolate(images.masks[i : i + 1].float(), (side, side), mode="bilinear") >= 0.5
@@ -230,7 +265,7 @@ def sections(
     item = FigureItem("class-gaze", "What they are held against: mean gaze over the correct evaluation images", means)
     found += [
         Section("The classes", (), (item,)),
-        Section("All images", (), (_table(manifest),)),
+        Section("All images", (), (_table(manifest, one.classes),)),
         Section("How to read this", tuple(text.format(one.run.method) for text in HOW_TO_READ), ()),
     ]
     return [section for section in found if section.items or section.text]
@@ -264,7 +299,7 @@ def _sheet(images: Shown, rows: pd.DataFrame, cams: NDArray[np.float32]) -> Figu
     return figure
 
 
-def _table(manifest: pd.DataFrame) -> TableItem:
+def _table(manifest: pd.DataFrame, classes: list[str]) -> TableItem:
     shown = pd.DataFrame(
         {
             "rank": None if pd.isna(row["rank"]) else str(row["rank"]),
@@ -275,16 +310,23 @@ def _table(manifest: pd.DataFrame) -> TableItem:
             "deviation": "map is zero" if row["empty_map"] else number(row["deviation"], 4),
             "percentile": number(row["percentile"], 0),
             "times median": number(row["times_median"], 2),
+            "probabilities": _probabilities(row, classes),
             "changed": row["changed"] or None,
         }
         for row in manifest.to_dict("records")
     )
-    note = "Probability: of the class that is explained."
+    note = "Probability: of the class that is explained. Probabilities: of the likeliest classes; manifest.csv has all."
     return TableItem("images", "Every image, worst first", manifest.drop(columns="index"), shown, (note,))
 
 
-def _print(lines: list[str], manifest: pd.DataFrame, console: Console) -> None:
+def _probabilities(row: Mapping[Any, Any], classes: list[str]) -> str:
+    """``cat 0.91, dog 0.09``, the likeliest first."""
+    order = sorted(classes, key=lambda name: -row[f"probability of {name}"])
+    return listed((f"{name} {row[f'probability of {name}']:.2f}" for name in order), most=4)
+
+
+def _print(lines: list[str], manifest: pd.DataFrame, classes: list[str], console: Console) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False)
     columns = ["rank", "image", "explained", "predicted", "deviation", "percentile"]
-    print_table(console, "Most unlike their class", _table(manifest.head(10)).shown[columns])
+    print_table(console, "Most unlike their class", _table(manifest.head(10), classes).shown[columns])

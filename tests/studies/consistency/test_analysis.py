@@ -176,10 +176,11 @@ def test_a_grid_is_read_from_the_top_two_pictures_a_sentence_a_level_then_levels
     ))  # fmt: skip
     sentences = [page.index(f"<li>{level}: ") for level in LEVELS]
     assert first < second < sentences[0] and sentences == sorted(sentences)
-    assert sentences[-1] < page.index('id="summary"') < contents < tables
+    assert sentences[-1] < contents < page.index(">Further findings</h2>") < tables
+    assert page[:contents].count("<li>") == 5
     assert page.index("<table") > contents
     assert page.index("Hatched: at least half of the cell's runs collapsed.".replace("'", "&#39;")) < second
-    summary = text[text.index("## Summary") : text.index("## Models down, lambda across")]
+    summary = text[text.index("## Further findings") : text.index("## Models down, lambda across")]
     assert "What lambda does to the gaze" not in summary  # twenty clauses
     row = next(line for line in text.splitlines() if line.startswith("| level1"))
     assert row.count("|") == 7  # the model and five lambdas

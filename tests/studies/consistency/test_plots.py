@@ -256,7 +256,9 @@ def test_eta_points_are_the_means_of_the_last_five_epochs(runs):
     axis = eta_figure(runs.sample(frac=1, random_state=0), "phantom").axes[0]
     last = runs[runs["epoch"] > 3].rename(columns={"gaze_consistency_rms": "x", "gaze_eta_squared": "y"})
     styles = lambda_styles(LAMBDAS)
-    for model, cloud, line in zip(LEVELS, axis.collections, axis.lines, strict=False):
+    for model, cloud, mean, line in zip(
+        LEVELS, axis.collections[::2], axis.collections[1::2], axis.lines, strict=False
+    ):
         own = last[last["model"] == model].groupby(["lambda", "seed"])[["x", "y"]].mean()
         order = np.lexsort(own.to_numpy().T)
         drawn = np.asarray(cloud.get_offsets())
@@ -265,6 +267,10 @@ def test_eta_points_are_the_means_of_the_last_five_epochs(runs):
         colours = [to_rgb(styles[weight].colour) for weight in own.index.get_level_values("lambda")]
         np.testing.assert_allclose(cloud.get_facecolors()[drawn_order, :3], np.array(colours)[order])
         np.testing.assert_allclose(line.get_xydata(), own.groupby("lambda").mean().loc[list(LAMBDAS)])
+        np.testing.assert_allclose(mean.get_offsets(), line.get_xydata())  # no line that touches no point
+    one = eta_figure(runs[runs["seed"] == 0], "phantom").axes[0]
+    for cloud, line in zip(one.collections, one.lines, strict=True):
+        assert {*map(tuple, line.get_xydata())} == {*map(tuple, np.asarray(cloud.get_offsets()))}
 
 
 def test_eta_says_how_to_read_the_corners_outside_the_data(runs):
@@ -547,5 +553,5 @@ def test_the_gaze_of_runs_that_predict_one_class_is_not_drawn(runs):
     kappa = curve_figure(gone, "phantom", "kappa")
     assert [len(axis.lines) for axis in kappa.axes] == [5, 5, 5]
     dots = sum(len(points.get_offsets()) for points in eta_figure(gone, "phantom").axes[0].collections)
-    assert dots == 2 * 3 * 3
+    assert dots == 2 * 3 * (3 + 1)  # of two models three lambdas, three seeds and their mean
     assert NOT_COMPARED in [text.get_text() for text in scale_figure(gone.assign(kappa=0.0), "phantom").axes[0].texts]

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,9 +16,10 @@ from rich.console import Console
 from run_folders import SMALL, write_run
 
 from gaze.config.analysis import AnalyzeConfig, CompareConfig
+from gaze.config.naming import analysis_name
 from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
-from gaze.errors import DataError
+from gaze.errors import ConfigError, DataError
 from gaze.metrics.consistency import ClassGaze
 from gaze.runs.folder import with_window
 from gaze.runs.run import Run
@@ -76,7 +79,12 @@ def run(one, out, images=None):
 
 def test_a_folder_of_all_kinds(one, data, folder, tmp_path):
     table, facts, said = run(one, tmp_path / "out", folder)
-    assert len(table) == 7 and len(list((tmp_path / "out" / "overlays").iterdir())) == 7
+    kinds = [path.name.partition("-map.")[2] for path in (tmp_path / "out" / "overlays").iterdir()]
+    assert len(table) == 7 and {kind: kinds.count(kind) for kind in kinds} == {"": 7, "npy": 7, "png": 7}
+    np.testing.assert_allclose(table[[f"probability of {name}" for name in one.classes]].sum(axis=1), 1, atol=1e-6)
+    for _, row in table.iterrows():
+        assert row["probability"] == row[f"probability of {row['explained']}"]
+        assert row["predicted"] == max(one.classes, key=lambda name: row[f"probability of {name}"])
     assert facts["unreadable"] == ["broken.png: not an image that Pillow can read"]
     assert "broken.png" in said and "1 of 8 files cannot be read" in said
     rows = table.set_index("path")
@@ -96,6 +104,12 @@ def test_a_folder_of_all_kinds(one, data, folder, tmp_path):
         kept = np.load(tmp_path / "out" / row["map"])
         assert kept.dtype == np.float32 and kept.shape == tuple(cam.shape)
         np.testing.assert_allclose(kept, cam, atol=1e-5)
+        large = np.load(tmp_path / "out" / row["map_at_image_size"])
+        assert large.dtype == np.float16 and large.shape == (row["height"], row["width"])
+        pillows = Image.fromarray(kept).resize(large.shape[::-1], Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(large, pillows, atol=2e-3)
+        with Image.open((tmp_path / "out" / row["map_at_image_size"]).with_suffix(".png")) as grey:
+            assert grey.mode == "L" and np.abs(np.asarray(grey) / 255 - large).max() < 3e-3
         with Image.open(tmp_path / "out" / row["overlay"]) as overlay:
             assert overlay.size[0] > 500
     assert facts["rows"][0]["path"] == table["path"][0] and facts["rows"][0]["rank"] == 1
@@ -131,8 +145,52 @@ def test_one_file_and_its_folder_say_the_class(one, data, folder, tmp_path):
 def test_an_earlier_call_is_replaced_and_other_files_stay(one, folder, tmp_path):
     run(one, tmp_path / "out", folder)
     (tmp_path / "out" / "maps" / "mine.npy").write_bytes(b"")
-    run(one, tmp_path / "out", folder / "colour.jpg")
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    run(one, tmp_path / "out", folder)
     assert sorted(p.name for p in (tmp_path / "out" / "maps").iterdir()) == ["001-colour.npy", "mine.npy"]
+
+
+def test_the_explanation_of_other_images_or_of_another_run_is_not_written_over(one, folder, tmp_path):
+    run(one, tmp_path / "out", folder / "colour.jpg")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    other = tmp_path / "other"
+    shutil.copytree(one.run.folder, other)
+    for own, images in ((one, None), (one, folder), (open_run(other, CPU), folder / "colour.jpg")):
+        with pytest.raises(
+            ConfigError, match=r"holds the explanation of .*last\.ckpt on .*colour\.jpg.*hydra\.run\.dir"
+        ):
+            run(own, tmp_path / "out", images)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_folders_are_named_by_run_images_and_checkpoint(tmp_path):
+    run_folder = "outputs/s/phantom/level2/lambda=0/seed=0"
+    plain = analysis_name(None, None, run_folder)
+    assert plain == "explain-s-phantom-level2-lambda=0-seed=0"
+    names = [analysis_name(None, None, run_folder, images) for images in ("a/new", "b/new", "new", "~/new", tmp_path)]
+    names += [
+        analysis_name(None, None, run_folder, "new", "best"),
+        analysis_name(None, None, run_folder, None, "best"),
+        plain,
+    ]
+    assert len(set(names)) == len(names) and all(name.startswith(plain) for name in names)
+    assert re.fullmatch(rf"{plain},new-[0-9a-f]{{8}}", names[0]) and names[-2] == f"{plain},best"
+    assert analysis_name(None, None, run_folder, "new/") == analysis_name(None, None, run_folder, Path("new").resolve())
+    assert analysis_name(None, run_folder, None, None, "last") == plain.replace("explain", "check")
+
+
+def test_checkpoint_is_named_for_one_run(one, folder, tmp_path):
+    assert AnalyzeConfig(explain="r", checkpoint="best").compare.checkpoint == "best"
+    assert AnalyzeConfig(check="r", compare=CompareConfig(checkpoint="best")).compare.checkpoint == "best"
+    with pytest.raises(ConfigError, match="checkpoint='best' belongs to check=RUN and explain=RUN"):
+        AnalyzeConfig(checkpoint="best")
+    shutil.copy(one.run.checkpoint("last"), one.run.checkpoint("best"))
+    settings = AnalyzeConfig(
+        explain=str(one.run.folder), checkpoint="best", images=str(folder / "colour.jpg"), compare=CPU
+    )
+    run_analysis(settings, tmp_path / "out", quiet())
+    assert "seed 0, best checkpoint" in (tmp_path / "out" / "report.md").read_text().splitlines()[0]
 
 
 def test_zero_maps_are_flagged_and_have_no_rank(one, folder, tmp_path):
