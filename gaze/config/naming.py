@@ -93,7 +93,7 @@ def register() -> None:
 def analysis_name(study: Any, check: Any, explain: Any, images: Any = None, checkpoint: Any = None) -> str:
     """Folder of an analysis below ``outputs/analysis``: the study's name, "all", or "check-" or "explain-" with the
     run's last five folders and, where given, the images' name and the checkpoint. Eight hex digits of the whole paths
-    tell images, and names that had to be cut, apart."""
+    tell apart images, runs elsewhere than five folders below ``outputs``, and names that had to be cut."""
     run = check if check is not None else explain
     if run is None:
         return "all" if study is None else str(study)
@@ -104,7 +104,7 @@ def analysis_name(study: Any, check: Any, explain: Any, images: Any = None, chec
         seen = os.path.abspath(os.path.expanduser(str(images)))  # noqa: PTH100, PTH111 - as above
         path, name = f"{path}\n{seen}", f"{name},{Path(seen).name}"
     name = re.sub(r"[^A-Za-z0-9._+=,-]+", "-", name)
-    if images is not None or len(name) > LONGEST:
+    if images is not None or len(name) > LONGEST or Path("outputs", *parts).absolute() != Path(path):
         name = f"{name[: LONGEST - 9]}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
     return f"{'check' if check is not None else 'explain'}-{name}"
 

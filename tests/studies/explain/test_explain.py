@@ -177,6 +177,10 @@ def test_folders_are_named_by_run_images_and_checkpoint(tmp_path):
     assert len(set(names)) == len(names) and all(name.startswith(plain) for name in names)
     assert re.fullmatch(rf"{plain},new-[0-9a-f]{{8}}", names[0]) and names[-2] == f"{plain},best"
     assert analysis_name(None, None, run_folder, "new/") == analysis_name(None, None, run_folder, Path("new").resolve())
+    elsewhere = [
+        analysis_name(None, root + run_folder[len("outputs") :], None) for root in ("outputs", "results", "/outputs")
+    ]
+    assert len(set(elsewhere)) == 3
     assert analysis_name(None, run_folder, None, None, "last") == plain.replace("explain", "check")
 
 
