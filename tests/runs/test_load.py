@@ -24,7 +24,7 @@ COLUMNS = {"lambda_t": "train/lambda", "train_loss": "train/loss"}
 
 def write_run(
     root: Path,
-    model: str = "level2",
+    model: str | dict[str, str] = "level2",
     seed: int = 0,
     epochs: int = 3,
     rows: int | None = None,
@@ -45,7 +45,7 @@ def write_run(
         "seed": seed,
         "lambda": 0.0,
         "dataset": {"name": "phantom", "image_size": 48},
-        "model": {"name": model},
+        "model": model if isinstance(model, dict) else {"name": model},
         "optimizer": {"lr": 1e-4},
         "trainer": {"max_epochs": epochs, "max_steps": -1},
     }

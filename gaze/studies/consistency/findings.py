@@ -211,7 +211,7 @@ def scale_finding(table: pd.DataFrame, where: str, model: str = "level1") -> str
 
 def notes_on(runs: Runs) -> list[str]:
     """What a reader must know before the figures: runs left out, settings that differ, values that are missing."""
-    notes, (listing, epochs, *_) = [], runs
+    notes, listing, epochs = list[str](), runs.listing, runs.epochs
     left = listing.loc[~listing["used"], "state"].value_counts()
     if len(left):
         notes.append(f"Left out: {', '.join(f'{n} {state}' for state, n in left.items())}; the list is below.")
