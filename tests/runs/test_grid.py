@@ -166,7 +166,7 @@ def test_a_run_that_predicts_one_class_has_no_gaze_in_the_table(runs):
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(grid_table(runs[:2], [outcome(run) for run in runs[:2]]))
     first, second = (line.split() for line in console.export_text().splitlines() if "complete" in line)
-    assert first[-3:] == ["one", "class", "10"] and second[-2:] == ["0.0100", "10"]
+    assert first[-4:] == ["one", "class", "10", "s"] and second[-3:] == ["0.0100", "10", "s"]
 
 
 def test_progress_counts_and_estimates_by_model(runs):
