@@ -214,10 +214,13 @@ def _part_by_settings(found: Sequence[_Found]) -> None:
         key = tuple(own.row[name] for name in RUN_KEYS)
         studies.setdefault(key[:2], {}).setdefault(key, []).append(own)
     for (study, _), cells in studies.items():
-        names = {name for own in cells.values() for name in differing([other.run for other in own if other.run])}
+        twins = [[own.run for own in cell if own.run] for cell in cells.values() if len(cell) > 1]
+        names = {name for runs in twins for name in differing(runs) if _compared(name)}
+        if not names:
+            continue
         members = [own for cell in cells.values() for own in cell if own.run]
         flat = [flat_settings(place_free(own.run.settings.to_dict())) for own in members if own.run]
-        telling = _telling(flat, [name for name in names if _compared(name) and any(name in own for own in flat)])
+        telling = _telling(flat, [name for name in names if any(name in own for own in flat)])
         if not telling:
             continue
         values = [tuple(own.get(name) for name in telling) for own in flat]
@@ -312,7 +315,7 @@ def mixed_settings(runs: Runs) -> dict[str, list[Any]]:
     groups: dict[str, list[Run]] = {}
     for row in runs.listing.itertuples():
         if row.run in runs.used:
-            groups.setdefault(f"{row.study}, {row.dataset}", []).append(runs.used[row.run])
+            groups.setdefault(f"{row.study}, {row.dataset}", []).append(runs.used[str(row.run)])
     return {
         f"{where}: {name}": values
         for where, members in groups.items()

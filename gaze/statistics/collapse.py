@@ -45,5 +45,5 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     if lost.empty:
         return runs
     rows = runs.set_index(run_keys(runs)).index.isin(lost)
-    gaze = [name for name in runs if str(name).startswith("gaze_")]
+    gaze = [str(name) for name in runs if str(name).startswith("gaze_")]
     return runs.assign(**{name: runs[name].mask(rows) for name in gaze})

@@ -35,7 +35,8 @@ def common_table(runs: Runs) -> pd.DataFrame:
         apart are left out. No row where another kept no maps, or where they were not evaluated on the same images.
     """
     cells: dict[tuple[str, ...], dict[float, dict[int, LastMaps | None]]] = {}
-    for (study, dataset, model, weight, seed, name), how in collapses(runs.epochs).items() if runs.used else ():
+    found_runs = collapses(runs.epochs).rename("how").reset_index() if runs.used else runs.epochs[:0]
+    for study, dataset, model, weight, seed, name, how in found_runs.itertuples(index=False, name=None):
         if how in LOST:
             continue
         kept = cells.setdefault((study, dataset, model), {}).setdefault(weight, {})

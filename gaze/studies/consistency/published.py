@@ -80,12 +80,13 @@ def differences(runs: pd.DataFrame, used: Mapping[str, Run], epochs: int) -> dic
     """
     last = runs.groupby(run_keys(runs), as_index=False)["epoch"].max()
     found = {}
-    for (model, weight), cell in last.groupby(["model", "lambda"]):
+    for _, cell in last.groupby(["model", "lambda"]):
+        model, weight = str(cell["model"].iloc[0]), float(cell["lambda"].iloc[0])
         settings = [_settings(used[name]) for name in cell["run"] if name in used]
         said = [_unlike(sorted(set(cell["epoch"])), epochs, "{} epochs")]
         for name, (value, form) in {**PROTOCOL, **(LOSS if weight else {})}.items():
             said.append(_unlike([own.get(name, value) for own in settings], value, form))
-        found[str(model), float(weight)] = ", ".join(filter(None, said))
+        found[model, weight] = ", ".join(filter(None, said))
     return found
 
 

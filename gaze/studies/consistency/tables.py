@@ -144,7 +144,8 @@ def across_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset
         )
     shown = []
     for model in model_styles(rows["model"]):
-        cells = {row.weight: _across(row, measure.digits) for row in each(rows[rows["model"] == model])}
+        own = each(rows[rows["model"] == model])
+        cells: dict[float, str | None] = {row.weight: _across(row, measure.digits) for row in own}
         shown.append({"model": model, **{f"{weight:g}": cells.get(weight) for weight in weights}})
         if model in published.index:
             given = published.loc[model]
@@ -200,7 +201,7 @@ def performance_item(
         row: dict[str, str | None] = {"model": str(model), "lambda": f"{weight:g}", "seeds": str(five.n)}
         if metric == "accuracy":
             given = published.get((dataset, model, weight), math.nan)
-            row["published"] = _published(given, beside.get((str(model), weight)))
+            row["published"] = _published(given, beside.get((str(model), five.weight)))
         for summary, title in (("last", "last epoch"), ("last5", "mean of last 5"), ("best", "best epoch")):
             r = by_summary[summary]
             low, high = max(r.ci_low, lowest), min(r.ci_high, 1.0)  # a t interval knows no bounds; NaN stays NaN
