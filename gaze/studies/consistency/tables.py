@@ -153,7 +153,6 @@ def across_item(table: pd.DataFrame, metric: str, name: str, where: str, dataset
             shown.append({"model": "published", **{f"{weight:g}": cell for weight, cell in cells.items()}})
     notes = ["Columns: lambda. Mean of the last 5 epochs, over seeds ± SD; no SD where there is one run."]
     notes += [STUDY2_NOTE] if len(published) else []
-    notes += _collapse_notes(rows)
     frame = rows[["model", "lambda", "n", "n_nan", "mean", "sd", "diff", "runs", "collapsed", "what"]]
     caption = f"{measure.heading} with models down and lambda across, {where} (thesis, Fig. 4)"
     return TableItem(name, caption[0].upper() + caption[1:], frame, pd.DataFrame(shown), tuple(notes))
