@@ -187,7 +187,7 @@ def test_folders_are_named_by_run_images_and_checkpoint(tmp_path):
 def test_checkpoint_is_named_for_one_run(one, folder, tmp_path):
     assert AnalyzeConfig(explain="r", checkpoint="best").compare.checkpoint == "best"
     assert AnalyzeConfig(check="r", compare=CompareConfig(checkpoint="best")).compare.checkpoint == "best"
-    with pytest.raises(ConfigError, match="checkpoint='best' belongs to check=RUN and explain=RUN"):
+    with pytest.raises(ConfigError, match="checkpoint=best belongs to check=RUN and explain=RUN"):
         AnalyzeConfig(checkpoint="best")
     shutil.copy(one.run.checkpoint("last"), one.run.checkpoint("best"))
     settings = AnalyzeConfig(
