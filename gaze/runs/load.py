@@ -22,7 +22,7 @@ from gaze.errors import DataError
 from gaze.measures import measures
 from gaze.runs.folder import flat_settings
 from gaze.runs.run import Run, runs_below
-from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, add_derived, check_tidy, read_tidy_csv
+from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, absent_columns, add_derived, check_tidy, read_tidy_csv
 
 # Settings that say which run it is, or change no figure; and lambda's schedule, which parts runs by itself.
 KEYS_AND_PLACES = {"study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache"}
@@ -122,7 +122,7 @@ def read_runs(
         epochs.sort_values([*key, "epoch"], ignore_index=True),
         listing.sort_values(key, ignore_index=True),
         {own.run.name: own.run for own in used if own.run},
-        () if path.is_dir() else tuple(name for name in TIDY_COLUMNS if name not in pd.read_csv(path, nrows=0)),
+        () if path.is_dir() else absent_columns(path),
     )
 
 

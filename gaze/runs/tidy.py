@@ -141,6 +141,11 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
     return table
 
 
+def absent_columns(path: Path) -> tuple[str, ...]:
+    """Tidy columns that a CSV does not have."""
+    return tuple(name for name in TIDY_COLUMNS if name not in pd.read_csv(path, nrows=0, **_signs(path)))
+
+
 def _signs(path: Path) -> dict[str, Any]:
     """What stands between values, and in numbers: a spreadsheet whose decimal sign is the comma writes semicolons."""
     with path.open(encoding="utf-8-sig") as lines:
