@@ -7,6 +7,7 @@ channels: a grey one is repeated, which is what its pretrained weights expect.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -22,6 +23,7 @@ from gaze.config.model import ModelConfig
 from gaze.errors import ConfigError
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")  # their training output has heads of its own, which are left out
+Built = dict[str, dict[str, Any]]  # name of a module -> name of an attribute -> its plain value
 SIZED = {"vit": "image_size", "maxvit": "input_size"}  # torchvision's networks that are built for one size
 
 
@@ -33,14 +35,21 @@ class HookedBackbone(nn.Module):
         target: the layer of ``network`` to look at.
         mean, std: of each channel on a scale of 0..1, as the pretrained weights expect them; None leaves images as
             they are, in [-1, 1]. Kept with the weights in ``state_dict``.
+        built: what building ``network`` with pretrained weights changed in it besides the weights: plain values by
+            the names of its modules (``""`` is the network itself) and of their attributes. They are set here.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, target: Target, mean: Any = None, std: Any = None) -> None:
+    def __init__(
+        self, network: nn.Module, target: Target, mean: Any = None, std: Any = None, built: Built | None = None
+    ) -> None:
         super().__init__()
         self.network = network
+        self.built = built or {}
+        for name, values in self.built.items():
+            vars(network.get_submodule(name)).update(values)
         self.target = target._replace(layer=f"network.{target.layer}")  # where gaze.look looks
         mean = torch.tensor([0.5] * 3 if mean is None else mean, dtype=torch.float32).view(1, 3, 1, 1)
         std = torch.tensor([0.5] * 3 if std is None else std, dtype=torch.float32).view(1, 3, 1, 1)
@@ -51,9 +60,15 @@ class HookedBackbone(nn.Module):
         """Images (B, 1 or 3, S, S) in [-1, 1] to logits (B, K)."""
         return self.network(x * self.scale + self.shift)  # one channel becomes three
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        # Checkpoints of before there was ``built`` tell by their scale alone that the network was a pretrained one.
+        if hasattr(self.network, "transform_input"):
+            vars(self.network)["transform_input"] = bool((state_dict.get(f"{prefix}scale", self.scale) != 1).any())
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
 
 def build_network(
-    model: ModelConfig, num_classes: int, in_channels: int, image_size: int
+    model: ModelConfig, num_classes: int, in_channels: int, image_size: int, built: Built | None = None
 ) -> SplitBackbone | HookedBackbone:
     """The network of a run.
 
@@ -63,6 +78,7 @@ def build_network(
         num_classes: K.
         in_channels: of the images, 1 or 3.
         image_size: S.
+        built: of a :class:`HookedBackbone` whose weights will be loaded.
 
     Raises:
         ConfigError: an unknown name, a layer that cannot be looked at, weights that cannot be had.
@@ -73,7 +89,21 @@ def build_network(
         raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
     target = _target(model.source, model.name, model.layer, image_size)
     network, mean, std = _weighted(model, num_classes, image_size)
-    return HookedBackbone(network, target, mean, std)
+    if model.weights is not None:
+        with torch.random.fork_rng(devices=[]):
+            plain = _plain_values(_plain(model.source, model.name, num_classes, image_size))
+        own = _plain_values(network)
+        built = {name: dict(own[name].items() - plain[name].items()) for name in own if own[name] != plain[name]}
+    return HookedBackbone(network, target, mean, std, built)
+
+
+def _plain_values(network: nn.Module) -> Built:
+    """Attributes of all its modules that are plain values: options, no weights and no other modules."""
+    kinds = (bool, int, float, str, type(None))
+    return {
+        name: {key: value for key, value in vars(module).items() if isinstance(value, kinds)}
+        for name, module in network.named_modules()
+    }
 
 
 def map_size(model: ModelConfig, image_size: int, in_channels: int) -> tuple[int, int]:
@@ -224,5 +254,6 @@ def _from_torchvision(model: ModelConfig, num_classes: int, image_size: int) -> 
             f"model.weights={model.weights} do not fit {image_size}x{image_size} images ({', '.join(odd[:3])}). "
             f"Take dataset.image_size={weights.transforms().crop_size[0]}."
         )
-    network.load_state_dict({**own, **fits})
+    own.update(fits)  # which keeps the versions of its modules, as a new dict would not
+    network.load_state_dict(own)
     return network, weights.transforms().mean, weights.transforms().std

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from gaze.backbones.library import build_network, check_method_of, map_size
+from gaze.backbones.library import Built, build_network, check_method_of, map_size
 from gaze.backbones.looking import Look, look
 from gaze.cam.hook import at_least_float32
 from gaze.cam.layers import Target
@@ -74,6 +74,7 @@ class GazeModule(LightningModule):
         weights: pretrained ones of that source, see ``ModelConfig``; None for random ones.
         layer: of a network that is no level: where to look; None for the last layer with a spatial map.
         scheduler: settings of ReduceLROnPlateau, like ``gaze``.
+        built: of the network in a checkpoint, see ``HookedBackbone``.
 
     Attributes:
         gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
@@ -98,6 +99,7 @@ class GazeModule(LightningModule):
         weights: str | None = None,
         layer: str | None = None,
         scheduler: SchedulerConfig | dict[str, Any] | None = None,
+        built: Built | None = None,
     ) -> None:
         super().__init__()
         gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
@@ -105,6 +107,11 @@ class GazeModule(LightningModule):
         optimizer, scheduler = own["optimizer"], own["scheduler"]
         optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer)
         scheduler = scheduler if isinstance(scheduler, SchedulerConfig) else SchedulerConfig(**scheduler)
+        network = ModelConfig(name=model, channels_last=channels_last, source=source, weights=weights, layer=layer)
+        check_method_of(gaze.method, network, in_channels)
+        size = map_size(network, image_size, in_channels)
+        self.backbone = build_network(network, num_classes, in_channels, image_size, built)
+        self.backbone.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         # Plain values: a checkpoint that holds objects does not load with weights_only=True.
         self.save_hyperparameters(
             {
@@ -121,6 +128,7 @@ class GazeModule(LightningModule):
                 "source": source,
                 "weights": None,  # a checkpoint has weights of its own: loading it downloads nothing
                 "layer": layer,
+                "built": getattr(self.backbone, "built", {}),
             },
             logger=False,
         )
@@ -128,11 +136,6 @@ class GazeModule(LightningModule):
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.gaze_weight = float(gaze_lambda)
         self._logged_epoch = -1
-        network = ModelConfig(name=model, channels_last=channels_last, source=source, weights=weights, layer=layer)
-        check_method_of(gaze.method, network, in_channels)
-        size = map_size(network, image_size, in_channels)
-        self.backbone = build_network(network, num_classes, in_channels, image_size)
-        self.backbone.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.gaze_loss = GazeConsistencyLoss(
             num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=size
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 
 import captum.attr
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models._api import WeightsEnum
 
 import gaze.backbones.library
 from gaze.backbones.levels import SplitBackbone
@@ -42,8 +45,8 @@ def _module(seed: int = 0, channels: int = 1, **kwargs) -> GazeModule:
     return module
 
 
-def _images(count: int = 4, channels: int = 1) -> Tensor:
-    return torch.rand(count, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def _images(count: int = 4, channels: int = 1, size: int = SIZE) -> Tensor:
+    return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 class ToGrid(nn.Module):
@@ -285,6 +288,98 @@ def test_a_checkpoint_of_a_pretrained_network_loads_without_a_download(pretraine
     assert torch.equal(again.backbone.scale, module.backbone.scale) and again.backbone.scale.std() > 0
     a, b = (m.look(_images(), torch.arange(4)) for m in (module, again))
     assert torch.equal(a.cam, b.cam) and torch.equal(a.logits, b.logits)
+
+
+FAMILIES = {  # of torchvision, each with the smallest of its networks and, where it takes none of 96, its image size
+    "alexnet": "alexnet", "convnext": "convnext_tiny", "densenet": "densenet121", "efficientnet": "efficientnet_b0",
+    "googlenet": "googlenet", "inception": "inception_v3", "maxvit": "maxvit_t 224", "mnasnet": "mnasnet0_5",
+    "mobilenet": "mobilenet_v3_small", "regnet": "regnet_x_400mf", "resnet": "resnet18", "resnext": "resnext50_32x4d",
+    "shufflenet": "shufflenet_v2_x0_5", "squeezenet": "squeezenet1_1", "swin": "swin_t", "vgg": "vgg11",
+    "vit": "vit_b_32 224", "wide": "wide_resnet50_2",
+}  # fmt: skip
+OF_TIMM = (
+    "fbnetc_100", "inception_v3", "test_vit", "resnet10t", "tf_efficientnet_b0", "mobilenetv3_small_050",
+    "convnext_atto", "vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224 224",
+    "repvit_m0_9", "hiera_tiny_224 224", "mvitv2_tiny 224", "coat_tiny 224", "ghostnet_100", "tinynet_e", "regnetx_002",
+    "edgenext_xx_small", "mobilevit_xxs", "pit_ti_224 224", "xcit_nano_12_p16_224", "levit_128s 224",
+    "crossvit_tiny_240 240",
+)  # fmt: skip
+QUICK = ("googlenet", "mnasnet0_5", "fbnetc_100")  # what building them with weights changes, or once went wrong
+ALL = [("torchvision", *words.split()) for words in FAMILIES.values()] + [("timm", *words.split()) for words in OF_TIMM]
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization of")
+@pytest.mark.parametrize(
+    ("source", "name", "size"),
+    [
+        pytest.param(source, name, int(*size or [96]), marks=[] if name in QUICK else pytest.mark.slow)
+        for source, name, *size in ALL
+    ],
+)
+def test_a_pretrained_network_is_the_librarys_and_comes_back_from_its_checkpoint(
+    source, name, size, monkeypatch, tmp_path
+):
+    """In double precision; random numbers stand in for the weights of a download."""
+    torch.manual_seed(5)
+    sized = {"img_size": size} if source == "timm" and timm.get_pretrained_cfg(name).fixed_input_size else {}
+    if source == "torchvision":
+        plain = torchvision.models.get_model(name, weights=None)
+    else:
+        plain = timm.create_model(name, num_classes=1000, **sized)
+    x = _images(2, 3, size).double()
+    state = _stand_in(plain, x)
+    if source == "torchvision":
+        monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, *args, **kwargs: state)
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        own, look = torchvision.models.get_model(name, weights=weights), weights.transforms()
+        mean, std = look.mean, look.std
+    else:
+        for loader in ("load_state_dict_from_hf", "load_state_dict_from_url"):
+            monkeypatch.setattr(timm.models._builder, loader, lambda *args, **kwargs: dict(state))
+        own = timm.create_model(name, pretrained=True, **sized)
+        mean, std = own.pretrained_cfg["mean"], own.pretrained_cfg["std"]
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std))
+    module = GazeModule(name, 1000, 3, size, source=source, weights="default").double().eval()
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}, tmp_path / "last.ckpt")
+    again = load_module(tmp_path / "last.ckpt").double().eval()
+    with torch.no_grad():
+        expected = own.double().eval()(((x + 1) / 2 - mean) / std)
+        found, back = module(x), again(x)
+    spread = (expected[0] - expected[1]).abs().max().item()
+    assert spread > 1e-4
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * spread)  # scaled by float32 numbers
+    assert torch.equal(found, back)
+
+
+def _stand_in(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Its random weights, with the batch statistics of images: without them little of an image reaches the end."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.ndim > 1 and not weight.any():
+                weight.normal_(std=0.02)
+        network.train().aux_logits = False  # inception's takes larger images
+        network(x.to(next(network.parameters()).dtype))
+    return network.state_dict()
+
+
+def test_the_families_are_all_of_torchvisions():
+    names = torchvision.models.list_models(module=torchvision.models)
+    assert {re.match("[a-z]+", name)[0] for name in names} == set(FAMILIES)
+
+
+def test_a_pretrained_googlenet_of_an_older_checkpoint_still_scales_its_images(monkeypatch, tmp_path):
+    state = torchvision.models.get_model("googlenet", weights=None, init_weights=False).state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, *args, **kwargs: state)
+    for weights in ("default", None):
+        module = GazeModule("googlenet", K, 3, SIZE, source="torchvision", weights=weights).eval()
+        old = {key: value for key, value in module.hparams.items() if key != "built"}
+        torch.save({"state_dict": module.state_dict(), "hyper_parameters": old}, tmp_path / "last.ckpt")
+        again = load_module(tmp_path / "last.ckpt").eval()
+        assert again.backbone.network.transform_input == (weights is not None)
+        assert torch.equal(module(_images(2, 3)), again(_images(2, 3)))
 
 
 def test_weights_that_cannot_be_downloaded_are_one_clear_error(monkeypatch):
