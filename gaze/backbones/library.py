@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gaze.backbones.levels import SplitBackbone, build_backbone, check_method, hooked_map_size
 from gaze.cam.layers import Target, find_target
+from gaze.cam.probe import check_target
 from gaze.choices import did_you_mean
 from gaze.config.model import ModelConfig
 from gaze.errors import ConfigError
@@ -128,14 +129,14 @@ def check_network(model: ModelConfig, image_size: int, in_channels: int) -> str 
     Raises:
         ConfigError: see :func:`build_network`.
     """
-    height, width = map_size(model, image_size, in_channels)
     if model.source == "gaze":
+        hooked_map_size(model.name, image_size, in_channels)
         return None
+    target = _target(model.source, model.name, model.layer, image_size, check=True)
     if model.weights is not None:
         with torch.random.fork_rng(devices=[]):
             _weighted(model, 2, image_size)
-    layer = _target(model.source, model.name, model.layer, image_size).layer
-    return f"{model.label}: looked at in {layer}, a {height}x{width} map"
+    return f"{model.label}: looked at in {target.layer}, a {target.grid[0]}x{target.grid[1]} map"
 
 
 def check_method_of(method: str, model: ModelConfig, in_channels: int) -> None:
@@ -154,15 +155,20 @@ def check_method_of(method: str, model: ModelConfig, in_channels: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _target(source: str, name: str, layer: str | None, image_size: int) -> Target:
+def _target(source: str, name: str, layer: str | None, image_size: int, check: bool = False) -> Target:
+    """The layer; with ``check`` a named one, or one of tokens, is tried out, which takes more than its shapes."""
     asked = "" if layer is None else f" model.layer={layer}"
     where = f"model={source} model.name={name}{asked} on {image_size}x{image_size} images"
     _check_name(source, name)
     error: Exception | None = None
     for device in ("meta", "cpu"):  # shapes only, or where a network's own code needs numbers, with them
         try:
-            with torch.random.fork_rng(devices=[]), torch.device(device):
-                return find_target(_plain(source, name, 2, image_size), (image_size, image_size), layer)
+            with torch.random.fork_rng(devices=[]):
+                with torch.device(device):
+                    target = find_target(_plain(source, name, 2, image_size), (image_size, image_size), layer)
+                if check and (layer is not None or target.layout != "BCHW"):
+                    check_target(_plain(source, name, 2, image_size), target, (image_size, image_size))
+                return target
         except ConfigError as refused:
             raise ConfigError(f"{where}: {refused}") from refused
         except Exception as failed:  # whatever the network's own code raises

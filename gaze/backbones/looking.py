@@ -12,6 +12,7 @@ from gaze.backbones.levels import PooledHead, SplitBackbone
 from gaze.cam.hook import at_least_float32, captured
 from gaze.cam.layers import Target, find_target
 from gaze.cam.methods import normalize_cam, weighted_map
+from gaze.cam.probe import check_target
 from gaze.choices import METHODS
 from gaze.errors import ConfigError
 
@@ -48,13 +49,15 @@ def look(
         images: (B, C, H, W), as the network wants them; its floating type is the weights'.
         target: classes to explain (B,); None explains the predicted ones.
         layer: to look at, a name of ``network.named_modules()``. None takes the network's own, or the last one with a
-            spatial map, which one pass of two blank images finds, once for each network and size.
+            spatial map, which one pass of two blank images finds, once for each network and size. A layer of that name,
+            or of tokens, is checked then, with a few images of noise.
         method: of ``gaze.choices.METHODS``. "cam" is what its name says where an average pool reads the layer.
         create_graph: True keeps the graph of logits and map in evaluation mode, too; False holds the weights of the
             channels constant, so that in training gradients reach the map through the features alone.
 
     Raises:
-        ConfigError: unknown method or layer, no layer with a map of 2x2 or more, no classifier.
+        ConfigError: unknown method or layer, no layer with a map of 2x2 or more, one whose maps would be zero
+            everywhere or scrambled, no classifier.
         ValueError: shapes that do not fit.
     """
     if images.ndim != 4 or (target is not None and target.shape != images.shape[:1]):
@@ -89,7 +92,11 @@ def _target(network: nn.Module, images: Tensor, layer: str | None) -> Target:
         return own
     known, key = _targets.setdefault(network, {}), (layer, images.shape[1:])
     if key not in known:
-        known[key] = find_target(network, (images.shape[2], images.shape[3]), layer, images.shape[1])
+        size, channels = (images.shape[2], images.shape[3]), images.shape[1]
+        found = find_target(network, size, layer, channels)
+        if layer is not None or found.layout != "BCHW":
+            check_target(network, found, size, channels)
+        known[key] = found
     return known[key]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -84,10 +86,7 @@ def find_target(network: nn.Module, size: tuple[int, int], layer: str | None, ch
     if found and attention and targets[found[-1].name].layout == "BNC":
         found = [call for call in found if call.ended < attention[-1].began and targets[call.name].layout == "BNC"]
     if not found:
-        raise ConfigError(
-            f"No layer of this network has a map of 2x2 or more on {_by(size)} images, and a gaze needs that. Take "
-            "larger ones (dataset.image_size) or another network (model.name)."
-        )
+        raise ConfigError(_none_found(targets, size))
     return targets[found[-1].name]
 
 
@@ -111,6 +110,18 @@ def _named(network: nn.Module, layer: str, calls: list[_Call], targets: dict[str
     return targets[layer]
 
 
+def _none_found(targets: dict[str, Target], size: tuple[int, int]) -> str:
+    if any(min(target.grid) >= 2 for target in targets.values()):
+        return (
+            f"No layer of this network was found to look at on {_by(size)} images: it has maps, but none in the tokens "
+            f"before its last attention. Name one with model.layer=NAME. {_shown(targets)}"
+        )
+    return (
+        f"No layer of this network has a map of 2x2 or more on {_by(size)} images, and a gaze needs that. Take "
+        "larger ones (dataset.image_size) or another network (model.name)."
+    )
+
+
 def _shown(targets: dict[str, Target]) -> str:
     """The last layers with a map, those that are not deep inside a block first in choice."""
     fit = [target for target in targets.values() if min(target.grid) >= 2]
@@ -123,11 +134,21 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _trace(network: nn.Module, size: tuple[int, int], channels: int) -> list[_Call]:
-    """All calls of modules below ``network`` in one forward pass of two images, in the order of their ends.
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """Evaluation without gradients for a while; then modes and random numbers are what they were."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
-    Modes and random numbers stay what they were.
-    """
+
+def _trace(network: nn.Module, size: tuple[int, int], channels: int) -> list[_Call]:
+    """All calls of modules below ``network`` in one forward pass of two images, in the order of their ends."""
     began: dict[str, list[int]] = {}
     calls: list[_Call] = []
     clock = iter(range(2**62))
@@ -143,18 +164,14 @@ def _trace(network: nn.Module, size: tuple[int, int], channels: int) -> list[_Ca
 
         return note
 
-    modes = [(module, module.training) for module in network.modules()]
     try:
-        network.eval()
         for name, module in network.named_modules():
             if name:
                 handles += [module.register_forward_pre_hook(begin(name)), module.register_forward_hook(end(name))]
         like = next(network.parameters(), torch.empty(0))
-        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with unchanged(network):
             logits = network(torch.zeros(2, channels, *size, device=like.device, dtype=like.dtype))
     finally:
-        for module, training in modes:
-            module.training = training
         for handle in handles:
             handle.remove()
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:

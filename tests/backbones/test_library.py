@@ -34,6 +34,7 @@ from gaze.training.train import run_training
 K, SIZE = 4, 64
 RESNET = {"model": "resnet18", "source": "torchvision"}
 VIT = {"model": "test_vit", "source": "timm"}  # six blocks of width 64
+VIT_BLOCK = {"name": "test_vit", "source": "timm", "layer": "blocks.5"}  # the class token alone goes on from there
 SWIN = {"model": "swin_tiny_patch4_window7_224", "source": "timm"}
 
 
@@ -221,6 +222,8 @@ def test_what_cannot_be_used_is_refused_early():
         ({"layer": "layer4"}, 32, ["1x1 map", "2x2 or more"]),
         ({"name": "vit_b_16"}, 50, ["50x50 images", "cannot be used"]),
         ({"weights": "best"}, 64, ["weights=best", "IMAGENET1K_V1"]),
+        (VIT_BLOCK, 64, ["model.layer=blocks.5", "layer=blocks.5 has no gradient", "such as blocks.5.norm1"]),
+        ({"name": "volo_d1_224", "source": "timm"}, 224, ["Name one with model.layer=NAME", "network.4 (14x14)"]),
     ):
         with pytest.raises(ConfigError) as caught:
             check_network(ModelConfig(**{"name": "resnet18", "source": "torchvision", **settings}), size, 1)
