@@ -95,9 +95,11 @@ class PreparedMaps(NamedTuple):
 
 
 @torch.no_grad()
-def prepare_maps(maps: Tensor, region: int = 4) -> PreparedMaps:
-    """Maps (B, H, W) made ready to be held against many others; arguments and errors as for :func:`compare_maps`."""
-    usable = _usable(maps, "prepare_maps")
+def prepare_maps(maps: Tensor, region: int = 4, least: int = MIN_GRID) -> PreparedMaps:
+    """Maps (B, H, W) of ``least`` or more cells a side made ready to be held against many others; arguments and errors
+    as for :func:`compare_maps`.
+    """
+    usable = _usable(maps, "prepare_maps", least)
     _region_weights(maps, region, None)
     stand_in = torch.linspace(0, 1, maps[0].numel()).to(maps).view(maps.shape[1:]) if len(maps) else maps
     return _prepared(torch.where(usable[:, None, None], maps, stand_in), region)._replace(usable=usable)
@@ -304,14 +306,14 @@ def _with_invalid(columns: dict[str, Tensor], usable: Tensor) -> dict[str, Tenso
     return full | {"valid": usable}
 
 
-def _usable(maps: Tensor, where: str) -> Tensor:
+def _usable(maps: Tensor, where: str, least: int = MIN_GRID) -> Tensor:
     """Which maps (B,) are neither zero nor flat, once shapes and values are checked."""
     if maps.ndim != 3 or not maps.is_floating_point():
         raise ValueError(f"{where} needs maps (B, H, W) of a floating type, got {maps.dtype} {tuple(maps.shape)}.")
-    if min(maps.shape[1:]) < MIN_GRID:
+    if min(maps.shape[1:]) < least:
         raise DataError(
             f"{where}: maps of {maps.shape[1]}x{maps.shape[2]} cells are too coarse to compare where networks look; "
-            f"{MIN_GRID}x{MIN_GRID} cells is the least. Hook an earlier layer or use larger images."
+            f"{least}x{least} cells is the least. Hook an earlier layer or use larger images."
         )
     if not ((maps >= 0) & maps.isfinite()).all():
         raise ValueError(f"{where} needs maps that are finite and >= 0; these hold negative, NaN or infinite values.")

@@ -30,14 +30,30 @@ def design_lines(runs: Sequence[Run], baseline: str = "none") -> list[str]:
         datasets.setdefault(run.settings.dataset.name, []).append(run)
     lines: list[str] = []
     for own in datasets.values():
-        groups: dict[tuple[str, float], list[Run]] = {}
-        for run in own:
-            groups.setdefault((run.label, run.settings.lambda_), []).append(run)
-        arms = [Counter(arm_names(group).values()) for group in groups.values()]
-        studies = [counts for counts in arms if counts[baseline] > 1 and len(counts) > 1]
-        found = [_arms_line(counts, baseline) for counts in studies] or _seeds_lines(own)
+        found = [_arms_line(counts, baseline) for _, counts in _studies(own, baseline)] or _seeds_lines(own)
         lines += [line for line in found if line not in lines]
     return lines
+
+
+def check_design(runs: Sequence[Run], baseline: str = "none") -> None:
+    """Refuse a grid that is an augmentation study whose maps are too coarse to be compared.
+
+    Raises:
+        DataError: names a run.
+    """
+    for study, _ in _studies(runs, baseline):
+        from gaze.studies.opened import check_maps  # PyTorch
+
+        check_maps(study)
+
+
+def _studies(runs: Sequence[Run], baseline: str) -> list[tuple[list[Run], Counter[str]]]:
+    """The augmentation studies among runs, and how many runs each of their arms has."""
+    groups: dict[tuple[str, str, float], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.settings.dataset.name, run.label, run.settings.lambda_), []).append(run)
+    arms = [(group, Counter(arm_names(group).values())) for group in groups.values()]
+    return [(group, counts) for group, counts in arms if counts[baseline] > 1 and len(counts) > 1]
 
 
 def _arms_line(counts: Counter[str], baseline: str) -> str:

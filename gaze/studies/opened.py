@@ -105,10 +105,10 @@ def batches(number: int, size: int) -> list[Tensor]:
 
 
 def check_runs(runs: Sequence[Run], checkpoint: str) -> None:
-    """What would stop the comparison, before any of it begins.
+    """What would stop any look at the networks of runs, before it begins.
 
     Raises:
-        DataError: names every run without its checkpoint, and a map under 4x4 cells.
+        DataError: names every run without its checkpoint.
     """
     missing = [str(path) for path in (run.checkpoint(checkpoint) for run in runs) if not path.is_file()]
     if missing:
@@ -118,14 +118,28 @@ def check_runs(runs: Sequence[Run], checkpoint: str) -> None:
             f"{len(missing)} of {len(runs)} runs have no checkpoint to take the maps from:\n{shown}{more}\n"
             "Train them anew (the same command with rerun=true), or move these run folders away."
         )
+
+
+def check_maps(runs: Sequence[Run]) -> None:
+    """What would stop the comparison of pairs of maps, before any of it begins.
+
+    Raises:
+        DataError: names a run with a map under 4x4 cells.
+    """
     for run in runs:
-        dataset = run.settings.dataset
-        height, width = map_size(run.settings.model, dataset.image_size, dataset.channels)
+        height, width = _map_size(run)
         if min(height, width) < MIN_GRID:
             raise DataError(
-                f"{run.label} at dataset.image_size={dataset.image_size} has maps of {height}x{width} cells: too "
-                f"coarse to compare where networks look. {MIN_GRID}x{MIN_GRID} is the least; train with larger images."
+                f"{run.label} at dataset.image_size={run.settings.dataset.image_size} has maps of {height}x{width} "
+                "cells: too coarse to compare where networks look, which an augmentation study does. "
+                f"{MIN_GRID}x{MIN_GRID} is the least; take larger images (dataset.image_size)"
+                f"{'' if run.settings.model.source == 'gaze' else ' or an earlier layer (model.layer)'}."
             )
+
+
+def _map_size(run: Run) -> tuple[int, int]:
+    dataset = run.settings.dataset
+    return map_size(run.settings.model, dataset.image_size, dataset.channels)
 
 
 def compute_device(name: str) -> torch.device:
@@ -165,9 +179,15 @@ def precision_of(run: Run, device: torch.device) -> str:
 
 
 def how_looked(runs: Sequence[Run], device: torch.device) -> list[str]:
-    """With which CAM runs are looked at, and where not in their own precision."""
+    """With which CAM runs are looked at, which maps are coarse, and where not in their own precision."""
+    coarse = sorted({size for size in map(_map_size, runs) if min(size) < MIN_GRID})
     pairs = {(run.precision, precision_of(run, device)) for run in runs}
-    return [f"The gaze is a map of {methods(runs)}."] + [
+    lines = [f"The gaze is a map of {methods(runs)}."] + [
+        f"A map has {height}x{width} cells: it tells roughly where the network looks, and the rank correlation of two "
+        "such maps says little."
+        for height, width in coarse
+    ]
+    return lines + [
         f"Trained with trainer.precision={own}, which {device.type} does not allow: looked at in {used}."
         for own, used in sorted(pairs)
         if own != used
@@ -277,8 +297,8 @@ def open_run(folder: Path, config: CompareConfig) -> Opened:
         config: of which checkpoint and device count.
 
     Raises:
-        DataError: no run folder, no checkpoint, maps under 4x4, a checkpoint of another network than the run's
-            settings say, no GPU where one is asked for.
+        DataError: no run folder, no checkpoint, a checkpoint of another network than the run's settings say, no GPU
+            where one is asked for.
     """
     run = Run(folder.expanduser())
     if not run.folder.is_dir():

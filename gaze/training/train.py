@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
 from gaze import terminal
-from gaze.backbones.library import check_method_of, check_network
+from gaze.backbones.library import check_method_of, check_network, map_size
 from gaze.config.naming import unwritable
 from gaze.config.train import TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
@@ -31,6 +31,7 @@ from gaze.data.sources.listing import files_at_hand
 from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import write_json
 from gaze.measures import measures
+from gaze.metrics.compare import MIN_GRID
 from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
 from gaze.runs.kept_maps import finish_maps
 from gaze.runs.run import BEFORE, BEST, LAST, ROOT_GIVEN, Run
@@ -106,14 +107,27 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     problem = unwritable(directory)
     if problem is not None:
         raise ConfigError(f"{problem} Give another hydra.run.dir=PATH.")
-    if looked_at is not None:
-        say(looked_at)
+    for line in (looked_at, _coarse(config)):
+        if line is not None:
+            say(line)
     with locked(directory):
         if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
         _train(plan.run, found, trainer, table, say, on_start)
         finish_rerun(run)
     return table.rows[-1]
+
+
+def _coarse(config: TrainConfig) -> str | None:
+    """What a map of few cells will not do, for the reader before the run; None where it has enough."""
+    height, width = map_size(config.model, config.dataset.image_size, config.dataset.channels)
+    if min(height, width) >= MIN_GRID:
+        return None
+    earlier = "" if config.model.source == "gaze" else " or an earlier layer (model.layer=NAME)"
+    return (
+        f"A map of {height}x{width} cells is coarse: an augmentation study, which compares maps of "
+        f"{MIN_GRID}x{MIN_GRID} or more, will refuse this run. Larger images (dataset.image_size){earlier} give more."
+    )
 
 
 def _train(

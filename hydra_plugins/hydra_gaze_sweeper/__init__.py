@@ -68,6 +68,8 @@ class GridSweeper(Sweeper):
             runs = self._runs(self._combinations(arguments))
             left = runs_left(runs)
             self._check_trainers(left)
+            if left:
+                self._check_design(runs)
             self._save_grid()
         code = self._finish(runs, left)
         if code:
@@ -224,6 +226,11 @@ class GridSweeper(Sweeper):
                 problems += str(error).splitlines()
         if problems:
             raise ConfigError(shortened(problems))
+
+    def _check_design(self, runs: list[Run]) -> None:
+        from gaze.studies.design import check_design  # with pandas and SciPy
+
+        check_design(runs)
 
     def _save_grid(self) -> None:
         """What was asked for, beside the runs, as Hydra's own sweeper leaves it."""

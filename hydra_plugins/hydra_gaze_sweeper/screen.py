@@ -70,6 +70,8 @@ class ScreenSweeper(GridSweeper):
             possible = self._arms_of(plan.study, remaining(plan.candidates.names, rungs, self.factor))
             left = runs_left(possible) + ([] if rungs else runs_left(plan.first))
             self._check_trainers(left)  # nothing left loads no Lightning
+            if left:
+                self._check_design(plan.study)
             self._save_grid()
         for line in introduction(plan.candidates, len(plan.seeds), self.baseline, plan.study):
             say(line)

@@ -15,13 +15,14 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from made_up_study import made_up_study
 
+from gaze.errors import DataError
 from gaze.runs.run import Run
 from gaze.statistics.permutation import arms_table
 from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import lambda_table, pearson_table
 from gaze.studies.augmentation.effects import distance_matrix
 from gaze.studies.augmentation.questions import question_table
-from gaze.studies.design import design_lines
+from gaze.studies.design import check_design, design_lines
 from hydra_plugins.hydra_gaze_sweeper import GridSweeper
 
 EXPERIMENTS = sorted(path.stem for path in (REPO / "conf" / "experiment").glob("*.yaml"))
@@ -157,6 +158,16 @@ def test_seeds_and_lambdas_say_what_they_can_find(tiny, tmp_path):
         "This design describes what lambda does, and tests nothing: a difference of one seed has no p."
     ]
     assert lines(6, 0, 50, 100)[1].endswith("6 seeds, Holm over 2 comparisons.")
+
+
+def test_an_augmentation_study_of_coarse_maps_is_refused_before_it_trains(tiny, tmp_path):
+    def runs(size: int, *designs: tuple[str, ...]) -> list[Run]:
+        return runs_with(tiny, tmp_path, *((*words, "model=level2", f"dataset.image_size={size}") for words in designs))
+
+    with pytest.raises(DataError, match=r"level2 at dataset.image_size=31 has maps of 3x3 cells.*4x4 is the least"):
+        check_design(runs(31, *arms(2, 2, "blur")))
+    check_design(runs(32, *arms(2, 2, "blur")))
+    check_design(runs(16, ("lambda=0", "seed=0"), ("lambda=50", "seed=0")))  # which compares no maps
 
 
 def test_it_takes_no_pytorch():

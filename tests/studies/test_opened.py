@@ -11,7 +11,7 @@ from gaze.config.train import check_config
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import DataError
 from gaze.runs.run import Run
-from gaze.studies.opened import how_looked, open_run, precision_of
+from gaze.studies.opened import check_maps, how_looked, open_run, precision_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -61,6 +61,15 @@ def test_the_cam_of_the_runs_is_named(run):
     runs = [run(name, f"gaze.method={name}") for name in ("hires_cam", "grad_cam")]
     assert how_looked(runs[:1], CPU) == ["The gaze is a map of HiResCAM."]
     assert how_looked(runs, CPU) == ["The gaze is a map of Grad-CAM or HiResCAM."]
+
+
+def test_a_run_with_a_coarse_map_can_be_looked_at_and_it_is_said(run):
+    coarse = run("coarse", "model=level2", "dataset.image_size=16")
+    one = open_run(coarse.folder, CompareConfig(device="cpu"))
+    assert one.look(torch.zeros(2, 1, 16, 16, dtype=torch.uint8), None).cams.shape == (2, 2, 2)
+    assert how_looked([coarse], CPU)[1].startswith("A map has 2x2 cells: it tells roughly where")
+    with pytest.raises(DataError, match="4x4 is the least"):
+        check_maps([coarse])
 
 
 def test_a_checkpoint_of_the_same_name_in_another_library_is_another_network(run):

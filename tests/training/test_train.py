@@ -36,7 +36,7 @@ from gaze.runs.status import Interrupted, read_status
 from gaze.studies.opened import check_images
 from gaze.training.checkpoints import StopOnSignal
 from gaze.training.module import GazeModule
-from gaze.training.train import run_training
+from gaze.training.train import _coarse, run_training
 
 ADVERTS = ("Traceback", "Warning", "deprecated", "litlogger", "Tip:", "GPU available", "num_workers", "LOCAL_RANK")
 
@@ -628,3 +628,10 @@ def test_bf16_with_channels_last_follows_float32(tiny, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[0][2] < losses[0][0]
     assert plain["train/loss_gaze"] > 0 and fast["train/loss_gaze"] > 0  # of few images: too small to compare
+
+
+def test_a_coarse_map_is_said_before_training(tiny):
+    assert _coarse(tiny("model=level2")) is None  # 4x4 at 32 pixels
+    assert "A map of 3x3 cells is coarse" in _coarse(tiny("model=level2", "dataset.image_size=24"))
+    line = _coarse(tiny("model=torchvision", "model.name=resnet18", "dataset.image_size=64"))
+    assert "2x2" in line and "an earlier layer (model.layer=NAME)" in line

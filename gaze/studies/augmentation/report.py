@@ -27,7 +27,7 @@ from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.effects import distance_matrix, image_table, pair_table, profile_table, run_table
 from gaze.studies.augmentation.questions import question_table
 from gaze.studies.augmentation.study import Measured, measure, study_parts
-from gaze.studies.opened import check_runs
+from gaze.studies.opened import check_maps, check_runs
 from gaze.terminal import print_table
 
 SHORT = {1: "on what matters?", 2: "varies less?", 3: "gain with gaze?"}
@@ -72,6 +72,7 @@ def run_study(
     parts = study_parts(runs.used.values(), config.compare.baseline)
     for part in parts:  # all of them, before any long work
         check_runs(part.runs, config.compare.checkpoint)
+        check_maps(part.runs)
     measured = [measure(part, config.compare, directory, console) for part in parts]
     with console.status("statistics"):
         numbers = [_numbers(own.compared) for own in measured]

@@ -179,7 +179,7 @@ def _randomised(
     one: Opened, pixels: Tensor, target: NDArray[np.int64], maps: Tensor, progress: Share
 ) -> tuple[list[str], Floats, NDArray[np.float32], NDArray[np.int64]]:
     """|Spearman| with the trained maps after each layer, and the maps of some images."""
-    trained, wanted = prepare_maps(maps), torch.from_numpy(target)
+    trained, wanted = prepare_maps(maps, region=1, least=2), torch.from_numpy(target)
     shown = balanced_choice(target, SHOWN)
     kept, layers = [maps[torch.from_numpy(shown)].numpy()], []
     rows: list[list[Floats]] = []
@@ -187,7 +187,7 @@ def _randomised(
         rows.append([])
         for name, module in cascade(one.module, seed=draw):
             cams = torch.from_numpy(one._replace(module=module).look(pixels, wanted).cams)  # type: ignore[arg-type]
-            rho = compare_prepared(trained, prepare_maps(cams), emd=False)["spearman"].abs()
+            rho = compare_prepared(trained, prepare_maps(cams, region=1, least=2), emd=False)["spearman"].abs()
             rows[-1].append(rho.numpy())
             if draw == 0:
                 layers.append(name.removeprefix("backbone."))

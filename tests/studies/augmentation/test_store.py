@@ -9,7 +9,7 @@ from gaze.data.datasets import balanced_choice
 from gaze.errors import DataError
 from gaze.runs.run import Run
 from gaze.studies.augmentation.store import gaze_of_runs, read_manifest
-from gaze.studies.opened import check_runs, compute_device, evaluation_images, load_module
+from gaze.studies.opened import check_maps, check_runs, compute_device, evaluation_images, load_module
 
 CPU = torch.device("cpu")
 
@@ -151,8 +151,8 @@ def test_missing_checkpoints_are_all_named_before_any_work(runs):
 def test_maps_that_are_too_coarse_are_refused_before_any_work(runs):
     small = [Run(r.folder, at_size(r.settings, 24)) for r in runs]
     with pytest.raises(DataError, match=r"level2 at dataset.image_size=24 has maps of 3x3 cells"):
-        check_runs(small, "last")
-    check_runs(runs, "last")
+        check_maps(small)
+    check_maps(runs)
 
 
 def test_a_file_that_is_no_checkpoint_is_named(runs, images, tmp_path):
