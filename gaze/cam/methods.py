@@ -11,8 +11,15 @@ alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def grad_cam(features: Tensor, score: Tensor, *, create_graph: bool, retain_graph: bool | None = None) -> Tensor:
@@ -34,7 +41,8 @@ def grad_cam(features: Tensor, score: Tensor, *, create_graph: bool, retain_grap
 
     Raises:
         ValueError: shapes that do not fit.
-        RuntimeError: ``score`` does not depend on ``features``.
+        RuntimeError: ``score`` does not depend on ``features``, these need no gradients, or what is between the two
+            cannot be differentiated twice, where ``create_graph`` asks for that.
     """
     gradient = _gradient(features, score, create_graph, retain_graph)
     return weighted_map(features, gradient.mean((2, 3)))
@@ -96,9 +104,61 @@ def _gradient(features: Tensor, score: Tensor, create_graph: bool, retain_graph:
             f"{tuple(features.shape)} and {tuple(score.shape)}. Pick the class first: "
             "logits.gather(1, target[:, None]).squeeze(1)."
         )
+    if not features.requires_grad:
+        raise RuntimeError(
+            "A CAM needs features with gradients; these have none, as behind a frozen network. Begin a graph before "
+            "the head reads them, features = body(images).detach().requires_grad_(), or call gaze.look, which does."
+        )
     if retain_graph is None:
         retain_graph = create_graph or not features.is_leaf
-    return torch.autograd.grad(score.sum(), features, create_graph=create_graph, retain_graph=retain_graph)[0]
+    with _differentiable_twice(score, features) if create_graph else nullcontext():
+        return torch.autograd.grad(score.sum(), features, create_graph=create_graph, retain_graph=retain_graph)[0]
+
+
+@contextmanager
+def _differentiable_twice(score: Tensor, features: Tensor) -> Iterator[None]:
+    """Fused attention between ``features`` and ``score`` is differentiated by its plain formula, which can be
+    differentiated again; a compiled region cannot, and is refused.
+    """
+    seen, rest, handles = {None, features.grad_fn}, [score.grad_fn], []
+    while rest:
+        node = rest.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        rest += [before for before, _ in node.next_functions]
+        if node.name().startswith("CompiledFunction"):
+            raise RuntimeError(
+                "What follows the features is compiled by torch.compile, and cannot be differentiated twice. Compile "
+                "what comes before them alone, such as network.features of a level, or take create_graph=False."
+            )
+        if node.name().startswith("ScaledDotProduct"):
+            handles.append(node.register_hook(partial(_plain_attention, node)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _plain_attention(
+    node: Any, found: tuple[Tensor | None, ...], given: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of query, key, value and mask of an attention, as functions of these and of its output's gradient."""
+    if getattr(node, "_saved_dropout_p", 0) > 0:
+        raise RuntimeError(
+            "Fused attention with dropout cannot be differentiated twice. Run the network inside "
+            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or call gaze.look, which does."
+        )
+    mask = getattr(node, "_saved_attn_mask", getattr(node, "_saved_attn_bias", None))
+    query, key, value = node._saved_query, node._saved_key, node._saved_value
+    causal, scale = node._saved_is_causal, node._saved_scale
+    with sdpa_kernel(SDPBackend.MATH):
+        output = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
+    inputs = [query, key, value, mask]
+    wanted = [k for k, one in enumerate(found) if one is not None]
+    plain = torch.autograd.grad(output, [inputs[k] for k in wanted], given[0], create_graph=True)
+    return tuple(dict(zip(wanted, plain, strict=True)).get(k) for k in range(len(found)))
 
 
 def _cellwise_map(features: Tensor, weights: Tensor) -> Tensor:

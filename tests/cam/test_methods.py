@@ -6,6 +6,8 @@ import torch
 from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from gaze.cam.methods import grad_cam, grad_cam_pp, hires_cam, layer_cam, normalize_cam
 from gaze.choices import METHODS
@@ -225,3 +227,74 @@ def test_wrong_shapes_are_refused():
     for function in [grad_cam, hires_cam, layer_cam, grad_cam_pp]:
         with pytest.raises(ValueError, match="one score per image"):
             function(torch.ones(2, 3, 4, 4, requires_grad=True), torch.ones(2, 3), create_graph=False)
+
+
+# ---- what cannot be differentiated twice, or at all
+
+
+class Attention(nn.Module):
+    """Scores of the cells of a map through one attention, by the kernel that PyTorch chooses."""
+
+    def __init__(self, masked: bool, causal: bool) -> None:
+        super().__init__()
+        self.qkv, self.fc, self.causal = nn.Linear(6, 3 * 8), nn.Linear(8, K), causal
+        self.mask = torch.linspace(-1, 1, 35 * 35, dtype=torch.float64).view(35, 35) if masked else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = self.qkv(features.flatten(2).transpose(1, 2)).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        seen = scaled_dot_product_attention(*tokens, attn_mask=self.mask, is_causal=self.causal, scale=0.7)
+        return self.fc(seen.transpose(1, 2).flatten(2).tanh().mean(1))
+
+
+def _names(node, seen=None) -> set[str]:
+    seen = set() if seen is None else seen
+    if node is not None and node not in seen:
+        seen.add(node)
+        for before, _ in node.next_functions:
+            _names(before, seen)
+    return {one.name() for one in seen}
+
+
+@pytest.mark.parametrize(("masked", "causal", "frozen"), [
+    (False, False, False), (True, False, False), (False, True, False), (False, False, True)
+])  # fmt: skip
+@pytest.mark.parametrize("method", METHODS)
+def test_fused_attention_is_differentiated_twice_like_its_plain_formula(masked, causal, frozen, method):
+    torch.manual_seed(0)
+    body, head, found = _net()[0], Attention(masked, causal).double(), []
+    head.qkv.requires_grad_(not frozen)
+    for kernels in ([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], [SDPBackend.MATH]):
+        with sdpa_kernel(kernels):
+            features = body(_images())
+            score = _score(head, features)
+        assert ("ScaledDotProduct" in " ".join(_names(score.grad_fn))) == (len(kernels) == 2)
+        cam = METHODS[method].function(features, score, create_graph=True)
+        weights = [p for p in [*body.parameters(), *head.parameters()] if p.requires_grad]
+        # An offset of the last layer is in no map.
+        slopes = torch.autograd.grad(score.sum() + cam.square().sum(), weights)
+        found.append([cam, *slopes])
+    assert found[0][0].amax() > 0
+    for fused, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_what_follows_the_features_may_not_be_compiled():
+    body, head = _net()
+    head = torch.compile(head, backend="aot_eager")
+    features = body(_images())
+    with pytest.raises(RuntimeError, match=r"compiled by torch\.compile.*Compile what comes before"):
+        grad_cam(features, _score(head, features), create_graph=True)
+    features = torch.compile(body, backend="aot_eager")(_images())  # which may
+    cam = grad_cam(features, _score(_net()[1], features), create_graph=True)
+    torch.testing.assert_close(cam, _ours("grad_cam", _net()))
+    assert torch.autograd.grad(cam.square().sum(), body[0].weight)[0].any()
+
+
+def test_features_of_a_frozen_network_say_how_to_begin_a_graph():
+    body, head = _net().requires_grad_(False)
+    features = body(_images())
+    with pytest.raises(RuntimeError, match=r"behind a frozen network.*requires_grad_\(\), or call gaze.look"):
+        grad_cam(features, _score(head, features), create_graph=False)
+    features = body(_images()).detach().requires_grad_()
+    torch.testing.assert_close(grad_cam(features, _score(head, features), create_graph=True), _ours("grad_cam", _net()))
