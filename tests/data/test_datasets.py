@@ -238,6 +238,10 @@ def test_what_is_dropped_is_said(tmp_path):
         assert found.remarks == (FRAMES,) and abs(int(found.pixels.max()) - 90) < 3
         frames[1].save(tmp_path / f"one.{suffix}")
         assert decode_image(tmp_path / f"one.{suffix}", 1, 8).remarks == ()
+    frames[1].convert("RGB").save(
+        tmp_path / "camera.jpg", "MPO", save_all=True, append_images=[frames[0].convert("RGB")]
+    )
+    assert decode_image(tmp_path / "camera.jpg", 1, 8).remarks == ()  # what follows is a preview
     shape = np.zeros((8, 8, 4), np.uint8)
     shape[2:5, 2:5, 3] = 255
     Image.fromarray(shape).save(tmp_path / "alpha.png")

@@ -22,12 +22,12 @@ from lightning import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gaze.config.train import check_config, config_hash
+from gaze.config.train import TrainConfig, check_config, config_hash
 from gaze.data import datasets
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError, DataError, TrainingError
-from gaze.files import atomic_path
+from gaze.files import atomic_path, write_json
 from gaze.measures import epoch_columns
 from gaze.runs.folder import changed_images, plan_run, with_window
 from gaze.runs.grid import changed_line
@@ -317,6 +317,21 @@ def test_a_run_notices_that_its_images_changed(toy, toy_run):
     toy_run.status_file.unlink()
     rename(toy, "dog", "wolf")
     assert plan_run(toy_run).action == "resume"
+
+
+def test_a_published_set_of_which_images_were_missing_is_told_from_a_whole_one(toy, toy_run):
+    whole = toy.parent / "whole"
+    shutil.copytree(toy, whole)
+    shutil.copy(whole / "test" / "cat" / "0.png", whole / "train" / "cat" / "9.png")
+
+    def published(root: Path) -> TrainConfig:
+        update = {"kind": "kaggle", "handle": "owner/name/versions/1", "root": str(root)}
+        return toy_run.settings.model_copy(update={"dataset": toy_run.settings.dataset.model_copy(update=update)})
+
+    write_json(toy_run.config_file, with_window(published(toy), None).to_dict())
+    for root, changes in ((toy, []), (whole, ["train: 8 then, 9 now"])):
+        again = Run(toy_run.folder, published(root))
+        assert plan_run(again).action == "skip" and changed_images(again) == changes
 
 
 def test_a_relative_root_is_the_folder_that_it_was(composed, toy, toy_run, monkeypatch):
