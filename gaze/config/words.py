@@ -177,7 +177,8 @@ def _chosen(override: Override) -> Iterator[Any]:
 def _no_choice(group: str, word: str, choices: Sequence[str]) -> str:
     if group == "dataset" and ("/" in word or "\\" in word):
         name = Path(word).name or "mine"
-        return f"dataset={word} is a path: dataset=folder dataset.root={word} dataset.name={name} reads images there."
+        meant = ["dataset=folder", f"dataset.root={word}", f"dataset.name={name}"]
+        return f"dataset={word} is a path. Images in a folder: {_command(meant)}"
     return unknown_network(word, choices) if group == "model" else unknown(group, word, choices)
 
 

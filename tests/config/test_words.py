@@ -39,7 +39,7 @@ MEANT = {  # what was written, and the end of the one line that answers it
     "model=resnet18": "of another library: model=torchvision model.name=resnet18 or model=timm model.name=resnet18.",
     "model=levl1": NETWORKS,
     "-m model=level1,levl2": "Did you mean level2?",
-    "dataset=/path/to/mri": "is a path: dataset=folder dataset.root=/path/to/mri dataset.name=mri reads images there.",
+    "dataset=/path/to/mri": "a folder: python train.py dataset=folder dataset.root=/path/to/mri dataset.name=mri",
     "dataset=folders": "or phantom. Did you mean folder?",
     "experiment=table3": "table2 or thesis_64px. Did you mean table2?",
     "lambda==50": "A value with such signs is put in quotes, and the whole word in others: \"lambda='=50'\"",

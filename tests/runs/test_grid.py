@@ -119,6 +119,25 @@ def test_how_an_earlier_start_ended_is_no_outcome_of_this_one(runs):
     assert outcome(runs[1], None, runs[1].status).state == "complete"
 
 
+def test_a_grid_that_is_ended_does_not_show_how_runs_ended_before_it(runs):
+    from hydra_plugins.hydra_gaze_sweeper import GridSweeper
+
+    def launch(overrides, first):
+        write_json(runs[2].status_file, {"state": "failed", "error": "TrainingError: NaN", "started": "now"})
+        raise KeyboardInterrupt
+
+    finish(runs[0])
+    for run in runs[1:3]:
+        run.folder.mkdir()
+        write_json(run.status_file, {"state": "failed", "error": "DataError: no images"})
+    sweeper = GridSweeper()
+    sweeper.launcher = SimpleNamespace(launch=launch)
+    outcomes, code = sweeper._run(runs, runs[1:])
+    assert code == 130 and [(o.state, o.error) for o in outcomes] == [
+        ("complete", ""), ("left", ""), ("failed", "TrainingError: NaN"), ("left", ""),
+    ]  # fmt: skip
+
+
 def test_a_run_that_was_asked_to_end_is_interrupted_in_every_count(runs):
     runs[0].folder.mkdir()
     write_json(runs[0].status_file, {"state": "interrupted"})
