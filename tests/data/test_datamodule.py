@@ -211,7 +211,7 @@ def test_no_augmentation_leaves_training_images_bit_equal_and_draws_nothing():
 
 def test_each_step_has_its_own_random_numbers_whatever_came_before():
     def drawn(seed: int = 0, epoch: int = 0, step: int = 0, rank: int = 0, noise: int = 0) -> float:
-        data = _training(_module(seed=seed), True)
+        data = _training(_module(batch_size=3, seed=seed), True)
         data.trainer.current_epoch, data.trainer.global_rank, data.trainer.world_size = epoch, rank, 2
         loader = iter(data.train_dataloader())
         batches = [next(loader) for _ in range(step + 1)]
