@@ -159,7 +159,7 @@ def test_zero_maps_are_counted_and_nothing_but_them_is_an_error(config, classes,
 
 
 def test_a_coarse_map_can_be_checked(composed, classes, tmp_path):
-    config = check_config(composed(*SMALL, "model=timm", "model.name=test_vit", "dataset.image_size=32"))
+    config = check_config(composed(*SMALL, "model=timm", "model.name=test_vit", "dataset.test_images=12"))
     c = check_run(open_run(write_run(tmp_path / "run", config, classes), CPU), None, quiet())
     assert c.cascade_maps.shape[2:] == (2, 2) and c.counts["used"] > 0
     assert c.rho.shape == (3, len(c.layers), c.counts["used"]) and np.nanmax(c.rho) <= 1
