@@ -295,7 +295,7 @@ def test_a_checkpoint_of_a_pretrained_network_loads_without_a_download(pretraine
 
 FAMILIES = {  # of torchvision, each with the smallest of its networks and, where it takes none of 96, its image size
     "alexnet": "alexnet", "convnext": "convnext_tiny", "densenet": "densenet121", "efficientnet": "efficientnet_b0",
-    "googlenet": "googlenet", "inception": "inception_v3", "maxvit": "maxvit_t 224", "mnasnet": "mnasnet0_5",
+    "googlenet": "googlenet", "inception": "inception_v3 299", "maxvit": "maxvit_t 224", "mnasnet": "mnasnet0_5",
     "mobilenet": "mobilenet_v3_small", "regnet": "regnet_x_400mf", "resnet": "resnet18", "resnext": "resnext50_32x4d",
     "shufflenet": "shufflenet_v2_x0_5", "squeezenet": "squeezenet1_1", "swin": "swin_t", "vgg": "vgg11",
     "vit": "vit_b_32 224", "wide": "wide_resnet50_2",
@@ -363,7 +363,7 @@ def _stand_in(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
         for weight in network.parameters():
             if weight.ndim > 1 and not weight.any():
                 weight.normal_(std=0.02)
-        network.train().aux_logits = False  # inception's takes larger images
+        network.train()
         network(x.to(next(network.parameters()).dtype))
     return network.state_dict()
 
