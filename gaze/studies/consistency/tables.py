@@ -270,11 +270,11 @@ def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
         for row in each(table)
         for digits in (known[row.measure].digits,)
     ]
-    least, family = table["smallest_p"].min(), table["family"].max() if len(table) else 0
+    least, families = table["smallest_p"].min(), " and ".join(f"{n:.0f}" for n in table["family"].unique())
     notes = (
         "After the last epoch. Change [95 % interval over runs]; p by relabelling the runs of the two arms, two-sided, "
-        f"Holm over the {family} comparisons of one measure; the smallest p before Holm is {least:.2g}. SD ratio: of "
-        "the runs of this arm to those that it is held against.",
+        f"Holm over the {families} comparisons of one measure, those of a later schedule apart; the smallest p before "
+        f"Holm is {least:.2g}. SD ratio: of the runs of this arm to those that it is held against.",
     )
     return TableItem(name, f"Lambda and when it acts, runs relabelled, {where}", table, pd.DataFrame(rows), notes)
 
