@@ -16,6 +16,7 @@ from gaze.statistics.seeds import pearson_table
 from gaze.studies.consistency.common import common_table
 
 SETS = {"Brain Tumor": "brain_tumor_mri", "Chest X-Ray": "chest_xray"}
+EPOCHS = ("2 to 10", "12 to 18")  # over which lambda is turned up
 IMAGES = {"correct": "", "all": "_all", "same": "_fixed"}
 
 
@@ -62,20 +63,41 @@ def test_our_runs_give_the_pages_tables(ours):
         assert inside == ("yes" if row["ci_low"] <= float(published) <= row["ci_high"] else "no")
 
 
-def test_lambda_50_gives_the_pages_table():
+def test_lambdas_and_schedules_give_the_pages_tables():
     runs = read_runs(REPO / "results" / "thesis_64px")
     table = schedule_table(runs.epochs)
-    own = table[(table["lambda"] == 50) & (table["study"] == table["of_study"])].set_index("measure")
-    rows = rows_under("Study 2 at 64x64")
-    assert len(rows) == 4
-    for *_, measure, mean, change, p in rows:
-        row = own.loc[measure]
+    of = ["study", "lambda", "against", "measure"]
+    rows = {tuple(row[c] for c in of): row for _, row in table.iterrows()}
+    studies = {epochs: "thesis_64px" + f", lambda from epoch {epochs}" * (epochs != "2 to 10") for epochs in EPOCHS}
+    shown = rows_under("Study 2 at 64x64") + rows_under("Late constraint at 64x64")
+    assert len(shown) == 12 + 16
+    for *_, weight, epochs, total, against, measure, mean, change, p in shown:
+        row = rows[studies[epochs], float(weight), against, measure]
         interval = f"[{row['ci_low']:.4f}, {row['ci_high']:.4f}]"
-        assert [mean, change, p] == [f"{row['mean']:.4f}", f"{row['change']:.4f} {interval}", f"{row['p']:.3f}"]
-    (same,) = common_table(runs).query("`lambda` == 50").itertuples()
+        assert row["n"] == row["n_against"] == 6 and row["family"] == (3 if epochs == "2 to 10" else 4)
+        assert [total, mean, p] == [f"{row['lambda_sum']:.0f}", f"{row['mean']:.4f}", f"{row['p_holm']:.3f}"]
+        assert change == f"{row['change']:.4f} {interval}"
     text = (REPO / "docs" / "results.md").read_text().replace("\n", " ")
-    assert f"on the {same.images} that all twelve runs" in text
-    assert f"correctly {same.diff:.4f} [{same.diff_low:.4f}, {same.diff_high:.4f}]" in text
+    same = common_table(runs).query("study == 'thesis_64px'")
+    weights = same["lambda"]
+    for own in same.itertuples():
+        change = f"{own.images} images, {own.diff:.4f} [{own.diff_low:.4f}, {own.diff_high:.4f}]"
+        assert f"lambda {weights[own.Index]:g}: {change}" in text
+
+
+def test_the_set_without_leaks_gives_the_pages_table():
+    rows = rows_under("Without the leaked images")
+    assert [row[2] for row in rows] == ["as published", "leaked images dropped"]
+    for (*_, accuracy, kappa, r, strangers, p), study in zip(rows, ("thesis_64px", "thesis_64px_no_leaks"), strict=True):
+        runs = load_runs(REPO / "results" / study)
+        runs = runs[(runs["lambda"] == 0) & (runs["dataset"] == "brain_tumor_mri") & (runs["model"] == "level2")]
+        last = runs[runs["epoch"] == 20]
+        assert len(last) == 6
+        assert accuracy == f"{last['accuracy'].mean():.3f} ± {last['accuracy'].std():.3f}"
+        assert kappa == f"{last['kappa'].mean():.3f} ± {last['kappa'].std():.3f}"
+        row = pearson_table(runs).set_index("measure").loc["gaze_consistency_l2"]
+        assert r == f"{row['r']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+        assert [strangers, p] == [f"{row['strangers_r']:.3f}", f"{row['pairing_p']:.3f}"]
 
 
 def test_images_that_are_learned_late_deviate_more():
