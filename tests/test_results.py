@@ -5,16 +5,18 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPO
+from conftest import REPO, SHARED
 
 from gaze.runs.kept_maps import last_maps
 from gaze.runs.load import load_runs, read_runs
 from gaze.runs.run import runs_below
 from gaze.statistics.intervals import sign_flip_p
+from gaze.statistics.permutation import mean_shift
 from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import pearson_table
 from gaze.studies.consistency.common import common_table
 
+BRAIN = SHARED / "brain_tumor_mri"
 SETS = {"Brain Tumor": "brain_tumor_mri", "Chest X-Ray": "chest_xray"}
 EPOCHS = ("2 to 10", "12 to 18")  # over which lambda is turned up
 IMAGES = {"correct": "", "all": "_all", "same": "_fixed"}
@@ -88,7 +90,9 @@ def test_lambdas_and_schedules_give_the_pages_tables():
 def test_the_set_without_leaks_gives_the_pages_table():
     rows = rows_under("Without the leaked images")
     assert [row[2] for row in rows] == ["as published", "leaked images dropped"]
-    for (*_, accuracy, kappa, r, strangers, p), study in zip(rows, ("thesis_64px", "thesis_64px_no_leaks"), strict=True):
+    for (*_, accuracy, kappa, r, strangers, p), study in zip(
+        rows, ("thesis_64px", "thesis_64px_no_leaks"), strict=True
+    ):
         runs = load_runs(REPO / "results" / study)
         runs = runs[(runs["lambda"] == 0) & (runs["dataset"] == "brain_tumor_mri") & (runs["model"] == "level2")]
         last = runs[runs["epoch"] == 20]
@@ -98,6 +102,30 @@ def test_the_set_without_leaks_gives_the_pages_table():
         row = pearson_table(runs).set_index("measure").loc["gaze_consistency_l2"]
         assert r == f"{row['r']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
         assert [strangers, p] == [f"{row['strangers_r']:.3f}", f"{row['pairing_p']:.3f}"]
+
+
+@pytest.mark.skipif(not BRAIN.is_dir(), reason=f"no folder {BRAIN} (set GAZE_SHARED_DATA)")
+def test_it_is_the_leaked_images_that_were_known():
+    trained = {path.read_bytes() for path in (BRAIN / "Training").rglob("*.jpg")}
+    leaked = np.array([path.read_bytes() in trained for path in sorted((BRAIN / "Testing").rglob("*.jpg"))])
+    assert leaked.sum() == 216 and len(leaked) == 1311
+    text, shares = (REPO / "docs" / "results.md").read_text().replace("\n", " "), []
+    for study in ("thesis_64px", "thesis_64px_no_leaks"):
+        kept = [
+            last_maps(run) for run in runs_below(REPO / "results" / study / "brain_tumor_mri" / "level2" / "lambda=0")
+        ]
+        right = np.array([own.correct[-1] for own in kept])
+        shares.append([right.mean(1), right[:, leaked].mean(1), right[:, ~leaked].mean(1)])
+    plain, dropped = shares
+    every, known, new = (
+        mean_shift([*b, *a], ["b"] * 6 + ["a"] * 6, "a", "b") for a, b in zip(plain, dropped, strict=True)
+    )
+    assert (
+        f"lower by {-every.change:.3f} [{-every.ci_high:.3f}, {-every.ci_low:.3f}] (runs relabelled, p {every.p:.3f})"
+        in text
+    )
+    assert f"from {plain[1].mean():.3f} to {dropped[1].mean():.3f} (p {known.p:.3f})" in text
+    assert f"from {plain[2].mean():.3f} to {dropped[2].mean():.3f} (p {new.p:.2f})" in text
 
 
 def test_images_that_are_learned_late_deviate_more():
