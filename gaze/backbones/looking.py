@@ -57,7 +57,7 @@ def look(
 
     Raises:
         ConfigError: unknown method or layer, no layer with a map of 2x2 or more, one whose maps would be zero
-            everywhere or scrambled, no classifier.
+            everywhere or scrambled, no classifier, compiled as a whole.
         ValueError: shapes that do not fit.
     """
     if images.ndim != 4 or (target is not None and target.shape != images.shape[:1]):
@@ -87,6 +87,11 @@ def look(
 
 
 def _target(network: nn.Module, images: Tensor, layer: str | None) -> Target:
+    if hasattr(network, "_orig_mod") or network._compiled_call_impl is not None:
+        raise ConfigError(
+            "This network is compiled as a whole by torch.compile, and its layers cannot be looked at. Give it as it was "
+            "before; what comes before the layer may be compiled, such as network.layer1.compile()."
+        )
     own = getattr(network, "target", None)
     if layer is None and isinstance(own, Target):
         return own

@@ -292,6 +292,19 @@ def test_what_cannot_be_looked_at_is_said(network, layer, method, words):
     assert all(not m._forward_hooks for m in network.modules())
 
 
+@pytest.mark.slow
+def test_a_network_compiled_as_a_whole_is_refused():
+    network = _net()
+    for compiled in (torch.compile(network), network):
+        network.compile()
+        with pytest.raises(ConfigError, match=r"compiled as a whole .* may be compiled, such as network\.layer1\.compile"):
+            gaze.look(compiled, _images(3, 64, 62), TARGET)
+    network = _net()
+    expected = gaze.look(network, _images(3, 64, 62), TARGET, "2").cam
+    network[0].compile(backend="aot_eager")
+    torch.testing.assert_close(gaze.look(network, _images(3, 64, 62), TARGET, "2").cam, expected)
+
+
 def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"one class per image .* \(4, 3, 64, 64\) and \(3,\)"):
         gaze.look(_net(), _images(), TARGET[:3])
