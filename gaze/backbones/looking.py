@@ -89,8 +89,8 @@ def look(
 def _target(network: nn.Module, images: Tensor, layer: str | None) -> Target:
     if hasattr(network, "_orig_mod") or network._compiled_call_impl is not None:
         raise ConfigError(
-            "This network is compiled as a whole by torch.compile, and its layers cannot be looked at. Give it as it was "
-            "before; what comes before the layer may be compiled, such as network.layer1.compile()."
+            "This network is compiled as a whole by torch.compile, and its layers cannot be looked at. Give it as it "
+            "was before; what comes before the layer may be compiled, such as network.layer1.compile()."
         )
     own = getattr(network, "target", None)
     if layer is None and isinstance(own, Target):

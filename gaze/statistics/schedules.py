@@ -33,8 +33,8 @@ def schedule_table(runs: pd.DataFrame) -> pd.DataFrame:
         model, lambda`` (the arm), ``lambda_sum`` (of lambda_t over its epochs; NaN where that was not logged),
         ``against`` ("lambda 0", "early, same lambda", "early, same sum"), ``measure``; ``n`` and ``n_against`` runs;
         ``mean``; and of :func:`gaze.statistics.permutation.mean_shift` ``change, ci_low, ci_high, p, smallest_p,
-        sd_ratio``; ``p_holm`` over the ``family`` comparisons of one study, data set and measure that answer one question:
-        what does lambda do (the earliest schedule), or does it matter when (the later ones).
+        sd_ratio``; ``p_holm`` over the ``family`` comparisons of one study, data set and measure that answer one
+        question: what does lambda do (the earliest schedule), or does it matter when (the later ones).
     """
     names = [*ARM, "lambda_sum", "against", "measure", "n", "n_against", "mean", "change", "ci_low", "ci_high"]
     names += ["p", "smallest_p", "sd_ratio", "p_holm", "family"]

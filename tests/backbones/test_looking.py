@@ -297,7 +297,7 @@ def test_a_network_compiled_as_a_whole_is_refused():
     network = _net()
     for compiled in (torch.compile(network), network):
         network.compile()
-        with pytest.raises(ConfigError, match=r"compiled as a whole .* may be compiled, such as network\.layer1\.compile"):
+        with pytest.raises(ConfigError, match=r"as a whole .* may be compiled, such as network\.layer1\.compile"):
             gaze.look(compiled, _images(3, 64, 62), TARGET)
     network = _net()
     expected = gaze.look(network, _images(3, 64, 62), TARGET, "2").cam
