@@ -1,22 +1,33 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and nowhere but where they belong."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from gaze.errors import DataError
+
+PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
 
 # ---- files
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of ``path`` at the end, whole, or not at all."""
-    part = path.with_name(f".{path.name}.part")
+    """A path to write to that takes the place of ``path`` at the end, whole, or not at all.
+
+    Its name is drawn and its file made anew, so that nothing that stands there is followed or overwritten. What a
+    killed process leaves is for :func:`remove_parts`.
+    """
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield part
         part.replace(path)
     finally:
@@ -29,6 +40,45 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     with atomic_path(path) as part:  # bytes of a path that are no UTF-8 become the escapes that JSON has for them
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def check_links(folder: Path, *names: str) -> None:
+    """Refuse links that lead out of a folder that is read or written; the folder itself may be one.
+
+    Args:
+        folder: that somebody may have sent. Nothing where there is none.
+        names: what counts of it, folders or files; all of it where none is named.
+
+    Raises:
+        DataError: names the first link, and where it leads.
+    """
+    home = Path(os.path.realpath(folder))
+    for entry in _below(folder, names):
+        if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(home):
+            raise DataError(
+                f"{entry.path} is a link out of its folder, to {os.path.realpath(entry.path)}: what belongs to "
+                f"{folder} stands in it. Put the file or folder itself there, or remove the link."
+            )
+
+
+def remove_parts(folder: Path, *names: str) -> None:
+    """Remove what a killed process left unfinished; nobody else may write there. Arguments: :func:`check_links`."""
+    for entry in _below(folder, names):
+        if PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _below(folder: str | Path, names: Collection[str] = ()) -> Iterator[os.DirEntry[str]]:
+    """What stands in a folder, at any depth, through no link."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not names or entry.name in names]
+    except OSError:  # none, or one that may not be listed
+        return
+    for entry in entries:
+        yield entry
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path)
 
 
 def printable(text: str) -> str:

@@ -7,13 +7,17 @@ settings is refused. What has to make room is moved to ``previous/<n>/``, never 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from gaze.config.data import DatasetConfig
+from gaze.config.settings import FolderName, Settings
 from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
 from gaze.files import write_json
@@ -21,6 +25,13 @@ from gaze.runs.run import Run
 from gaze.runs.status import LOCK_FILE, busy_message, is_first_process, read_facts
 
 MOVING = "moving.json"  # in a rerun: the move of a complete one has begun
+
+
+class _Moving(Settings):
+    """:data:`MOVING`: names of what is new, and the number of the folder that the old run goes to."""
+
+    new: list[FolderName]
+    old_to: Annotated[str, Field(pattern="^[0-9]+$")]
 
 
 class Plan(NamedTuple):
@@ -180,6 +191,9 @@ def finish_rerun(run: Run) -> None:
 
     A process that dies in between leaves the rest to the next call: what is new, and where the old goes, is written
     down before the first file moves.
+
+    Raises:
+        DataError: what is written down does not stay within the run's folder, or cannot be read.
     """
     inner, moving = run.rerun.folder, run.rerun.folder / MOVING
     if run.rerun.finished and not moving.exists():
@@ -187,13 +201,18 @@ def finish_rerun(run: Run) -> None:
         write_json(moving, {"new": sorted(new), "old_to": _next_previous(run).name})
     if not moving.exists():
         return
-    plan = json.loads(moving.read_text(encoding="utf-8"))
-    target = run.previous / plan["old_to"]
+    try:
+        plan = _Moving(**json.loads(moving.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{moving} is not of this project: {error}\nNothing was moved. Remove {inner}, or put its files in place."
+        ) from error
+    target = run.previous / plan.old_to
     target.mkdir(parents=True, exist_ok=True)
     for path in run.files:
-        if path.name not in plan["new"] or (inner / path.name).exists():
+        if path.name not in plan.new or (inner / path.name).exists():
             path.rename(target / path.name)
-    for name in plan["new"]:
+    for name in plan.new:
         if (inner / name).exists():
             (inner / name).rename(run.folder / name)
     shutil.rmtree(inner)
@@ -212,6 +231,6 @@ def move_to_previous(run: Run) -> None:
 
 def _next_previous(run: Run) -> Path:
     number = 1
-    while (run.previous / str(number)).exists():
+    while os.path.lexists(run.previous / str(number)):
         number += 1
     return run.previous / str(number)

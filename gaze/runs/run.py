@@ -21,6 +21,7 @@ from gaze.choices import METHODS
 from gaze.config.data import DatasetConfig
 from gaze.config.train import TrainConfig
 from gaze.errors import ConfigError, DataError
+from gaze.files import check_links
 from gaze.runs.collapse import collapse_of
 from gaze.runs.migrate import migrate
 from gaze.runs.status import STATUS_FILE, read_facts, read_status, run_state
@@ -100,8 +101,9 @@ class Run:
         """``config.json`` as it stands there now, under today's names.
 
         Raises:
-            DataError: it is absent, damaged, or has no :data:`NEEDED` setting.
+            DataError: it is absent, damaged, or has no :data:`NEEDED` setting; a link leads out of the folder.
         """
+        check_links(self.folder)
         try:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -142,7 +142,7 @@ def is_busy(directory: Path) -> bool:
 
     if _lives_elsewhere(directory):
         return True
-    if not (directory / LOCK_FILE).exists():
+    if not (directory / LOCK_FILE).exists() or (directory / LOCK_FILE).is_symlink():  # which older locks would follow
         return False
     try:
         with FileLock(directory / LOCK_FILE, timeout=0):

@@ -29,7 +29,7 @@ from gaze.config.train import TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.listing import files_at_hand
 from gaze.errors import BusyError, ConfigError, TrainingError
-from gaze.files import write_json
+from gaze.files import check_links, remove_parts, write_json
 from gaze.measures import measures
 from gaze.metrics.compare import MIN_GRID
 from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
@@ -92,6 +92,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     run = Run(directory, config)
     if not is_first_process():
         return _train_beside(run)
+    check_links(directory)
     if run.rerun.folder.exists():
         with locked(directory):
             finish_rerun(run)  # whose move may have been broken off
@@ -113,6 +114,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     with locked(directory):
         if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
+        remove_parts(directory)
         _train(plan.run, found, trainer, table, say, on_start)
         finish_rerun(run)
     return table.rows[-1]
