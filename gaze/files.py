@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and nowhere but where they belong."""
+"""Files that are written whole or not at all, nowhere but where they belong, and read without waiting for ever."""
 
 from __future__ import annotations
 
@@ -6,16 +6,61 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gaze.errors import DataError
 
+MOST_BYTES = 64 << 20  # of a text file of a run: 100,000 epochs of 30 columns are half of it
 PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
 
-# ---- files
+
+class UnreadableFile(DataError, OSError):
+    """What stands there is no regular file, or one that is too large. An OSError, as where nothing stands there."""
+
+
+# ---- reading
+
+
+def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file to read its bytes. A FIFO (which would wait for ever), a device (which has no end) and a
+    socket are refused, behind a link as well.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; None for a file of which only a part is read, or which is mapped.
+
+    Raises:
+        UnreadableFile: it is no regular file, or larger.
+        OSError: it is not there, or this user may not read it.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - Path.open takes no opener; closed below
+    about = os.fstat(file.fileno())
+    what = ""
+    if not stat.S_ISREG(about.st_mode):
+        what = f"{path} is no regular file but a {'FIFO' if stat.S_ISFIFO(about.st_mode) else 'device or the like'}"
+    elif most is not None and about.st_size > most:
+        what = f"{path} has {about.st_size:,} bytes, and at most {most:,} are read"
+    if what:
+        file.close()
+        raise UnreadableFile(what)
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bytes_of(path: Path, most: int = MOST_BYTES) -> bytes:
+    """All of a regular file, as :func:`open_regular` opens it. A file that grows meanwhile is read up to ``most``."""
+    with open_regular(path, most) as file:
+        return file.read(most)
+
+
+# ---- writing
 
 
 @contextmanager

@@ -1,11 +1,12 @@
-"""gaze.files: what is written is whole, and nothing is written where a link leads."""
+"""gaze.files: what is written is whole, nothing is written where a link leads, and reading ends."""
 
+import os
 import re
 
 import pytest
 
 from gaze.errors import DataError
-from gaze.files import atomic_path, check_links, remove_parts, write_json
+from gaze.files import UnreadableFile, atomic_path, check_links, open_regular, read_bytes_of, remove_parts, write_json
 
 
 def test_no_link_in_the_place_of_a_temporary_file_is_followed(tmp_path, monkeypatch):
@@ -68,3 +69,26 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "run" / "checkpoints" / ".last.ckpt.0123abcd.part").write_text("half")
     remove_parts(tmp_path / "run")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_regular_file_is_read_and_others_are_refused_at_once(tmp_path):
+    file, fifo, zero = (tmp_path / name for name in ("file", "fifo", "zero"))
+    file.write_bytes(b"abc")
+    os.mkfifo(fifo)
+    zero.symlink_to("/dev/zero")
+    link = tmp_path / "link"
+    link.symlink_to(fifo)
+    assert read_bytes_of(file, most=3) == b"abc"
+    with pytest.raises(UnreadableFile, match=r"file has 3 bytes, and at most 2 are read"):
+        read_bytes_of(file, most=2)
+    for path, kind in ((fifo, "a FIFO"), (link, "a FIFO"), (zero, "a device or the like")):
+        with pytest.raises(UnreadableFile, match=f"{path} is no regular file but {kind}"):
+            open_regular(path)
+    with pytest.raises(FileNotFoundError):
+        read_bytes_of(tmp_path / "nothing")
+    with pytest.raises(IsADirectoryError):
+        read_bytes_of(tmp_path)
+
+
+def test_a_file_whose_size_is_not_stated_is_read_up_to_the_bound():
+    assert len(read_bytes_of("/proc/self/status", most=10)) == 10  # says that it has 0 bytes
