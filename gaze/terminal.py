@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:  # who only wants to say a line need not wait for it
     import pandas as pd
+
+WHOLE = 22  # characters of a cell up to which it is not broken
+EDGES = 3  # of a column beside its text
 
 
 def say(console: Console, line: str) -> None:
@@ -33,17 +37,47 @@ def progress_bar(console: Console, what: str) -> Iterator[Any]:
         yield lambda share: bar.update(task, completed=share)
 
 
-def table(title: str, columns: Collection[str], rows: Iterable[Iterable[str]], right: Collection[str] = ()) -> Table:
-    """A table of texts; the columns named in ``right`` are aligned there."""
+def table(
+    title: str,
+    columns: Collection[str],
+    rows: Iterable[Iterable[str]],
+    right: Collection[str] = (),
+    widths: Mapping[str, int] | None = None,
+) -> Table:
+    """A table of texts; the columns named in ``right`` are aligned there, those in ``widths`` are that wide."""
     view = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in columns:
-        view.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        side: JustifyMethod = "right" if column in right else "left"
+        view.add_column(column, justify=side, overflow="fold", width=(widths or {}).get(column))
     for row in rows:
         view.add_row(*row)
     return view
 
 
 def print_table(console: Console, title: str, shown: pd.DataFrame, right: Collection[str] = ()) -> None:
-    """Print a frame of texts, "-" where there is none."""
+    """Print a frame of texts, "-" where there is none. No number and no short word is broken: the last columns that the
+    terminal has no room for are left out, and named.
+    """
     texts = shown.astype(object).where(shown.notna(), "-").astype(str)
-    console.print(table(title, list(map(str, shown)), texts.itertuples(index=False, name=None), right))
+    texts.columns = [str(column) for column in texts]
+    cells = {column: [column, *texts[column]] for column in texts}
+    least = {column: max(map(_unbroken, own)) for column, own in cells.items()}
+    room, kept = console.width - 1, list(texts)
+    while len(kept) > 1 and sum(least[column] + EDGES for column in kept) > room:
+        kept.pop()
+    spare = room - sum(least[column] + EDGES for column in kept)
+    widths = {}
+    for column in kept:
+        more = max(0, min(spare, max(map(cell_len, cells[column])) - least[column]))
+        widths[column], spare = least[column] + more, spare - more
+    console.print(table(title, kept, texts[kept].itertuples(index=False, name=None), right, widths))
+    if len(kept) < len(cells):
+        say(console, f"and {', '.join(list(cells)[len(kept) :])}: in the report")
+
+
+def _unbroken(text: str) -> int:
+    """Columns of a terminal that a cell needs: a number stays whole, a text breaks at spaces."""
+    whole = cell_len(text)
+    if whole <= WHOLE and any(map(str.isdigit, text)):
+        return whole
+    return min(WHOLE, max(map(cell_len, text.split()), default=0))

@@ -10,7 +10,7 @@ from conftest import REPO, SHARED
 from gaze.runs.kept_maps import last_maps
 from gaze.runs.load import load_runs, read_runs
 from gaze.runs.run import runs_below
-from gaze.statistics.intervals import holm, sign_flip_p
+from gaze.statistics.intervals import sign_flip_p
 from gaze.statistics.permutation import mean_shift
 from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import pearson_table
@@ -20,8 +20,6 @@ BRAIN = SHARED / "brain_tumor_mri"
 SETS = {"Brain Tumor": "brain_tumor_mri", "Chest X-Ray": "chest_xray"}
 STUDIES = ("thesis_64px", "thesis_64px_no_leaks")
 LEVEL2 = "dataset == 'brain_tumor_mri' and model == 'level2' and `lambda` == 0 and epoch > 15"
-LAST_FIVE = "accuracy, last 5 epochs"
-TOTALS = ((725, 1450, 7250), (275, 275, 725, 725))  # of lambda_t over all epochs
 EPOCHS = ("2 to 10", "12 to 18")  # over which lambda is turned up
 IMAGES = {"correct": "", "all": "_all", "same": "_fixed"}
 
@@ -80,40 +78,17 @@ def test_our_runs_are_as_accurate_as_the_page_says():
     assert len(re.findall(r"level \d", text.partition("; published")[0])) == (last.count() > 2).sum()
 
 
-def last_five() -> list[list[list[str]]]:
-    """Rows of the page on accuracy over the last 5 epochs, each against what it is held against: lambdas, schedules."""
-    runs = read_runs(REPO / "results" / "thesis_64px").epochs
-    table = schedule_table(runs).query("measure == 'accuracy'")
-    runs = runs[(runs["dataset"] == "brain_tumor_mri") & (runs["model"] == "level2") & (runs["epoch"] > 15)]
-    seeds = runs.groupby(["study", "lambda", "seed"])["accuracy"].mean()
-    parts = []
-    for late in (False, True):
-        own = table[(table["study"] != table["of_study"]) == late]
-        arms = [seeds.loc[row["study"], row["lambda"]].tolist() for _, row in own.iterrows()]
-        others = [seeds.loc["thesis_64px", 50.0 if "early" in other else 0.0].tolist() for other in own["against"]]
-        shifts = [mean_shift(a + b, ["a"] * 6 + ["b"] * 6, "b", "a") for a, b in zip(arms, others, strict=True)]
-        adjusted = holm([shift.p for shift in shifts])
-        parts.append([
-            ["Brain Tumor", "2", f"{row['lambda']:g}", EPOCHS[late], f"{total:.0f}", row["against"], LAST_FIVE,
-             f"{np.mean(arm):.4f}", f"{s.change:.4f} [{s.ci_low:.4f}, {s.ci_high:.4f}]", f"{p:.3f}"]
-            for (_, row), total, arm, s, p in zip(own.iterrows(), TOTALS[late], arms, shifts, adjusted, strict=True)
-        ])  # fmt: skip
-    return parts
-
-
 def test_lambdas_and_schedules_give_the_pages_tables():
     runs = read_runs(REPO / "results" / "thesis_64px")
     table = schedule_table(runs.epochs)
-    of = ["study", "lambda", "against", "measure"]
+    of = ["study", "lambda", "against", "measure", "summary"]
     rows = {tuple(row[c] for c in of): row for _, row in table.iterrows()}
     studies = {epochs: "thesis_64px" + f", lambda from epoch {epochs}" * (epochs != "2 to 10") for epochs in EPOCHS}
     shown = rows_under("Study 2 at 64x64") + rows_under("Late constraint at 64x64")
-    five = [row for row in shown if row[6] == LAST_FIVE]
-    assert five == [row for part in last_five() for row in part]
-    shown = [row for row in shown if row not in five]
-    assert len(shown) == 12 + 16
+    assert len(shown) == 15 + 20
     for *_, weight, epochs, total, against, measure, mean, change, p in shown:
-        row = rows[studies[epochs], float(weight), against, measure]
+        name, five, _ = measure.partition(", last 5 epochs")
+        row = rows[studies[epochs], float(weight), against, name, "last5" if five else "last"]
         interval = f"[{row['ci_low']:.4f}, {row['ci_high']:.4f}]"
         assert row["n"] == row["n_against"] == 6 and row["family"] == (3 if epochs == "2 to 10" else 4)
         assert [total, mean, p] == [f"{row['lambda_sum']:.0f}", f"{row['mean']:.4f}", f"{row['p_holm']:.3f}"]

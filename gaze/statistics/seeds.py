@@ -52,6 +52,7 @@ LEFT_OUT_EPOCHS = 2  # of r_late: the first ones, in which every network changes
 BEST_METRICS = ("accuracy", "kappa")  # a consistency is no goal by itself: its "best" would mean nothing
 SCALE_MEASURES = ("gaze_consistency_l2", "gaze_consistency_rms", "gaze_consistency_grid_rms", "gaze_eta_squared")
 SUMMARIES = ("last", "last5", "best")
+LAST_EPOCHS = 5  # of last5
 ROUNDING = 16 * np.finfo(np.float64).eps  # a spread below this share of the values is rounding
 
 SeedValues = dict[tuple[Any, ...], dict[int, float]]
@@ -144,7 +145,7 @@ def run_summaries(runs: pd.DataFrame) -> pd.DataFrame:
         columns = part[given].to_numpy(np.float64).T  # (metrics, epochs)
         for metric, values in zip(given, columns, strict=True):
             best = np.fmax.reduce(values) if metric in BEST_METRICS else math.nan  # fmax passes NaN over
-            rows.append((*key, metric, values[-1], float(nan_mean(values[-5:])), best, len(values)))
+            rows.append((*key, metric, values[-1], float(nan_mean(values[-LAST_EPOCHS:])), best, len(values)))
     return pd.DataFrame(rows, columns=[*keys, "metric", *SUMMARIES, "epochs"])
 
 

@@ -26,7 +26,8 @@ def runs():
 
 
 def test_arms_are_held_against_plain_and_early_training(runs):
-    table = schedule_table(runs)
+    every = schedule_table(runs)
+    table, five = (every[every["summary"] == summary].reset_index(drop=True) for summary in ("last", "last5"))
     pairs = zip(table["lambda"], table["lambda_sum"].round(), table["against"], strict=True)
     assert list(pairs) == [
         (50, 725, "lambda 0"), (500, 7250, "lambda 0"),
@@ -41,6 +42,13 @@ def test_arms_are_held_against_plain_and_early_training(runs):
     assert table.iloc[3][["change", "p", "smallest_p", "mean"]].tolist() == pytest.approx(expected)
     np.testing.assert_allclose(table["p_holm"], [*holm(table["p"][:2]), *holm(table["p"][2:])])
     assert table["family"].tolist() == [2, 2, 4, 4, 4, 4] and set(table["measure"]) == {"accuracy"}
+    late, early = (
+        runs[runs["lambda"].eq(50) & runs["study"].eq(s) & (runs["epoch"] > 15)].groupby("seed")["accuracy"].mean()
+        for s in studies
+    )
+    shift = mean_shift([*late, *early], ["a"] * 6 + ["b"] * 6, "b", "a")
+    assert five.iloc[3][["change", "p", "mean"]].tolist() == pytest.approx([shift.change, shift.p, late.mean()])
+    np.testing.assert_allclose(five["p_holm"], [*holm(five["p"][:2]), *holm(five["p"][2:])])
 
 
 def test_without_plain_runs_or_without_lambda_there_is_nothing_to_hold(runs):
@@ -48,4 +56,4 @@ def test_without_plain_runs_or_without_lambda_there_is_nothing_to_hold(runs):
     assert set(schedule_table(runs[runs["lambda"] != 0])["against"]) == {"early, same lambda", "early, same sum"}
     few = runs[(runs["seed"] == 0) & (runs["study"] == "s")].drop(columns=["of_study", "lambda_t"])
     table = schedule_table(few)
-    assert table["n"].tolist() == [1, 1] and table["p"].isna().all() and table["lambda_sum"].isna().all()
+    assert table["n"].tolist() == [1] * 4 and table["p"].isna().all() and table["lambda_sum"].isna().all()

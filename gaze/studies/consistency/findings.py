@@ -178,6 +178,7 @@ def _joined(weights: Iterable[float], behind: Iterable[str] = ()) -> str:
 
 def shift_finding(table: pd.DataFrame, by_lambda: pd.DataFrame, where: str) -> str | None:
     """What lambda did to the gaze (rows of ``gaze_shift_table``), and at what price (of ``lambda_table``)."""
+    table = table[table["reading"] != "not defined"]
     if table.empty:
         return None
     rows = by_lambda[(by_lambda["metric"] == "accuracy") & (by_lambda["summary"] == "last5")]

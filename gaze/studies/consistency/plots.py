@@ -38,14 +38,13 @@ from gaze.report.words import number, p_value
 from gaze.runs.collapse import EXACT
 from gaze.runs.tidy import run_keys
 from gaze.statistics.collapse import comparable
-from gaze.statistics.seeds import SCALE_MEASURES, run_correlations
+from gaze.statistics.seeds import LAST_EPOCHS, SCALE_MEASURES, run_correlations
 from gaze.studies.consistency.atlas import atlas_figure
 
 __all__ = ["atlas_figure", "chance", "correlation_figure", "curve_figure", "eta_figure", "scale_figure"]
 __all__ += ["lambda_styles", "model_styles"]
 
 LOG_FROM = 30.0  # largest over smallest value from which a consistency is drawn on a log axis
-LAST_EPOCHS = 5  # that eta_figure averages
 NOT_LOGGED = "not logged by these runs"
 NOT_COMPARED = "collapsed: not compared"
 CHANCE = "chance: kappa is 0"

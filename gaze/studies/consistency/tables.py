@@ -260,7 +260,7 @@ def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
             "lambda": f"{row.weight:g}" + row.study.partition(row.of_study)[2].replace(", lambda", ""),
             "summed lambda": number(row.lambda_sum, 0),
             "against": row.against,
-            "measure": known[row.measure].heading,
+            "measure": known[row.measure].heading + ", last 5 epochs" * (row.summary == "last5"),
             "mean": number(row.mean, digits),
             "change": estimate(row.change, row.ci_low, row.ci_high, min(row.n, row.n_against), digits),
             "p (Holm)": p_value(row.p_holm),
@@ -272,7 +272,8 @@ def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     ]
     least, families = table["smallest_p"].min(), " and ".join(f"{n:.0f}" for n in table["family"].unique())
     notes = (
-        "After the last epoch. Change [95 % interval over runs]; p by relabelling the runs of the two arms, two-sided, "
+        "After the last epoch where nothing else is said. Change [95 % interval over runs]; p by relabelling the runs of "
+        "the two arms, two-sided, "
         f"Holm over the {families} comparisons of one measure, those of a later schedule apart; the smallest p before "
         f"Holm is {least:.2g}. SD ratio: of the runs of this arm to those that it is held against.",
     )
