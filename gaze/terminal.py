@@ -59,10 +59,9 @@ def print_table(console: Console, title: str, shown: pd.DataFrame, right: Collec
     terminal has no room for are left out, and named.
     """
     texts = shown.astype(object).where(shown.notna(), "-").astype(str)
-    texts.columns = [str(column) for column in texts]
-    cells = {column: [column, *texts[column]] for column in texts}
+    cells = {str(column): [str(column), *texts[column]] for column in texts}
     least = {column: max(map(_unbroken, own)) for column, own in cells.items()}
-    room, kept = console.width - 1, list(texts)
+    room, kept = console.width - 1, list(cells)
     while len(kept) > 1 and sum(least[column] + EDGES for column in kept) > room:
         kept.pop()
     spare = room - sum(least[column] + EDGES for column in kept)
@@ -70,7 +69,7 @@ def print_table(console: Console, title: str, shown: pd.DataFrame, right: Collec
     for column in kept:
         more = max(0, min(spare, max(map(cell_len, cells[column])) - least[column]))
         widths[column], spare = least[column] + more, spare - more
-    console.print(table(title, kept, texts[kept].itertuples(index=False, name=None), right, widths))
+    console.print(table(title, kept, zip(*(cells[column][1:] for column in kept), strict=True), right, widths))
     if len(kept) < len(cells):
         say(console, f"and {', '.join(list(cells)[len(kept) :])}: in the report")
 

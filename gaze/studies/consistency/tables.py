@@ -272,10 +272,10 @@ def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     ]
     least, families = table["smallest_p"].min(), " and ".join(f"{n:.0f}" for n in table["family"].unique())
     notes = (
-        "After the last epoch where nothing else is said. Change [95 % interval over runs]; p by relabelling the runs of "
-        "the two arms, two-sided, "
-        f"Holm over the {families} comparisons of one measure, those of a later schedule apart; the smallest p before "
-        f"Holm is {least:.2g}. SD ratio: of the runs of this arm to those that it is held against.",
+        "After the last epoch where nothing else is said. Change [95 % interval over runs]; p by relabelling the runs "
+        f"of the two arms, two-sided, Holm over the {families} comparisons of one reading, those of a later schedule "
+        f"apart; the smallest p before Holm is {least:.2g}. SD ratio: of the runs of this arm to those that it is held "
+        "against.",
     )
     return TableItem(name, f"Lambda and when it acts, runs relabelled, {where}", table, pd.DataFrame(rows), notes)
 
