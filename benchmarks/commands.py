@@ -53,7 +53,7 @@ def _seconds_to_mark(command: list[str], folder: str, settings: Settings) -> flo
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=_environment(settings, folder),
+        env=environment_of(settings, folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -115,7 +115,7 @@ def _run(command: list[str], folder: str, settings: Settings) -> None:
     done = subprocess.run(
         command,
         cwd=folder,
-        env=_environment(settings, folder),
+        env=environment_of(settings, folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -138,6 +138,6 @@ def _accelerator(settings: Settings) -> str:
     return "gpu" if settings.cuda else "cpu"
 
 
-def _environment(settings: Settings, folder: str) -> dict[str, str]:
+def environment_of(settings: Settings, folder: str) -> dict[str, str]:
     """Of a child in ``folder``, which keeps its cache there: the first start finds none, the second does."""
     return {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "GAZE_CACHE": str(Path(folder) / "cache")}

@@ -34,6 +34,7 @@ class Settings:
         threads: of PyTorch on the CPU, here and in child processes.
         pairs: A B pairs of a row; None leaves it to the row.
         data: folder of the Brain Tumor set.
+        runs: of the rows about many of them.
     """
 
     device: torch.device
@@ -41,6 +42,7 @@ class Settings:
     threads: int
     pairs: int | None
     data: Path
+    runs: int
 
     @property
     def image_size(self) -> int:

@@ -20,7 +20,7 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     if mode == "kept":
         assert keep_freed_memory()
-    settings = Settings(torch.device("cpu"), quick == "quick", int(threads), 3, Path())
+    settings = Settings(torch.device("cpu"), quick == "quick", int(threads), 3, Path(), 0)
     half = precision == "bf16"
     step = make_step(make_module(model, 0.0, settings), make_batch(settings.batch_size, settings), settings, half)
     sample, _ = interleave(step, lambda: None, settings, 3)

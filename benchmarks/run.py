@@ -17,6 +17,7 @@ from pathlib import Path
 
 import commands
 import compute
+import many_runs
 import pipeline
 import torch
 from measure import REPO, Section, Settings, machine
@@ -34,6 +35,8 @@ ROWS: dict[str, Callable[[Settings], list[Section]]] = {
     "start": commands.start,
     "allocator": commands.allocator,
     "grid": commands.grid,
+    "restart": many_runs.restart,
+    "analysis": many_runs.analysis,
     "gpu-run": pipeline.gpu_run,
 }
 
@@ -48,12 +51,18 @@ def read_arguments() -> tuple[list[str], Settings]:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pairs", type=int, default=None, help="A B pairs (fit and gpu-run: epochs) of each case")
     parser.add_argument("--data", type=Path, default=default_data(), help="folder of the Brain Tumor set")
+    parser.add_argument("--runs", type=int, default=1000, help="of restart and analysis")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no GPU here.")
     rows = list(ROWS) if "all" in given.rows else given.rows
     return rows, Settings(
-        torch.device(given.device), given.quick, given.threads, given.pairs, given.data.expanduser().resolve()
+        torch.device(given.device),
+        given.quick,
+        given.threads,
+        given.pairs,
+        given.data.expanduser().resolve(),
+        given.runs,
     )
 
 

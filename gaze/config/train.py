@@ -124,7 +124,7 @@ def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
     """
-    return AnalyzeConfig(**_plain(cfg))
+    return AnalyzeConfig(**plain(cfg))
 
 
 def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
@@ -137,7 +137,7 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     Raises:
         ConfigError: names every setting that is unknown, of the wrong type or out of its range.
     """
-    values, problems = _plain(cfg), []
+    values, problems = plain(cfg), []
     try:
         config = TrainConfig(**values)
     except ConfigError as error:
@@ -160,7 +160,12 @@ def check_trainer(config: TrainConfig) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Values of a composed config.
+
+    Raises:
+        ConfigError: an interpolation that leads nowhere, a value that is missing.
+    """
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

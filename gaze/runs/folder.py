@@ -159,9 +159,12 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
         return {}
     if run.settings.dataset.window == "auto":
         there.pop("dataset.window", None)  # what it was for those images
-    now, default = flat_settings(place_free(run.settings.to_dict())), _defaults()
+    now = flat_settings(place_free(run.settings.to_dict()))
     if now.get("dataset.root") and there.get("dataset.root"):
         now["dataset.root"], there["dataset.root"] = run.dataset.root, run.where(there["dataset.root"])
+    if there == now:  # as of every finished run of a grid
+        return {}
+    default = _defaults()
     pairs = {name: (there.get(name, default.get(name)), now.get(name)) for name in sorted(there.keys() | now.keys())}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

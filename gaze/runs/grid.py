@@ -19,7 +19,7 @@ from rich.table import Table
 from gaze.choices import did_you_mean
 from gaze.errors import BusyError, ConfigError, GazeError
 from gaze.runs.collapse import shortly
-from gaze.runs.folder import changed_images, finished_row
+from gaze.runs.folder import changed_images, plan_run
 from gaze.runs.run import Run
 from gaze.terminal import table
 
@@ -104,7 +104,7 @@ def runs_left(runs: Sequence[Run]) -> list[Run]:
             problems.append(f"{number} runs of this grid have the folder {folder}. Give each settings of its own.")
     for run in runs:
         try:
-            if finished_row(run) is None:
+            if plan_run(run).action != "skip":
                 free.append(run)
         except BusyError:
             busy.append(run)

@@ -244,11 +244,11 @@ class Run:
     @property
     def collapse(self) -> str:
         """How it collapsed (:func:`gaze.runs.collapse.collapse_of`); "" where it did not, or its table is damaged."""
+        names = ("val/kappa", "val/gaze_empty_fraction", "val/gaze_consistency", "val/gaze_eta_squared")
         try:
-            rows = self.rows
+            rows = self.table(*names)[1]
         except DataError:
             return ""
-        names = ("val/kappa", "val/gaze_empty_fraction", "val/gaze_consistency", "val/gaze_eta_squared")
         kappa, empty, squared, eta = ([row.get(name, math.nan) for row in rows] for name in names)
         return collapse_of(kappa, empty, [math.sqrt(max(value, 0)) for value in squared], eta)
 
@@ -256,8 +256,11 @@ class Run:
     def begun(self) -> bool:
         """Whether it left a whole epoch; a damaged table may hold one."""
         try:
-            return bool(self.rows)
-        except DataError:
+            with self.metrics_file.open(newline="", encoding="utf-8") as lines:
+                return next(csv.DictReader(lines), None) is not None
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, csv.Error):
             return True
 
 

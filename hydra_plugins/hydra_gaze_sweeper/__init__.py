@@ -7,7 +7,9 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 if TYPE_CHECKING:
     from gaze.runs.grid import Outcome
@@ -31,6 +33,17 @@ def say(line: str) -> None:
     from rich import get_console
 
     get_console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def later(seconds: float, line: str) -> Iterator[None]:
+    """Say ``line`` where the ``with`` block takes longer than so many seconds."""
+    timer = threading.Timer(seconds, say, [line])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class GridSweeper(Sweeper):
@@ -65,8 +78,10 @@ class GridSweeper(Sweeper):
         from gaze.runs.grid import runs_left
 
         with clear_errors():
-            runs = self._runs(self._combinations(arguments))
-            left = runs_left(runs)
+            combinations = self._combinations(arguments)
+            with later(1.0, f"Looks which of {len(combinations)} runs are finished."):
+                runs = self._runs(combinations)
+                left = runs_left(runs)
             self._check_trainers(left)
             if left:
                 self._check_design(runs)
@@ -150,21 +165,19 @@ class GridSweeper(Sweeper):
         Raises:
             ConfigError: names what is wrong with any of them.
         """
-        from gaze.config.train import check_config
+        from gaze.config.composed import Composer
+        from gaze.config.train import TrainConfig
         from gaze.errors import ConfigError
         from gaze.runs.grid import shortened
         from gaze.runs.run import Run
 
         assert self.config is not None and self.hydra_context is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
         runs, problems = [], []
         for overrides in combinations:
-            composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            sweep = composed.hydra.sweep
-            folder = Path(str(sweep.dir)) / str(sweep.subdir)
-            with open_dict(composed):
-                del composed["hydra"]
             try:
-                runs.append(Run(folder, check_config(composed, trainer=False), overrides=overrides))
+                folder, values = composer.run(overrides)
+                runs.append(Run(folder, TrainConfig(**values), overrides=overrides))
             except ConfigError as error:
                 problems += str(error).splitlines()
         if problems:
