@@ -92,7 +92,7 @@ def check_links(folder: Path, *names: str) -> None:
 
     Args:
         folder: that somebody may have sent. Nothing where there is none.
-        names: what counts of it, folders or files; all of it where none is named.
+        names: folders or files that count of it; all of it where none is named.
 
     Raises:
         DataError: names the first link, and where it leads.
@@ -117,7 +117,7 @@ def _below(folder: str | Path, names: Collection[str] = ()) -> Iterator[os.DirEn
     """What stands in a folder, at any depth, through no link."""
     try:
         with os.scandir(folder) as found:
-            entries = [entry for entry in found if not names or entry.name in names]
+            entries = [entry for entry in found if not names or entry.name in names or PART.fullmatch(entry.name)]
     except OSError:  # none, or one that may not be listed
         return
     for entry in entries:

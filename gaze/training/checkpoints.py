@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -20,11 +20,21 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from gaze.errors import CheckpointError, TrainingError
-from gaze.files import atomic_path
+from gaze.files import atomic_path, open_regular
 from gaze.runs.run import BEFORE, BEST, LAST, Run
 from gaze.runs.status import Interrupted
 
 Say = Callable[[str], None]
+MOST_BYTES = 64 << 30  # of a checkpoint: 5 billion weights with two moments of Adam
+DAMAGED = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    zipfile.BadZipFile,
+)  # ways of reading so
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -55,8 +65,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Tensors and plain values only; a file that wants to run code is refused (weights_only)."""
-        return torch.load(Path(path), map_location="cpu", weights_only=True)
+        """See :func:`load_whole`."""
+        return load_whole(Path(path))
 
 
 def _write(path: Path, content: memoryview) -> None:
@@ -64,6 +74,38 @@ def _write(path: Path, content: memoryview) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())  # the name must not come to the disk before the content
+
+
+def load_whole(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """What a checkpoint holds, byte for byte as it was written: tensors and plain values.
+
+    Raises:
+        UnpicklingError: it wants to run code (weights_only).
+        Exception: of :data:`DAMAGED`; it is no regular file, or not whole.
+    """
+    with open_regular(path, MOST_BYTES) as file:
+        _check_sums(file)
+        content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    return content
+
+
+def check_whole(path: Path) -> None:
+    """Raise CheckpointError where a file is no checkpoint, or not as it was written."""
+    try:
+        with open_regular(path, MOST_BYTES) as file:
+            _check_sums(file)
+    except DAMAGED as error:
+        raise CheckpointError(f"{path} is no whole checkpoint: {str(error) or type(error).__name__}.") from error
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Which torch.load does not look at. It stores without compression, so nothing swells here."""
+    with zipfile.ZipFile(file) as archive:
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        bad = "it is compressed" if packed else archive.testzip()
+    if bad is not None:
+        raise ValueError(bad if packed else f"wrong checksum of {bad}, the file is damaged")
+    file.seek(0)
 
 
 class Found(NamedTuple):
@@ -90,18 +132,13 @@ def find_checkpoint(run: Run, say: Say) -> Found | None:
                 f"{path} holds objects that could run code when loaded, which no checkpoint of this project does; it "
                 f"is refused. Remove it if it does not belong there. ({str(error).splitlines()[0]})"
             ) from error
-        except (OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             say(f"{path} is damaged and left aside ({(str(error) or type(error).__name__).splitlines()[0]}).")
     return None
 
 
 def _whole_epochs(path: Path) -> int:
-    with zipfile.ZipFile(path) as archive:  # checksums, which torch.load does not look at
-        bad = archive.testzip()
-    if bad is not None:
-        raise ValueError(f"wrong checksum of {bad}")
-    checkpoint = torch.load(path, map_location="meta", weights_only=True)
-    return len(checkpoint["callbacks"]["EpochTable"]["rows"])
+    return len(load_whole(path, "meta")["callbacks"]["EpochTable"]["rows"])
 
 
 def is_last_step(trainer: Trainer) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ from gaze.metrics.consistency import (
 )
 from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing
 from gaze.runs.migrate import migrate
+from gaze.training.checkpoints import check_whole
 
 CLASSES_COUNTED = 20  # up to so many classes the correct images of each are logged
 
@@ -148,6 +149,18 @@ class GazeModule(LightningModule):
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
         self.mask_metrics = _mask_metrics(num_classes)
         self._masks_seen = False
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Lightning's, of a file that is as it was written; nothing is downloaded, whatever the file says.
+
+        Raises:
+            CheckpointError: a file that is damaged.
+        """
+        if isinstance(checkpoint_path, str | Path) and Path(checkpoint_path).exists():  # no URL
+            check_whole(Path(checkpoint_path))
+        found: Self = super().load_from_checkpoint(checkpoint_path, *args, **{"weights": None, **kwargs})
+        return found
 
     @property
     def class_names(self) -> list[str]:

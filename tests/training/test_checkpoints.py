@@ -2,7 +2,9 @@
 streams.
 """
 
+import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from torch.utils.data import DataLoader
 import gaze.training.checkpoints
 from gaze.config.augmentation import AugmentationConfig
 from gaze.data.datamodule import TrainingLoader
-from gaze.errors import TrainingError
+from gaze.errors import CheckpointError, TrainingError
 from gaze.runs.run import Run
-from gaze.training.checkpoints import WholeCheckpoints, find_checkpoint
+from gaze.training.checkpoints import DAMAGED, WholeCheckpoints, find_checkpoint
+from gaze.training.module import GazeModule
 
 
 def checkpoint(epochs: int) -> dict:
@@ -64,6 +67,51 @@ def test_loading_takes_plain_values_only(tmp_path):
     torch.save({"config": AugmentationConfig()}, tmp_path / "last.ckpt")
     with pytest.raises(Exception, match=r"[Ww]eights"):
         WholeCheckpoints().load_checkpoint(tmp_path / "last.ckpt")
+
+
+def flip_a_bit(path, member: str) -> None:
+    """In the middle of what a file in the archive holds."""
+    with zipfile.ZipFile(path) as archive:
+        entry = next(info for info in archive.infolist() if info.filename.endswith(member))
+        place = entry.header_offset + 30 + len(entry.filename)
+        length = entry.file_size
+    content = bytearray(path.read_bytes())
+    place += int.from_bytes(content[entry.header_offset + 28 : entry.header_offset + 30], "little")  # the extra field
+    content[place + length // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("member", ["/data/0", "data.pkl", "version"])
+def test_every_reader_of_a_checkpoint_sees_a_flipped_bit(tmp_path, member):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    for epochs in (1, 2):
+        WholeCheckpoints().save_checkpoint(checkpoint(epochs), path)
+    flip_a_bit(path, member)
+    if member == "/data/0":  # which PyTorch takes
+        assert not torch.equal(torch.load(path, weights_only=True)["state_dict"]["w"], torch.arange(4.0))
+    with pytest.raises(ValueError, match=f"wrong checksum of .*{member}, the file is damaged"):
+        WholeCheckpoints().load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=rf"{path} is no whole checkpoint: wrong checksum of .*{member}"):
+        GazeModule.load_from_checkpoint(path, weights_only=True)
+    said = []
+    assert find_checkpoint(Run(tmp_path), said.append) == (path.with_stem("before"), 1)
+    assert f"{path} is damaged and left aside (wrong checksum" in said[0]
+
+
+def test_what_is_no_regular_file_or_is_compressed_is_no_checkpoint(tmp_path):
+    whole, packed = tmp_path / "whole.ckpt", tmp_path / "packed.ckpt"
+    WholeCheckpoints().save_checkpoint(checkpoint(1), whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    os.mkfifo(tmp_path / "fifo.ckpt")
+    (tmp_path / "zero.ckpt").symlink_to("/dev/zero")
+    (tmp_path / "text.ckpt").write_text("no archive")
+    (tmp_path / "linked.ckpt").symlink_to(whole)
+    for name, why in (("fifo", "a FIFO"), ("zero", "a device"), ("packed", "compressed"), ("text", "not a zip file")):
+        with pytest.raises(DAMAGED, match=why):
+            WholeCheckpoints().load_checkpoint(tmp_path / f"{name}.ckpt")
+    assert WholeCheckpoints().load_checkpoint(tmp_path / "linked.ckpt").keys() == checkpoint(1).keys()
 
 
 def test_loader_goes_on_where_it_was():
