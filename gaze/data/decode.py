@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -15,7 +17,16 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gaze.data.audit import ALPHA, DEEP, DEEP_COLOUR, FRAMES, TURNED, Pixels, Record, pixel_digest
+from gaze.files import open_regular
 
+# What Pillow may take a file for, whatever its name says: of all that it knows, EPS would start a program. AVIF came
+# with Pillow 11.3.
+FORMATS = [
+    name
+    for name in ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+    if name != "AVIF" or find_spec("PIL.AvifImagePlugin")
+]
+MOST_BYTES = 1 << 30  # of an image file
 REPORT_EVERY = 2000  # images between two progress lines
 PERCENTILES = (0.005, 0.995)  # of the training images' pixels: what becomes 0 and 255 beyond 8 bits
 
@@ -83,6 +94,19 @@ def convert_image(image: Image.Image, channels: int, window: Sequence[int] | Non
     return image.convert("L" if channels == 1 else "RGB")
 
 
+@contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """An image of :data:`FORMATS` in a regular file, or behind a link to one; only its head is read.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+        Exception: whatever Pillow raises for a file that is damaged or not an image.
+    """
+    # A TIFF file given by its name is mapped into memory, where Pillow (13.0) mixes up the sides of turned ones.
+    with open_regular(path, MOST_BYTES) as file, Image.open(file, formats=FORMATS) as opened:
+        yield opened
+
+
 def upright(opened: Image.Image) -> tuple[Image.Image, bool]:
     """A file's image as a viewer shows it (its EXIF orientation applied), and whether that turned it. Of several frames
     the first.
@@ -111,8 +135,7 @@ def decode_image(path: Path, channels: int, image_size: int, window: Sequence[in
     Raises:
         Exception: whatever Pillow raises for a file that is missing, damaged, truncated or not an image.
     """
-    # A TIFF file given by its name is mapped into memory, where Pillow (13.0) mixes up the sides of turned ones.
-    with path.open("rb") as file, Image.open(file) as opened:
+    with opened_image(path) as opened:
         several = getattr(opened, "is_animated", False) and opened.format != "MPO"  # whose others are previews
         deep_colour = any(";16" in str(tile) for tile in opened.tile) and not opened.mode.startswith("I")
         source, turned = upright(opened)
@@ -130,7 +153,7 @@ def is_deep(path: Path) -> bool:
     """Whether a file is greyscale beyond 8 bits whose format does not say which value is white, as PGM does. Only its
     head is read."""
     try:
-        with Image.open(path) as opened:
+        with opened_image(path) as opened:
             return _is_deep(opened)
     except Exception:  # what is wrong with it is said when it is decoded
         return False
@@ -158,7 +181,7 @@ def find_window(files: Sequence[Path]) -> list[int] | None:
     counts, lock = np.zeros(65536, np.int64), Lock()
 
     def add(path: Path) -> None:
-        with Image.open(path) as opened:
+        with opened_image(path) as opened:
             opened.load()
             own = np.bincount(deep_values(opened).ravel(), minlength=65536)
         with lock:
@@ -229,7 +252,7 @@ def read_images(
 def cause_of(error: Exception) -> str:
     """One short line. Pillow's own text for an unknown format repeats the path and nothing more."""
     if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow can read"
+        return "no image of a format that is read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())

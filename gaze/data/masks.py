@@ -24,7 +24,7 @@ from PIL import Image
 
 from gaze.cam.pool import pool_to_grid
 from gaze.data.audit import Pixels, Record
-from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image, shape_in_alpha, upright
+from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image, opened_image, shape_in_alpha, upright
 from gaze.data.sources.listing import MaskFiles
 from gaze.errors import DataError
 
@@ -42,7 +42,7 @@ def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[i
     """
     layers = []
     for path in paths:
-        with path.open("rb") as file, Image.open(file) as opened:  # as in gaze.data.decode
+        with opened_image(path) as opened:
             values = mask_values(upright(opened)[0])
         layers.append((values > 0) & (values >= values.max() / 2))
     sizes = sorted({(layer.shape[1], layer.shape[0]) for layer in layers})

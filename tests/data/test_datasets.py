@@ -396,7 +396,7 @@ def test_unreadable_images_are_skipped(root):
     assert data.train.paths == [f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(3)]
     assert data.train.images.shape[0] == 6 and data.train.targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert sorted(line.split(":")[0] for line in data.audit.unreadable) == sorted(f"train/cat/{p.name}" for p in bad)
-    assert "train/cat/text.jpg: not an image that Pillow can read" in data.audit.unreadable
+    assert "train/cat/text.jpg: no image of a format that is read" in data.audit.unreadable
     assert "train/cat/gone.png: No such file or directory" in data.audit.unreadable
 
 

@@ -203,11 +203,11 @@ def test_mask_folder_that_is_not_there(root):
 
 def test_a_damaged_mask_is_a_damaged_image(root):
     (root / "masks" / "train" / "cat" / "2.png").write_bytes(b"hello")
-    assert "mask of train/cat/2.png: not an image that Pillow can read" in refused(config(root))
+    assert "mask of train/cat/2.png: no image of a format that is read" in refused(config(root))
     data = load_dataset(config(root, on_bad_image="skip"))
     assert "train/cat/2.png" not in data.train.paths and len(data.train.masks) == len(data.train.images) == 11
     assert aligned(data.train.images, data.train.masks) > 0.85
-    assert data.audit.unreadable == ["mask of train/cat/2.png: not an image that Pillow can read"]
+    assert data.audit.unreadable == ["mask of train/cat/2.png: no image of a format that is read"]
 
 
 def test_odd_masks_are_warned_of(root):

@@ -372,7 +372,7 @@ def test_names_that_are_no_utf8_and_line_breaks_are_written_escaped(composed, to
     audit = json.loads(run.audit_file.read_bytes())
     assert list(audit["train_counts"]) == ["cat", r"d\udcf6g"]
     assert audit["ignored"] == [r"train/cat/two\nlines.txt"]
-    assert audit["unreadable"] == [r"train/cat/\udc93\udcfa.gif: not an image that Pillow can read"]
+    assert audit["unreadable"] == [r"train/cat/\udc93\udcfa.gif: no image of a format that is read"]
     assert r"val/n_correct/d\udcf6g" in run.table()[0]
     (run.folder / "status.json").unlink()
     assert plan_run(Run(run.folder, config)).action == "resume"

@@ -85,7 +85,7 @@ def test_a_folder_of_all_kinds(one, data, folder, tmp_path):
     for _, row in table.iterrows():
         assert row["probability"] == row[f"probability of {row['explained']}"]
         assert row["predicted"] == max(one.classes, key=lambda name: row[f"probability of {name}"])
-    assert facts["unreadable"] == ["broken.png: not an image that Pillow can read"]
+    assert facts["unreadable"] == ["broken.png: no image of a format that is read"]
     assert "broken.png" in said and "1 of 8 files cannot be read" in said
     rows = table.set_index("path")
     known = rows[rows["because"] == "true class"]
@@ -149,6 +149,17 @@ def test_an_earlier_call_is_replaced_and_other_files_stay(one, folder, tmp_path)
         path.unlink()
     run(one, tmp_path / "out", folder)
     assert sorted(p.name for p in (tmp_path / "out" / "maps").iterdir()) == ["001-colour.npy", "mine.npy"]
+
+
+@pytest.mark.parametrize("name", ["overlays", "maps"])
+def test_pictures_are_neither_removed_nor_written_through_a_link(one, folder, tmp_path, name):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "001-a.png").write_bytes(b"mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "foreign")
+    with pytest.raises(DataError, match=f"{name} is a link out of its folder"):
+        run(one, tmp_path / "out", folder / "colour.jpg")
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["001-a.png"]
 
 
 def test_the_explanation_of_other_images_or_of_another_run_is_not_written_over(one, folder, tmp_path):
@@ -295,7 +306,7 @@ def test_names_that_are_no_utf8_and_line_breaks(one, folder, tmp_path):
     table, facts, said = run(one, tmp_path / "out", place.parent)
     assert set(table["path"]) == {rf"{place.name}/\udc93\udcfa.png", rf"{place.name}/two\nlines.png"}
     assert set(table["true"]) == {place.name} and facts["images"].endswith(r"f\udcf6lder")
-    assert rf"{place.name}/\udc93.png: not an image" in said
+    assert rf"{place.name}/\udc93.png: no image" in said
     assert r"two\nlines.png" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
