@@ -33,7 +33,7 @@ from pylatexenc.latexencode import (  # type: ignore[import-untyped]
 )
 
 from gaze.errors import ConfigError
-from gaze.files import atomic_path
+from gaze.files import atomic_path, check_links
 
 DPI = 130  # of the PNGs; the page shows them at CSS's 96 pixels an inch, so that they stay sharp when enlarged
 NONE = "–"  # a cell without a value
@@ -187,7 +187,9 @@ def write_report(
         ValueError: a name that two items share or that has other characters than ``a-z 0-9 _ -``; a table whose
             columns have more than one level.
         ConfigError: the directory cannot be written.
+        DataError: a link in its ``tables/`` or ``figures/`` leads out of it.
     """
+    check_links(directory, *OWNED)
     _check_items([item for section in (*lead, *sections) for item in section.items])
     lead, summary, further = _shortened(lead, summary)
     sections = [*further, *sections]

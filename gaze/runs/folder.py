@@ -20,7 +20,7 @@ from gaze.config.data import DatasetConfig
 from gaze.config.settings import FolderName, Settings
 from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
-from gaze.files import write_json
+from gaze.files import read_bytes_of, write_json
 from gaze.runs.run import Run
 from gaze.runs.status import LOCK_FILE, busy_message, is_first_process, read_facts
 
@@ -205,8 +205,8 @@ def finish_rerun(run: Run) -> None:
     if not moving.exists():
         return
     try:
-        plan = _Moving(**json.loads(moving.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        plan = _Moving(**json.loads(read_bytes_of(moving)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{moving} is not of this project: {error}\nNothing was moved. Remove {inner}, or put its files in place."
         ) from error

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -25,16 +24,17 @@ from gaze.backbones.library import map_size
 from gaze.config.analysis import CompareConfig
 from gaze.config.data import DatasetConfig
 from gaze.config.model import model_label
+from gaze.data.cache import OFF
 from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.data.datasets import balanced_choice
+from gaze.data.sources.kaggle import downloaded
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
 from gaze.runs.folder import changed_images
 from gaze.runs.run import LAST, Run, methods, runs_below
-from gaze.training.checkpoints import WholeCheckpoints
+from gaze.training.checkpoints import DAMAGED, load_whole
 from gaze.training.module import GazeModule
 
-UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, zipfile.BadZipFile, UnpicklingError)
 IS_A_RUN = (
     "A run folder is what python train.py leaves: it holds config.json and checkpoints/, as "
     "outputs/STUDY/DATASET/MODEL/lambda=0/seed=0."
@@ -66,6 +66,8 @@ class Images(NamedTuple):
 def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Images:
     """The evaluation split of a data set, or as even a choice of its classes as there is.
 
+    Settings may be a stranger's: they are decoded into this user's own cache, or none, and nothing is downloaded.
+
     Args:
         dataset: settings ``dataset`` of a run.
         most: images at most; None takes all. The choice is random and always the same.
@@ -74,7 +76,13 @@ def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Ima
     Raises:
         DataError: the images cannot be found or read.
     """
-    data = GazeDataModule(dataset, progress=say)
+    if dataset.root is None and dataset.handle is not None and downloaded(dataset.handle) is None:
+        raise DataError(
+            f"The images, {dataset.handle} of Kaggle, are not on this machine, and an analysis downloads nothing. If "
+            f"you trust that name: python -c 'import kagglehub; kagglehub.dataset_download(\"{dataset.handle}\")'"
+        )
+    cache = dataset.cache if (dataset.cache or "off").lower() in OFF else "auto"
+    data = GazeDataModule(dataset.model_copy(update={"cache": cache}), progress=say)
     target = data.data.test.targets.numpy()
     place = balanced_choice(target, len(target) if most is None else most)
     digest = hashlib.sha256(json.dumps([list(data.classes), dataset.image_size]).encode())
@@ -160,12 +168,16 @@ def load_module(path: Path) -> GazeModule:
         DataError: the file is damaged, absent, or not of this project.
     """
     try:
-        checkpoint = WholeCheckpoints().load_checkpoint(path)
-        module = GazeModule(**checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY])
+        checkpoint = load_whole(path)
+        # It has weights of its own: whatever it says of others, nothing is downloaded.
+        module = GazeModule(**{**checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY], "weights": None})
         module.load_state_dict(checkpoint["state_dict"])
-    except UNREADABLE as error:
+    except (*DAMAGED, UnpicklingError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} cannot be read as a checkpoint of this project: {first}") from error
+        raise DataError(
+            f"{path} cannot be read as a checkpoint of this project: {first.rstrip('.')}. Put the run's own file back, "
+            "take its other one (checkpoint=best or last), or train it anew (the same command with rerun=true)."
+        ) from error
     return module
 
 

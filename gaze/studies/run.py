@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 
 from gaze.config.analysis import AnalyzeConfig
 from gaze.errors import ConfigError, DataError
+from gaze.files import check_links, remove_parts
 from gaze.report.provenance import origin, provenance
-from gaze.report.write import write_report
+from gaze.report.write import OWNED, write_report
 from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs, read_runs
@@ -48,8 +50,9 @@ def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Pat
     runs, study = choose_runs(config, console)
     if study:
         from gaze.studies.augmentation.report import run_study  # PyTorch, which the other analysis does without
+        from gaze.studies.augmentation.store import FOLDER
 
-        _make(directory)
+        _make(directory, FOLDER)
         return run_study(runs, config, directory, console, provenance(config, runs))
     console.print(findings.headline(runs.epochs), highlight=False)
     for note in findings.notes_on(runs):
@@ -91,10 +94,10 @@ def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[P
         _make(directory)
         return run_check(one, config.check_images, directory, console, facts)
     from gaze.studies.explain.explain import find_images
-    from gaze.studies.explain.report import run_explain
+    from gaze.studies.explain.report import FOLDERS, run_explain
 
     images = find_images(one, config.images, console)
-    _make(directory)
+    _make(directory, *FOLDERS)
     return run_explain(one, images, directory, console, facts)
 
 
@@ -135,12 +138,15 @@ def _tell(written: list[Path], directory: Path, seconds: float, console: Console
     say(console, f"Open {_short(directory / 'report.html')} in a browser.")
 
 
-def _make(directory: Path) -> None:
+def _make(directory: Path, *folders: str) -> None:
+    """The folder to write to, and in it those that are this analysis's own, reports' among them."""
+    own = (*OWNED, *folders)
+    check_links(directory, *own)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".writable"
-        probe.touch()
-        probe.unlink()
+        remove_parts(directory, *own)
+        with TemporaryFile(dir=directory):  # it can be written to
+            pass
     except OSError as error:
         raise ConfigError(
             f"The analysis cannot be written to {directory}: {error.strerror}. Name another folder: hydra.run.dir=PATH."

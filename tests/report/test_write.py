@@ -20,7 +20,7 @@ import pytest
 from conftest import FIXTURES
 from matplotlib.figure import Figure
 
-from gaze.errors import ConfigError
+from gaze.errors import ConfigError, DataError
 from gaze.report.write import LONG, FigureItem, Section, TableItem, write_report
 
 GOLDEN = FIXTURES / "golden" / "report"
@@ -543,3 +543,22 @@ def test_golden(tmp_path):
             golden.parent.mkdir(parents=True, exist_ok=True)
             golden.write_bytes(written.read_bytes())
         assert written.read_text(encoding="utf-8") == golden.read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize("name", ["tables", "figures"])
+def test_links_out_of_the_folder_are_refused_and_their_files_stay(tmp_path, name):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "mine.csv").write_text("mine")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / name).symlink_to(tmp_path / "paper")
+    with pytest.raises(DataError, match=f"{name} is a link out of its folder, to .*paper"):
+        write(tmp_path / "report", plain_table())
+    assert [path.name for path in (tmp_path / "paper").iterdir()] == ["mine.csv"]
+    assert [path.name for path in (tmp_path / "report").iterdir()] == [name]
+    (tmp_path / "disk").symlink_to(tmp_path / "elsewhere")  # the folder itself may be one
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "disk", plain_table())
+    (tmp_path / "elsewhere" / "tables" / "plain.csv").unlink()
+    (tmp_path / "elsewhere" / "tables" / "plain.csv").symlink_to("plain.md")
+    write(tmp_path / "disk", plain_table())
+    assert not (tmp_path / "elsewhere" / "tables" / "plain.csv").is_symlink()

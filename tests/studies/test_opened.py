@@ -1,5 +1,8 @@
 """gaze.studies.opened: a run is looked at with its own network, in its own precision, and its CAM is named."""
 
+import socket
+
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -7,11 +10,13 @@ from lightning import Trainer
 from run_folders import SMALL, write_run
 
 from gaze.config.analysis import CompareConfig
+from gaze.config.data import DatasetConfig
 from gaze.config.train import check_config
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import DataError
 from gaze.runs.run import Run
-from gaze.studies.opened import check_maps, how_looked, open_run, precision_of
+from gaze.studies.opened import check_maps, evaluation_images, how_looked, load_module, open_run, precision_of
+from gaze.training.module import GazeModule
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -78,3 +83,49 @@ def test_a_checkpoint_of_the_same_name_in_another_library_is_another_network(run
     theirs.checkpoint().replace(ours.checkpoint())
     with pytest.raises(DataError, match=r"holds timm-resnet18 on .*config\.json says torchvision-resnet18"):
         open_run(ours.folder, CompareConfig(device="cpu"))
+
+
+@pytest.fixture
+def unconnected(monkeypatch):
+    """Whatever asks for the network fails the test."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address) or [])
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: asked.append(address))
+    yield
+    assert asked == []
+
+
+def test_a_look_at_a_run_downloads_nothing(run, tmp_path, monkeypatch, unconnected):
+    own = run("theirs", "model=torchvision", "model.name=resnet18", "dataset.image_size=64", "model.layer=layer1")
+    checkpoint = torch.load(own.checkpoint(), weights_only=True)
+    checkpoint["hyper_parameters"]["weights"] = "default"
+    checkpoint["pytorch-lightning_version"] = lightning.__version__
+    torch.save(checkpoint, own.checkpoint())
+    for module in (load_module(own.checkpoint()), GazeModule.load_from_checkpoint(own.checkpoint())):
+        for name, value in checkpoint["state_dict"].items():
+            torch.testing.assert_close(module.state_dict()[name], value, msg=name, equal_nan=True)
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
+    pictures = DatasetConfig(name="pictures", kind="kaggle", handle="stranger/pictures/versions/3", image_size=64)
+    with pytest.raises(DataError, match=r"stranger/pictures/versions/3 of Kaggle, are not on this machine.*trust"):
+        evaluation_images(pictures, None, print)
+    assert not (tmp_path / "kagglehub").exists()
+
+
+@pytest.mark.parametrize("cache", ["foreign", "off"])
+def test_the_cache_of_a_strangers_run_is_not_written_to(run, tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("GAZE_CACHE", str(tmp_path / "own"))
+    named = "off" if cache == "off" else str(tmp_path / cache)
+    images = evaluation_images(run("sent", f"dataset.cache={named}", "dataset.seed=7").dataset, None, print)
+    assert len(images.target) == 24 and not (tmp_path / "foreign").exists()
+    assert (tmp_path / "own").exists() == (cache != "off")
+
+
+def test_a_damaged_checkpoint_is_refused(run):
+    sent = run("sent")
+    content = bytearray(sent.checkpoint().read_bytes())
+    content[len(content) // 2] ^= 1
+    sent.checkpoint().write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"last\.ckpt cannot be read.*: wrong checksum of .*checkpoint=best.*rerun=true"
+    ):
+        open_run(sent.folder, CompareConfig(device="cpu"))

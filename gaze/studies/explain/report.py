@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from gaze.errors import ConfigError
-from gaze.files import atomic_path, write_json
+from gaze.files import atomic_path, read_bytes_of, write_json
 from gaze.report.pictures import RIGHT, WRONG, class_gaze_figure
 from gaze.report.style import GAZE_COLOURS, OUTLINE, SMALL, new_figure
 from gaze.report.words import listed, number
@@ -36,6 +36,7 @@ from gaze.studies.explain.explain import Shown, Typical, explain, typical_gaze
 from gaze.studies.opened import Opened, how_looked
 from gaze.terminal import print_table, progress_bar
 
+FOLDERS = ("overlays", "maps")
 OWN_FILE = re.compile(r"\d{3,}-.*\.(png|npy)")
 SIDE = 256  # pixels of a panel, at least
 ALPHA = 0.55  # of the map over the image
@@ -104,19 +105,18 @@ def _of(one: Opened, images: Shown) -> list[str]:
 def _check_place(directory: Path, of: list[str]) -> None:
     """Raise ConfigError where ``directory`` holds the explanation of another run, checkpoint or images."""
     try:
-        there = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["made from"].get("of", of)
+        there = json.loads(read_bytes_of(directory / "manifest.json", 1 << 30))["made from"].get("of", of)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return
     if there != of:
-        raise ConfigError(
-            f"{directory} holds the explanation of {' on '.join(there)}. Name another folder: hydra.run.dir=PATH."
-        )
+        said = " on ".join(map(str, there)) if isinstance(there, list) else there
+        raise ConfigError(f"{directory} holds the explanation of {said}. Name another folder: hydra.run.dir=PATH.")
 
 
 def _write_pictures(
     directory: Path, manifest: pd.DataFrame, images: Shown, cams: NDArray[np.float32], progress: Any
 ) -> None:
-    for name in ("overlays", "maps"):
+    for name in FOLDERS:
         folder = directory / name
         folder.mkdir(exist_ok=True)
         for old in folder.iterdir():
