@@ -68,6 +68,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         """See :func:`load_whole`."""
         return load_whole(Path(path))
 
+    def remove_checkpoint(self, path: _PATH) -> None:
+        """Nothing: the names of a run's checkpoints stay, and Lightning takes from the checkpoint, which may be a
+        stranger's, what it would remove."""
+
 
 def _write(path: Path, content: memoryview) -> None:
     with path.open("wb") as file:

@@ -8,6 +8,9 @@ import zipfile
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader
 
 import gaze.training.checkpoints
@@ -112,6 +115,28 @@ def test_what_is_no_regular_file_or_is_compressed_is_no_checkpoint(tmp_path):
         with pytest.raises(DAMAGED, match=why):
             WholeCheckpoints().load_checkpoint(tmp_path / f"{name}.ckpt")
     assert WholeCheckpoints().load_checkpoint(tmp_path / "linked.ckpt").keys() == checkpoint(1).keys()
+
+
+def test_a_checkpoint_says_of_no_file_that_it_is_to_be_removed(tmp_path):
+    foreign = tmp_path / "foreign.txt"
+    foreign.write_text("mine")
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+
+    def trained(epochs: int, ckpt_path=None) -> None:
+        keep = ModelCheckpoint(tmp_path / "run" / "checkpoints", "last", enable_version_counter=False)
+        trainer = Trainer(
+            max_epochs=epochs, callbacks=[keep], plugins=[WholeCheckpoints()], limit_train_batches=1, **quiet
+        )
+        trainer.fit(BoringModel(), ckpt_path=ckpt_path)
+
+    trained(1)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    state = next(value for name, value in content["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    state["best_model_path"] = str(last.parent / ".." / ".." / "foreign.txt")
+    torch.save(content, last)
+    trained(2, last)
+    assert torch.load(last, weights_only=True)["epoch"] == 1 and foreign.read_text() == "mine"
 
 
 def test_loader_goes_on_where_it_was():
