@@ -24,9 +24,10 @@ from gaze.errors import ConfigError, DataError
 from gaze.files import check_links
 from gaze.runs.collapse import collapse_of
 from gaze.runs.migrate import migrate
-from gaze.runs.status import STATUS_FILE, read_facts, read_status, run_state
+from gaze.runs.status import LOCK_FILE, STATUS_FILE, read_facts, read_status, run_state
 
 LAST, BEFORE, BEST = "last", "before", "best"  # checkpoints, in the order in which a run resumes from them
+RERUN = "rerun"
 ROOT_GIVEN = "dataset.root"  # in audit.json, which stays on this machine: the folder that was given, absolute
 NEEDED = ("study", "seed", "lambda", "dataset.name", "model.name", "trainer.max_epochs")  # of config.json
 
@@ -83,17 +84,26 @@ class Run:
     @property
     def rerun(self) -> Run:
         """Where it is trained anew while the old one stands."""
-        return Run(self.folder / "rerun", self.given)
+        return Run(self.folder / RERUN, self.given)
 
     @property
-    def files(self) -> list[Path]:
-        """What a training left there."""
-        named = [
+    def named(self) -> list[Path]:
+        """What a training leaves under fixed names, whether it is there or not."""
+        return [
             *(self.hydra, self.config_file, self.metrics_file, self.maps_file, self.environment_file, self.audit_file),
             *(self.kept_maps, self.last_maps, self.grid_file, self.images_file),
             *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
         ]
-        return [path for path in named if path.exists()] + list(self.folder.glob("events.out.tfevents.*"))
+
+    @property
+    def files(self) -> list[Path]:
+        """What a training left there."""
+        return [path for path in self.named if path.exists()] + list(self.folder.glob("events.out.tfevents.*"))
+
+    @property
+    def names(self) -> list[str]:
+        """Of all that belongs to it in its folder, which may hold a user's other things as well."""
+        return [path.name for path in (*self.named, self.previous, self.folder / RERUN, self.folder / LOCK_FILE)]
 
     # ---- settings
 
@@ -103,7 +113,7 @@ class Run:
         Raises:
             DataError: it is absent, damaged, or has no :data:`NEEDED` setting; a link leads out of the folder.
         """
-        check_links(self.folder)
+        check_links(self.folder, *self.names)
         try:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -287,7 +297,7 @@ def runs_below(root: Path) -> Iterator[Run]:
         if run.config_file.name in files or run.metrics_file.name in files:
             inner.clear()
             yield run
-        inner[:] = sorted(name for name in inner if name not in (run.previous.name, run.rerun.name))
+        inner[:] = sorted(name for name in inner if name not in (run.previous.name, RERUN))
 
 
 def run_named(root: Path, name: str) -> Run:

@@ -92,7 +92,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     run = Run(directory, config)
     if not is_first_process():
         return _train_beside(run)
-    check_links(directory)
+    check_links(directory, *run.names)
     if run.rerun.folder.exists():
         with locked(directory):
             finish_rerun(run)  # whose move may have been broken off
@@ -114,7 +114,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     with locked(directory):
         if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
-        remove_parts(directory)
+        remove_parts(directory, *run.names)
         _train(plan.run, found, trainer, table, say, on_start)
         finish_rerun(run)
     return table.rows[-1]

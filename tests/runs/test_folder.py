@@ -53,3 +53,11 @@ def test_a_training_follows_no_link_out_of_its_folder(tiny, tmp_path, name):
     assert tree(tmp_path) == before
     with pytest.raises(DataError, match="is a link out of its folder"):
         _ = Run(run).settings
+
+
+def test_links_beside_a_run_are_the_users_own(tmp_path):
+    (tmp_path / "run" / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "run" / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3")  # hydra.run.dir=.
+    (tmp_path / "run" / "data").symlink_to("/")
+    with pytest.raises(DataError, match=r"config\.json is missing"):
+        Run(tmp_path / "run").values()
