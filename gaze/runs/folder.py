@@ -200,7 +200,7 @@ def finish_rerun(run: Run) -> None:
     """
     inner, moving = run.rerun.folder, run.rerun.folder / MOVING
     if run.rerun.finished and not moving.exists():
-        new = [path.name for path in inner.iterdir() if path.name != LOCK_FILE]
+        new = [path.name for path in inner.iterdir() if path.name not in (LOCK_FILE, run.previous.name)]
         write_json(moving, {"new": sorted(new), "old_to": _next_previous(run).name})
     if not moving.exists():
         return
@@ -218,6 +218,8 @@ def finish_rerun(run: Run) -> None:
     for name in plan.new:
         if (inner / name).exists():
             (inner / name).rename(run.folder / name)
+    for left in sorted(run.rerun.previous.glob("*")):  # attempts that were begun anew
+        left.rename(_next_previous(run))
     shutil.rmtree(inner)
 
 

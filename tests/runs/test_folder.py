@@ -40,6 +40,19 @@ def test_the_move_of_a_rerun_stays_in_the_runs_folder(tmp_path, moving, named):
     assert tree(tmp_path) == before
 
 
+def test_attempts_at_a_rerun_that_were_begun_anew_are_kept_too(tmp_path):
+    run = Run(tmp_path / "run")
+    for each, mark in ((run, "old"), (run.rerun, "new"), (Run(run.rerun.previous / "1"), "broken off")):
+        each.folder.mkdir(parents=True)
+        each.metrics_file.write_text("epoch\n1\n")
+        each.config_file.write_text(mark)
+        each.status_file.write_text(json.dumps({"state": "complete", "metrics_sha256": each.digest}))
+    finish_rerun(run)
+    found = {str(path.parent.relative_to(run.folder)): path.read_text() for path in run.folder.rglob("config.json")}
+    assert found == {".": "new", "previous/1": "old", "previous/2": "broken off"}
+    assert run.finished and not run.rerun.folder.exists()
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "previous", "rerun", ".hydra", "pictures", "hparams.yaml", ".lock"])
 def test_a_training_follows_no_link_out_of_its_folder(tiny, tmp_path, name):
     run, foreign = tmp_path / "run", tmp_path / "foreign"
