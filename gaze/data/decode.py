@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from gaze.data.audit import ALPHA, DEEP, DEEP_COLOUR, FRAMES, TURNED, Pixels, Record, pixel_digest
 from gaze.files import open_regular
@@ -95,7 +95,7 @@ def convert_image(image: Image.Image, channels: int, window: Sequence[int] | Non
 
 
 @contextmanager
-def opened_image(path: Path) -> Iterator[Image.Image]:
+def opened_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """An image of :data:`FORMATS` in a regular file, or behind a link to one; only its head is read.
 
     Raises:
