@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from gaze.config.analysis import LEFT_OUT
 from gaze.config.train import place_free
@@ -22,11 +25,12 @@ from gaze.errors import DataError
 from gaze.measures import measures
 from gaze.runs.folder import flat_settings
 from gaze.runs.run import Run, runs_below
-from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS, absent_columns, add_derived, check_tidy, read_tidy_csv
+from gaze.runs.tidy import RUN_KEYS, absent_columns, add_derived, check_columns, check_tidy, read_tidy_csv
 
 # Settings that say which run it is, or change no figure; and lambda's schedule, which parts runs by itself.
 KEYS_AND_PLACES = {"study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache"}
 KEYS_AND_PLACES |= {"gaze.start_epoch", "gaze.end_epoch", "gaze.keep_maps"}
+PARTS = ("variant", "of_study")  # of a study: columns that only some runs have
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]
 
 
@@ -49,11 +53,13 @@ class Runs(NamedTuple):
     absent: tuple[str, ...] = ()
 
 
-class _Found(NamedTuple):
-    """A run with its row of the listing and its tidy table; None for a run where it stands in a CSV."""
+class Found(NamedTuple):
+    """A run with its row of the listing, the columns of its table under tidy names, an epoch a value, and the run; None
+    where it stands in a CSV.
+    """
 
     row: dict[str, Any]
-    table: pd.DataFrame
+    table: dict[str, NDArray[Any]]
     run: Run | None
 
 
@@ -84,6 +90,7 @@ def read_runs(
     *,
     arms: bool = False,
     without: Sequence[str] = (),
+    found: Sequence[Found] | None = None,
 ) -> Runs:
     """Like :func:`load_runs`, with the list of what was left out.
 
@@ -92,20 +99,15 @@ def read_runs(
         study: only this one.
         arms: runs that differ in their augmentation are no duplicates of each other.
         without: studies to leave out.
+        found: what :func:`find_runs` has read there already.
     """
     unknown = sorted(set(include) - set(LEFT_OUT))
     if unknown:
         raise DataError(f"include={unknown[0]} is unknown: {', '.join(LEFT_OUT)}.")
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"source={path}: there is no such file or folder. Train first (python train.py), or name one.")
-    found = [_read_run(run) for run in runs_below(path)] if path.is_dir() else list(_from_csv(path))
-    if not found:
-        raise DataError(
-            f"source={path}: no run in this folder. A run folder holds config.json and metrics.csv; "
-            "python train.py leaves one below outputs/."
-        )
-    found = [own for own in _of_study(found, study, path) if own.row["study"] not in without]
+    every = find_runs(path, study) if found is None else found
+    found = [own._replace(row=dict(own.row)) for own in _of_study(every, study, path)]
+    found = [own for own in found if own.row["study"] not in without]
     if not arms:
         _part_by_settings([own for own in found if own.run and own.row["state"] in ("complete", *include)])
     _part_by_schedule(found)
@@ -116,7 +118,7 @@ def read_runs(
     listing = pd.DataFrame([own.row for own in found], columns=LISTING)
     if not used:
         raise DataError(f"source={path}: none of the {len(found)} runs can be used.\n{_reasons(listing)}")
-    epochs = add_derived(pd.concat([own.table for own in used], ignore_index=True))
+    epochs = add_derived(check_tidy(_frame(used), str(path)))
     key = [*RUN_KEYS, "run"]
     return Runs(
         epochs.sort_values([*key, "epoch"], ignore_index=True),
@@ -124,6 +126,30 @@ def read_runs(
         {own.run.name: own.run for own in used if own.run},
         () if path.is_dir() else absent_columns(path),
     )
+
+
+def find_runs(path: Path, study: str | None = None) -> Sequence[Found]:
+    """All runs in a folder or a CSV, read; of a folder, where ``study`` is named, only those of it.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not path.exists():
+        raise DataError(f"source={path}: there is no such file or folder. Train first (python train.py), or name one.")
+    if not path.is_dir():
+        return list(_from_csv(path))
+    runs = list(runs_below(path))
+    if not runs:
+        raise DataError(
+            f"source={path}: no run in this folder. A run folder holds config.json and metrics.csv; "
+            "python train.py leaves one below outputs/."
+        )
+    if study is not None:
+        names = {run.folder: _study_of(run) for run in runs}
+        runs = [run for run in runs if _is_of(names[run.folder], study)]
+        if not runs:
+            raise _no_study(study, path, names.values())
+    return _checked([_read_run(run) for run in runs])
 
 
 def _reasons(listing: pd.DataFrame, most: int = 5) -> str:
@@ -136,7 +162,7 @@ def _reasons(listing: pd.DataFrame, most: int = 5) -> str:
 # ---- folders
 
 
-def _read_run(run: Run) -> _Found:
+def _read_run(run: Run) -> Found:
     row: dict[str, Any] = dict.fromkeys(LISTING)
     row |= {"run": run.name, "state": "unreadable", "epochs": 0, "reason": ""}
     try:
@@ -144,25 +170,63 @@ def _read_run(run: Run) -> _Found:
         table = _tidy_table(run)
     except (OSError, ValueError, TypeError, DataError) as error:
         row["reason"] = str(error).splitlines()[0]
-        return _Found(row, pd.DataFrame(), run)
-    row["epochs"] = len(table)
-    row["state"], row["reason"] = _state(run, len(table))
-    return _Found(row, table, run)
+        return Found(row, {}, run)
+    row["epochs"] = len(table["epoch"]) if table else 0
+    row["state"], row["reason"] = _state(run, row["epochs"])
+    return Found(row, table, run)
 
 
-def _tidy_table(run: Run) -> pd.DataFrame:
-    """Its table with tidy names; no row where the run has not finished an epoch."""
+def _tidy_table(run: Run) -> dict[str, NDArray[Any]]:
+    """Its columns under tidy names; none where the run has not finished an epoch."""
     columns, rows = run.table()
     if not columns:
-        return pd.DataFrame(columns=[*TIDY_COLUMNS, "run"])
-    table = pd.DataFrame(rows, columns=columns)
-    names = {measure.column: measure.name for measure in measures().values()}
-    table = table.rename(columns=lambda column: names.get(column, column.removeprefix("val/")))
-    table = table.drop(columns=[column for column in table if "/" in str(column)])
-    same = run.table(file=run.grid_file)[1]
-    if same:
-        table = table.merge(pd.DataFrame(same), on="epoch", how="left")
-    return check_tidy(table.assign(**run.keys, run=run.name), run.metrics_file.name)
+        return {}
+    known = {measure.column: measure.name for measure in measures().values()}
+    tidy = {column: known.get(column, column.removeprefix("val/")) for column in columns}
+    table = {name: _values(rows, column) for column, name in tidy.items() if "/" not in name}
+    check_columns([*table, *RUN_KEYS], run.metrics_file.name)
+    same = {row["epoch"]: row for row in run.table(file=run.grid_file)[1] if "epoch" in row}
+    more = [same.get(row.get("epoch", nan), {}) for row in rows]
+    names = dict.fromkeys(name for row in same.values() for name in row if name != "epoch")
+    return table | {name: _values(more, name) for name in names}
+
+
+def _values(rows: Sequence[Mapping[str, float]], column: str) -> NDArray[Any]:
+    return np.array([row.get(column, nan) for row in rows])
+
+
+def _checked(found: Sequence[Found]) -> Sequence[Found]:
+    """The runs, those with a value that cannot be as unreadable: one look for thousands, which mostly finds nothing."""
+    with_rows = [own for own in found if own.row["epochs"]]
+    if not with_rows or _problem(with_rows, "") is None:
+        return found
+    return [own if not (own.run and own.row["epochs"]) else _unless_bad(own, own.run) for own in found]
+
+
+def _problem(found: Sequence[Found], source: str) -> str | None:
+    try:
+        check_tidy(_frame(found), source)
+    except (ValueError, TypeError, OverflowError, DataError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _unless_bad(own: Found, run: Run) -> Found:
+    reason = _problem([own], run.metrics_file.name)
+    return own if reason is None else Found(own.row | {"state": "unreadable", "epochs": 0, "reason": reason}, {}, run)
+
+
+def _frame(found: Sequence[Found]) -> pd.DataFrame:
+    """Tables of runs one below the other, each row with the keys of its run."""
+    lengths = [own.row["epochs"] for own in found]
+    keys = [*RUN_KEYS, "run", *dict.fromkeys(name for own in found for name in own.row if name in PARTS)]
+    columns: dict[str, Any] = dict.fromkeys(name for own in found for name in own.table)
+    for name in columns.keys() - keys:
+        parts = [own.table.get(name, np.full(n, nan)) for own, n in zip(found, lengths, strict=True)]
+        columns[name] = np.concatenate(parts)
+    for key in keys:
+        columns[key] = pd.Series([own.row.get(key, nan) for own in found]).repeat(lengths).array
+    return pd.DataFrame(columns)
 
 
 def _state(run: Run, epochs: int) -> tuple[str, str]:
@@ -184,32 +248,48 @@ def _state(run: Run, epochs: int) -> tuple[str, str]:
 # ---- CSV
 
 
-def _from_csv(path: Path) -> Iterator[_Found]:
+def _from_csv(path: Path) -> Iterator[Found]:
     table = read_tidy_csv(path)
     for keys, rows in table.groupby([*RUN_KEYS, "run"], sort=False):
         row = dict(zip([*RUN_KEYS, "run"], keys, strict=True))
         row |= {"state": "complete", "epochs": len(rows), "max_epochs": None, "reason": ""}
-        yield _Found(row, rows, None)
+        yield Found(row, {str(name): rows[name].to_numpy() for name in rows}, None)
 
 
 # ---- choosing
 
 
-def _of_study(found: list[_Found], study: str | None, path: Path) -> list[_Found]:
+def _of_study(found: Sequence[Found], study: str | None, path: Path) -> Sequence[Found]:
     if study is None:
         return found
-    chosen = [own for own in found if f"{own.row['study']}, ".startswith(f"{study}, ")]  # a CSV has its parts
+    chosen = [own for own in found if _is_of(own.row["study"], study)]
     if not chosen:
-        names = sorted({own.row["study"] for own in found if own.row["study"] is not None})
-        raise DataError(f"study={study}: no run of it in {path}. Studies there: {', '.join(names) or 'none'}.")
+        raise _no_study(study, path, (own.row["study"] for own in found))
     return chosen
 
 
-def _part_by_settings(found: Sequence[_Found]) -> None:
+def _is_of(name: Any, study: str) -> bool:
+    return f"{name}, ".startswith(f"{study}, ")  # a CSV has its parts
+
+
+def _no_study(study: str, path: Path, names: Iterable[Any]) -> DataError:
+    known = ", ".join(sorted({str(name) for name in names if name is not None})) or "none"
+    return DataError(f"study={study}: no run of it in {path}. Studies there: {known}.")
+
+
+def _study_of(run: Run) -> Any:
+    """What its settings, of which nothing else is looked at, say; None where they cannot be read."""
+    try:
+        return run.values()["study"]
+    except (DataError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _part_by_settings(found: Sequence[Found]) -> None:
     """Runs with the same keys and other settings, such as dataset.image_size, are no duplicates: of their study, each
     combination of the settings that differ becomes a study of its own, named by it. The least one keeps the name.
     """
-    studies: dict[tuple[str, str], dict[tuple[Any, ...], list[_Found]]] = {}
+    studies: dict[tuple[str, str], dict[tuple[Any, ...], list[Found]]] = {}
     for own in found:
         key = tuple(own.row[name] for name in RUN_KEYS)
         studies.setdefault(key[:2], {}).setdefault(key, []).append(own)
@@ -230,8 +310,8 @@ def _part_by_settings(found: Sequence[_Found]) -> None:
         for own, row in zip(members, values, strict=True):
             words = [f"{_leaf(name)} {value}" for name, value in zip(telling, row, strict=True)]
             other = [word for word, value, usual in zip(words, row, least, strict=True) if value != usual]
-            own.row["study"] = own.table["study"] = ", ".join([study, *other])
-            own.table["variant"] = ", ".join(words)
+            own.row["study"] = ", ".join([study, *other])
+            own.row["variant"] = ", ".join(words)
 
 
 def _telling(flat: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
@@ -256,28 +336,28 @@ def _compared(name: str) -> bool:
     return name not in KEYS_AND_PLACES and not name.startswith("pictures.")
 
 
-def _part_by_schedule(found: list[_Found]) -> None:
+def _part_by_schedule(found: Sequence[Found]) -> None:
     """Of one study's runs, those whose lambda turns later than the earliest ones' become a study of their own, named by
     the epochs; a run at lambda = 0 has no such schedule.
     """
-    turned: dict[tuple[str, int, int], list[_Found]] = {}
+    turned: dict[tuple[str, int, int], list[Found]] = {}
     for own in found:
         if own.run and own.row["state"] != "unreadable" and own.row["lambda"]:
             gaze = own.run.settings.gaze
             turned.setdefault((own.row["study"], gaze.start_epoch, gaze.end_epoch), []).append(own)
     several = {study for study, *_ in turned if sum(other[0] == study for other in turned) > 1}
     for own in found:
-        if own.row["study"] in several and len(own.table):
-            own.table["of_study"] = own.row["study"]
+        if own.row["study"] in several and own.table:
+            own.row["of_study"] = own.row["study"]
     for (study, start, end), later in turned.items():
         if (study, start, end) != min(key for key in turned if key[0] == study):
             for own in later:
-                own.row["study"] = own.table["study"] = f"{study}, lambda from epoch {start} to {end}"
+                own.row["study"] = f"{study}, lambda from epoch {start} to {end}"
 
 
-def _mark_duplicates(found: list[_Found], arms: bool) -> None:
+def _mark_duplicates(found: Sequence[Found], arms: bool) -> None:
     """Of several complete runs with equal keys the one started last stands; the others are marked."""
-    groups: dict[tuple[Any, ...], list[_Found]] = {}
+    groups: dict[tuple[Any, ...], list[Found]] = {}
     for own in found:
         if own.row["state"] == "complete":
             arm = repr(own.run.settings.augmentation) if arms and own.run else ""

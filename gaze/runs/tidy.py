@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,7 @@ def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
     Raises:
         DataError: a column is missing, a key is empty, or a value is no number or out of its range; each named.
     """
-    missing = [column for column in NEEDED if column not in table]
-    gaze = [name for name in measures() if name.startswith("gaze_")]
-    missing += [] if missing or any(name in table for name in gaze) else ["of the gaze"]
-    if missing:
-        raise DataError(
-            f"{source}: no column {', '.join(missing)}. Needed: {', '.join(NEEDED)} and one of the gaze, such as "
-            f"gaze_consistency or gaze_consistency_l2; read as well: "
-            f"{', '.join(column for column in TIDY_COLUMNS if column not in NEEDED)}."
-        )
+    check_columns(list(map(str, table)), source)
     table = table.assign(**{column: value for column, value in ASSUMED.items() if column not in table})
     table = table.assign(**{column: np.nan for column in TIDY_COLUMNS if column not in table})
     # NaN is allowed except in the keys.
@@ -68,6 +61,23 @@ def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
     if "gaze_empty_fraction" in table:
         _without_empty(table)
     return table[[*TIDY_COLUMNS, *(column for column in table if column not in TIDY_COLUMNS)]]
+
+
+def check_columns(table: Collection[str], source: str) -> None:
+    """What :func:`check_tidy` asks of the names of a table's columns.
+
+    Raises:
+        DataError: names those that are missing.
+    """
+    missing = [column for column in NEEDED if column not in table]
+    gaze = [name for name in measures() if name.startswith("gaze_")]
+    missing += [] if missing or any(name in table for name in gaze) else ["of the gaze"]
+    if missing:
+        raise DataError(
+            f"{source}: no column {', '.join(missing)}. Needed: {', '.join(NEEDED)} and one of the gaze, such as "
+            f"gaze_consistency or gaze_consistency_l2; read as well: "
+            f"{', '.join(column for column in TIDY_COLUMNS if column not in NEEDED)}."
+        )
 
 
 def _without_empty(table: pd.DataFrame) -> None:

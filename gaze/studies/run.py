@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -15,7 +16,7 @@ from gaze.report.provenance import origin, provenance
 from gaze.report.write import OWNED, write_report
 from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
-from gaze.runs.load import Runs, read_runs
+from gaze.runs.load import Runs, find_runs, read_runs
 from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
 from gaze.studies.arms import augmentation_studies
 from gaze.studies.consistency import findings
@@ -111,9 +112,11 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
         GazeError: nothing to analyse; several augmentation studies and no name.
     """
     source, baseline = Path(config.source), config.compare.baseline
-    runs = read_runs(source, config.include, config.study, arms=True)
+    found = find_runs(source, config.study)
+    read = partial(read_runs, source, config.include, found=found)
     if config.kind == "consistency":
-        return read_runs(source, config.include, config.study), False
+        return read(config.study), False
+    runs = read(config.study, arms=True)
     studies = augmentation_studies(runs.used.values(), baseline)
     others = [study for study in sorted(runs.epochs["study"].unique()) if study not in studies]
     if config.kind == "augmentation" or (studies and not others):
@@ -121,7 +124,7 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
         if len(names) > 1:
             words = " or ".join(f"study={name}" for name in names)
             raise DataError(f"An augmentation study is analysed by itself, and there are several. Take {words}.")
-        return read_runs(source, config.include, names[0], arms=True), True
+        return read(names[0], arms=True), True
     several = (
         runs.listing["state"].eq("duplicate").any() or runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any()
     )
@@ -130,7 +133,7 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
     for study in studies:
         note = f"note: {study} compares augmentations and is left out here: python analyze.py study={study}"
         say(console, note)
-    return read_runs(source, config.include, config.study, without=studies), False
+    return read(config.study, without=studies), False
 
 
 def _tell(written: list[Path], directory: Path, seconds: float, console: Console) -> None:

@@ -21,6 +21,7 @@ ALL = pytest.mark.skipif("GAZE_ALL_BENCHMARKS" not in os.environ, reason="minute
         pytest.param(("step", "validation", "precision", "allocator"), marks=ALL),
         pytest.param(("fit", "input"), marks=ALL),
         pytest.param(("start", "grid"), marks=ALL),
+        pytest.param(("restart", "analysis"), marks=ALL),
     ],
     ids="-".join,
 )

@@ -173,6 +173,29 @@ def test_one_study_of_several(tmp_path):
         read_runs(tmp_path, study="c")
 
 
+def test_of_one_study_no_table_of_another_is_read(tmp_path, monkeypatch):
+    for study in ("a", "b"):
+        write_run(tmp_path, name=study, study=study)
+    read = []
+    table = Run.table
+    monkeypatch.setattr(Run, "table", lambda run, *only, **file: read.append(run.name) or table(run, *only, **file))
+    assert set(read_runs(tmp_path, study="b").epochs["study"]) == {"b"}
+    assert set(read) == {"b"}
+
+
+def test_one_run_among_many_with_a_column_or_a_value_that_cannot_be_is_the_only_one_unreadable(tmp_path):
+    for seed in range(4):
+        write_run(tmp_path, seed=seed, name=f"r{seed}")
+    table = pd.read_csv(tmp_path / "r1" / "metrics.csv")
+    table.drop(columns="val/kappa").to_csv(tmp_path / "r1" / "metrics.csv", index=False)
+    table.assign(**{"val/kappa": [0.1, 7.0, 0.2]}).to_csv(tmp_path / "r2" / "metrics.csv", index=False)
+    found = listing(tmp_path)
+    assert found["state"].to_dict() == {"r0": "complete", "r1": "unreadable", "r2": "unreadable", "r3": "complete"}
+    assert found["reason"]["r1"].startswith("metrics.csv: no column kappa.")
+    assert found["reason"]["r2"].startswith("metrics.csv, line 3: kappa=7.0 is outside -1 .. 1")
+    assert read_runs(tmp_path).epochs["seed"].tolist() == [0] * 3 + [3] * 3
+
+
 def test_nothing_there_and_nothing_usable_are_two_messages(tmp_path):
     with pytest.raises(DataError, match="there is no such file or folder"):
         read_runs(tmp_path / "none")
