@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gaze.config.naming import register
 from gaze.config.words import Command
-from gaze.errors import GazeError, clear_errors
+from gaze.errors import ConfigError, GazeError, clear_errors
 
 HOUSE = Path(__file__).resolve().parent
 CONF = next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
@@ -43,14 +45,17 @@ def train_job(cfg: DictConfig) -> float | None:
     from gaze.config.train import check_config, check_trainer  # after Hydra: --help answers at once
     from gaze.runs.folder import changed_images, finished_row
     from gaze.runs.run import Run
-    from gaze.runs.status import Interrupted, is_first_process
+    from gaze.runs.status import Interrupted, is_first_process, wait_for_sign
 
     try:
+        go_to_folder_of_grid(cfg)
         try:
             config = check_config(cfg, trainer=False)
         except GazeError:
             config = check_config(cfg)  # names what is wrong with the Trainer's arguments too
         run = Run(Path(HydraConfig.get().runtime.output_dir), config)
+        if is_first_process():
+            wait_for_sign(run.folder, print)
         done = finished_row(run)
         if done is not None:
             print(f"{run.folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
@@ -108,6 +113,31 @@ def _start(command: Command) -> None:
     mend_help()
     with clear_errors():
         sys.argv[1:] = command.prepared(sys.argv[1:])
+
+
+def go_to_folder_of_grid(cfg: DictConfig) -> None:
+    """Let relative paths mean what they mean where the grid was started: Ray starts a run wherever ``ray start`` was
+    called.
+
+    Raises:
+        ConfigError: this machine does not see the grid's folder, or not that of a relative path.
+    """
+    hydra_cfg = HydraConfig.get()
+    home, grid = Path(hydra_cfg.runtime.cwd), Path(hydra_cfg.sweep.dir, "multirun.yaml")
+    if hydra_cfg.mode != RunMode.MULTIRUN or hydra_cfg.job.chdir or Path.cwd() == home:
+        return
+    paths = [str(cfg.dataset.get(key) or "off") for key in ("root", "cache")]
+    near = [path for path in paths if path not in ("auto", "off") and not path.startswith(("/", "~"))]
+    if not grid.exists() or (near and not home.is_dir()):
+        with suppress(OSError):
+            os.removedirs(hydra_cfg.runtime.output_dir)  # Hydra made it
+        raise ConfigError(
+            f"{socket.gethostname()} has no {home / near[0] if grid.exists() else grid}: the machines of a grid share "
+            "its folder and its images, under the same paths. Give hydra.sweep.dir, dataset.root and dataset.cache on "
+            "a disk that all of them see."
+        )
+    if home.is_dir():
+        os.chdir(home)
 
 
 def save_settings(cfg: DictConfig, folder: Path) -> None:

@@ -21,6 +21,7 @@ from gaze.errors import BusyError, ConfigError, GazeError
 from gaze.runs.collapse import shortly
 from gaze.runs.folder import changed_images, plan_run
 from gaze.runs.run import Run
+from gaze.runs.status import wait_for_sign, written
 from gaze.terminal import table
 
 MOST = 12  # problems shown of a grid
@@ -153,8 +154,9 @@ def outcome(run: Run, error: BaseException | None = None, before: Mapping[str, A
     text = str(status.get("error", ""))
     if state == "running":
         text = f"trained by process {status.get('pid')} on {status.get('host')}"
-    elif status.get("state") not in ("complete", "interrupted") and error is not None and not text:
-        state, text = "failed", f"{type(error).__name__}: {error}"
+    elif state != "complete" and status.get("state") != "interrupted" and error is not None and not text:
+        # one that was killed waits to go on from where it was
+        state, text = "interrupted" if state == "interrupted" else "failed", f"{type(error).__name__}: {error}"
     if state == "interrupted" and not text:
         text = "killed" if status.get("state") == "running" else "ended by a signal"
     return Outcome(
@@ -251,7 +253,7 @@ def progress(runs: Sequence[Run], ended: set[Path], at_once: int = 1, elapsed: f
         expected = {run.folder: fmean(known.get(run.words[:2], everything)) for run in runs}
         open_ = sum(expected[f] for f, state in states.items() if state == "left")
         now = time.time()  # a run's file of settings is as old as its status
-        ages = {r.folder: now - _written(r.config_file, now) for r in runs if states[r.folder] == "running"}
+        ages = {r.folder: now - written(r.config_file, now) for r in runs if states[r.folder] == "running"}
         begun = sum(max(0.0, expected[f] - age) for f, age in ages.items())
         used = sum(expected[f] for f in ended if states[f] == "complete") + sum(ages.values())
         overhead = max(1.0, elapsed * at_once / used) if used and ended else 1.0
@@ -267,7 +269,7 @@ def _seconds_by_model(runs: Sequence[Run], states: dict[Path, str], state: str) 
         status = run.status
         seconds = float(status.get("seconds", 0.0))  # of a run that goes on: of its earlier starts
         if state == "running":
-            begun = _written(run.config_file, time.time())
+            begun = written(run.config_file, time.time())
             seconds = seconds + status["ends"] - begun if "ends" in status else 0.0
         if states[run.folder] == state and seconds > 0:
             known.setdefault(run.words[:2], []).append(seconds)
@@ -278,9 +280,9 @@ def _state_now(run: Run, ended: set[Path]) -> str:
     if run.finished:
         return "complete"
     state = run.state
-    if state == "running":
-        return "running"
-    return (state if state in ("failed", "interrupted") else "failed") if run.folder in ended else "left"
+    if state == "running" or (state in ("failed", "interrupted") and run.folder in ended):
+        return state
+    return "left"  # or about to go on: what was there has made room
 
 
 def duration(seconds: float) -> str:
@@ -311,7 +313,7 @@ def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, stop: threading.E
         look = time.monotonic()
         states = {run.folder: run.state for run in left}
         over = ("complete", "failed", "interrupted")
-        ended = {r.folder for r in left if states[r.folder] in over and _written(r.status_file, 0.0) >= begun}
+        ended = {r.folder for r in left if states[r.folder] in over and written(r.status_file) >= begun}
         at_once = max(at_once, list(states.values()).count("running"))
         now = progress(runs, ended, at_once, time.time() - begun)
         counts = (*now[:-1], now.seconds_left is None)
@@ -323,12 +325,20 @@ def _watch(runs: Sequence[Run], left: Sequence[Run], say: Say, stop: threading.E
             return
 
 
-def _written(path: Path, otherwise: float) -> float:
-    """When a file was written, in seconds since 1970."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return otherwise
+def refused(runs: Sequence[Run], errors: Mapping[Path, BaseException]) -> list[Run]:
+    """Those of ``runs`` that found another process at work, which is there no longer and has not finished them."""
+    found = [run for run in runs if isinstance(errors.get(run.folder), BusyError)]
+    for run in found:
+        wait_for_sign(run.folder)
+    return [run for run in found if run.state not in ("running", "complete")]
+
+
+def to_start_again(runs: Sequence[Run], seen: Mapping[Path, Mapping[str, Any]]) -> list[Run]:
+    """Those of ``runs`` that were killed or have not begun since ``seen``, their status by folder. What was asked to
+    end, as by scancel, is left to the next command.
+    """
+    killed = {run.folder for run in runs if run.status.get("state") == "running"}
+    return [run for run in runs if not run.finished and (run.folder in killed or run.status == seen[run.folder])]
 
 
 def wait_until_quiet(runs: Sequence[Run], seconds: float = 10.0) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from gaze.errors import BusyError
+from gaze.errors import BusyError, GazeError
 from gaze.files import write_json
 
 STATES = ("running", "complete", "failed", "interrupted")
@@ -22,6 +24,9 @@ LOCK_FILE = ".lock"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 BEAT = 15.0  # seconds between two signs of life
 SILENCE = 90.0  # seconds without one after which a process on another machine is taken for dead
+ENDS = (signal.SIGTERM, signal.SIGINT)  # signals that end a run; the others warn of it
+WARNS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # Windows has neither
+_heard: list[int] = []
 
 
 class Interrupted(BaseException):
@@ -40,8 +45,9 @@ class Interrupted(BaseException):
 def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
     """Keep ``directory/status.json`` true while a run goes on in the ``with`` block.
 
-    state: "running" inside, then "complete", "failed" (with error and traceback) or "interrupted" (Ctrl-C, or an
-    exit that was asked for). A process that is killed leaves "running" behind; :func:`run_state` tells.
+    state: "running" inside, then "complete", "failed" (with error and traceback) or "interrupted" (Ctrl-C, an exit
+    that was asked for, or any error once a signal has asked for one: SLURM sends it to the run's children as well).
+    A process that is killed leaves "running" behind; :func:`run_state` tells.
 
     Args:
         directory: the run's folder.
@@ -49,6 +55,9 @@ def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
 
     Yields:
         A dict; what is put into it is written at the end.
+
+    Raises:
+        Interrupted: instead of an error, other than a :class:`GazeError`, behind SIGTERM or SIGINT.
     """
     before = float(facts.pop("seconds_before", 0.0))
     started, clock = time.strftime(TIME_FORMAT), time.monotonic()
@@ -63,17 +72,49 @@ def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
         note(state, **times, **results, **more)
 
     note("running", **({"seconds": before} if before else {}))
-    try:
-        yield results
-    except (KeyboardInterrupt, SystemExit, Interrupted):
-        with suppress(OSError):
-            end("interrupted")
-        raise
-    except BaseException as error:
-        with suppress(OSError):  # the disk may be full; what is raised says so
-            end("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
-        raise
+    with hearing() as heard:
+        try:
+            yield results
+        except BaseException as error:
+            asked = heard or isinstance(error, KeyboardInterrupt | SystemExit | Interrupted)
+            told = {"error": f"{type(error).__name__}: {error}"} if not asked or isinstance(error, GazeError) else {}
+            told |= {} if asked else {"traceback": traceback.format_exc()}
+            with suppress(OSError):  # the disk may be full; what is raised says so
+                end("interrupted" if asked else "failed", **told)
+            ended = next((number for number in heard if number in ENDS), None)
+            if ended is not None and isinstance(error, Exception) and not isinstance(error, GazeError):
+                raise Interrupted(ended) from error
+            raise
     end("complete")
+
+
+@contextmanager
+def hearing() -> Iterator[list[int]]:
+    """Signals that ask this process to end, as they come, in whatever way they are handled; SLURM's warning of a
+    time-out among them. One that nothing handles ends the process.
+    """
+
+    def hear(signum: int, frame: FrameType | None) -> Any:
+        _heard.append(signum)
+        return before[signum](signum, frame)
+
+    _heard.clear()
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # signals are heard there only
+        handlers = {number: signal.getsignal(number) for number in (*ENDS, *WARNS)}
+        before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in before:
+            signal.signal(number, hear)
+        yield _heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def note_signal(signum: int) -> None:
+    """To be called by a handler that was set inside of :func:`hearing`, in place of those that were there."""
+    _heard.append(signum)
 
 
 def note_progress(directory: Path, **facts: Any) -> None:
@@ -164,10 +205,30 @@ def _lives_elsewhere(directory: Path) -> bool:
     status = read_status(directory)
     if status.get("state") != "running" or status.get("host") in (None, socket.gethostname()):
         return False
+    return time.time() - written(directory / STATUS_FILE) < SILENCE
+
+
+def written(path: Path, otherwise: float = 0.0) -> float:
+    """When a file was written, in seconds since 1970."""
     try:
-        return time.time() - (directory / STATUS_FILE).stat().st_mtime < SILENCE
+        return path.stat().st_mtime
     except OSError:
-        return False
+        return otherwise
+
+
+def wait_for_sign(directory: Path, say: Callable[[str], None] = lambda line: None) -> None:
+    """Return when it is certain whether a process on another machine works in ``directory``: it has given another sign
+    of life, or none for :data:`SILENCE` seconds, as after the end of that machine.
+    """
+    if not _lives_elsewhere(directory):
+        return
+    status, known = directory / STATUS_FILE, written(directory / STATUS_FILE)
+    who = read_status(directory)
+    say(
+        f"{directory}: waits up to {SILENCE:.0f} s for a sign of life of process {who.get('pid')} on {who.get('host')}."
+    )
+    while _lives_elsewhere(directory) and written(status) == known:
+        time.sleep(0.5)
 
 
 def busy_message(directory: Path) -> str:

@@ -22,7 +22,7 @@ from lightning.fabric.utilities.types import _PATH
 from gaze.errors import CheckpointError, TrainingError
 from gaze.files import atomic_path, open_regular
 from gaze.runs.run import BEFORE, BEST, LAST, Run
-from gaze.runs.status import Interrupted
+from gaze.runs.status import Interrupted, note_signal
 
 Say = Callable[[str], None]
 MOST_BYTES = 64 << 30  # of a checkpoint: 5 billion weights with two moments of Adam
@@ -49,15 +49,18 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Raises:
             TrainingError: the system could not write it, for example because the disk is full.
+            FileNotFoundError: the run's folder is no longer there.
         """
         path, content = Path(path), io.BytesIO()
         torch.save(checkpoint, content)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             with atomic_path(path) as part:
                 _write(part, content.getbuffer())
                 if path.stem == LAST and path.exists():
                     path.replace(path.with_stem(BEFORE))
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise TrainingError(
                 f"The checkpoint {path} could not be written: {error}. The one before is whole. "
@@ -192,6 +195,7 @@ class StopOnSignal(Callback):
         self._restore()
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
+        note_signal(signum)
         if self.received is not None:
             raise Interrupted(signum)
         self.received = signum

@@ -125,39 +125,49 @@ class GridSweeper(Sweeper):
         before = {run.folder: run.status for run in left}
         code: Any = 0
         try:
-            code = 0 if self._launch(runs, left, errors, before) else 1
+            code = 0 if self._launch(runs, left, errors) else 1
         except KeyboardInterrupt:
             code = 130
         except SystemExit as ended:  # of a run in this process, at a signal
             code = ended.code
         return [outcome(run, errors.get(run.folder), before.get(run.folder)) for run in runs], code
 
-    def _launch(
-        self, runs: list[Run], left: list[Run], errors: dict[Path, BaseException], before: dict[Path, dict[str, Any]]
-    ) -> bool:
+    def _launch(self, runs: list[Run], left: list[Run], errors: dict[Path, BaseException]) -> bool:
         """Whether the launcher came to its end; ``errors`` takes what went wrong in each run."""
-        from gaze.runs.grid import outcome, wait_until_quiet, watched
+        from gaze.runs.grid import refused, to_start_again, wait_until_quiet, watched
 
         assert self.launcher is not None
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             if not left:
                 return True
+            if attempt:
+                say(f"Starts {len(left)} of the runs again.")
+            seen = {run.folder: run.status for run in left}
             try:
                 with watched(runs, left, say):
-                    results: Sequence[JobReturn] = self.launcher.launch([list(run.overrides) for run in left], 0)
+                    results: Sequence[JobReturn] = self.launcher.launch([self._words(run) for run in left], 0)
             except Exception as error:  # a worker that was killed, for example for want of memory
-                say(f"The launcher broke off: {type(error).__name__}: {(str(error) or '-').splitlines()[0]}")
+                said = [line for line in str(error).splitlines() if line.strip()] or ["-"]
+                say(f"The launcher broke off: {type(error).__name__}: {said[0]}")
                 wait_until_quiet(left)
-                ended = ("complete", "failed")
-                left = [run for run in left if outcome(run, before=before[run.folder]).state not in ended]
-                broken = {run.folder: error for run in left}
+                errors |= {run.folder: error for run in left}
+                if all(run.status == seen[run.folder] for run in left):
+                    return False  # it takes none of them, as an sbatch that refuses, and would not the next time
+                left = to_start_again(left, seen)
                 continue
-            for run, result in zip(left, results, strict=True):
-                if result.status is not JobStatus.COMPLETED:
-                    errors[run.folder] = result._return_value
-            return True
-        errors |= broken
+            ended = {run.folder: result for run, result in zip(left, results, strict=True)}
+            errors |= {f: result._return_value for f, result in ended.items() if result.status is JobStatus.FAILED}
+            left = refused(left, errors)
         return not left
+
+    def _words(self, run: Run) -> list[str]:
+        """Overrides that start a run, its folder among them: where it is trained, a relative one may be another."""
+        from gaze.config.words import quoted
+
+        assert self.config is not None
+        grid = Path(str(self.config.hydra.sweep.dir)).absolute()
+        inner = os.path.relpath(run.folder.absolute(), grid)
+        return [*run.overrides, f"hydra.sweep.dir={quoted(str(grid))}", f"hydra.sweep.subdir={quoted(f'./{inner}')}"]
 
     def _runs(self, combinations: list[list[str]]) -> list[Run]:
         """Every combination, composed and checked.

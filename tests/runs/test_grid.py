@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, TINY
-from omegaconf import ListConfig
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import ListConfig, OmegaConf
 from rich.console import Console
 
 from gaze.config.train import check_config
@@ -119,9 +122,91 @@ def test_how_an_earlier_start_ended_is_no_outcome_of_this_one(runs):
     assert outcome(runs[1], None, runs[1].status).state == "complete"
 
 
-def test_a_grid_that_is_ended_does_not_show_how_runs_ended_before_it(runs):
+def sweeper_with(launch, runs):
+    """A sweeper whose launcher is ``launch``; runs are told apart by their first override."""
     from hydra_plugins.hydra_gaze_sweeper import GridSweeper
 
+    sweeper = GridSweeper()
+    sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(runs[0].folder.parent)}}})
+    sweeper.launcher = SimpleNamespace(launch=launch)
+    return sweeper
+
+
+def numbered(runs):
+    return [replace(run, overrides=[f"number={i}"]) for i, run in enumerate(runs)]
+
+
+def test_the_overrides_of_a_run_name_its_folder_wherever_they_are_read(runs, monkeypatch):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    monkeypatch.chdir(runs[0].folder.parent)
+    run = Run(Path("grid/a, b/seed=0,gaze.distance=l2"), runs[0].settings, overrides=["seed=0"])
+    sweeper = sweeper_with(None, runs)
+    for grid in ("grid", "other/grid"):  # the latter where a run has another study than the grid's folder
+        sweeper.config.hydra.sweep.dir = grid
+        words = OverridesParser.create().parse_overrides(sweeper._words(run))
+        values = {word.key_or_group: word.value() for word in words}
+        assert values["seed"] == 0 and Path(values["hydra.sweep.dir"]).is_absolute()
+        folder = os.path.abspath(os.path.join(values["hydra.sweep.dir"], values["hydra.sweep.subdir"]))  # noqa: PTH100, PTH118
+        assert folder == str(run.folder.absolute())
+
+
+def test_a_launcher_that_takes_no_run_is_not_asked_again(runs, monkeypatch, capsys):
+    monkeypatch.setattr("gaze.runs.grid.wait_until_quiet", lambda runs: None)
+    calls = []
+
+    def launch(overrides, first):
+        calls.append(overrides)
+        raise ValueError("\nsbatch: error: Batch job submission failed: Invalid account\n")
+
+    outcomes, code = sweeper_with(launch, runs)._run(runs, runs)
+    assert len(calls) == 1 and code == 1 and {o.state for o in outcomes} == {"failed"}
+    said = capsys.readouterr().out
+    assert "broke off: ValueError: sbatch: error: Batch job submission failed: Invalid account" in said
+
+
+def test_after_a_launcher_broke_off_what_was_asked_to_end_is_left_and_the_rest_is_started_again(
+    runs, monkeypatch, capsys
+):
+    monkeypatch.setattr("gaze.runs.grid.wait_until_quiet", lambda runs: None)
+    runs, calls = numbered(runs), []
+
+    def launch(overrides, first):
+        calls.append([words[0] for words in overrides])
+        if len(calls) == 2:
+            for run in runs[2:]:
+                shutil.rmtree(run.folder, ignore_errors=True)
+                finish(run)
+            return [JobReturn(status=JobStatus.COMPLETED) for _ in overrides]
+        finish(runs[0])
+        for run, state in ((runs[1], "interrupted"), (runs[2], "running")):  # by scancel; killed
+            run.folder.mkdir()
+            write_json(run.status_file, {"state": state})
+        raise RuntimeError("job 1 has not produced any output (state: CANCELLED by 0)")
+
+    outcomes, code = sweeper_with(launch, runs)._run(runs, runs)
+    assert calls == [[f"number={i}" for i in range(4)], ["number=2", "number=3"]]
+    assert [o.state for o in outcomes] == ["complete", "interrupted", "complete", "complete"] and code == 0
+    assert "Starts 2 of the runs again." in capsys.readouterr().out
+
+
+def test_a_run_refused_for_a_process_that_has_died_since_is_started_again(runs):
+    runs, calls = numbered(runs[:2]), []
+
+    def launch(overrides, first):
+        calls.append([words[0] for words in overrides])
+        if len(calls) == 2:
+            finish(runs[1])
+            return [JobReturn(status=JobStatus.COMPLETED)]
+        finish(runs[0])
+        refusal = JobReturn(status=JobStatus.FAILED, _return_value=BusyError("another process trains in this folder"))
+        return [JobReturn(status=JobStatus.COMPLETED), refusal]
+
+    outcomes, code = sweeper_with(launch, runs)._run(runs, runs)
+    assert calls[1:] == [["number=1"]] and code == 0 and [o.state for o in outcomes] == ["complete"] * 2
+
+
+def test_a_grid_that_is_ended_does_not_show_how_runs_ended_before_it(runs):
     def launch(overrides, first):
         write_json(runs[2].status_file, {"state": "failed", "error": "TrainingError: NaN", "started": "now"})
         raise KeyboardInterrupt
@@ -130,9 +215,7 @@ def test_a_grid_that_is_ended_does_not_show_how_runs_ended_before_it(runs):
     for run in runs[1:3]:
         run.folder.mkdir()
         write_json(run.status_file, {"state": "failed", "error": "DataError: no images"})
-    sweeper = GridSweeper()
-    sweeper.launcher = SimpleNamespace(launch=launch)
-    outcomes, code = sweeper._run(runs, runs[1:])
+    outcomes, code = sweeper_with(launch, runs)._run(runs, runs[1:])
     assert code == 130 and [(o.state, o.error) for o in outcomes] == [
         ("complete", ""), ("left", ""), ("failed", "TrainingError: NaN"), ("left", ""),
     ]  # fmt: skip
@@ -146,6 +229,10 @@ def test_a_run_that_was_asked_to_end_is_interrupted_in_every_count(runs):
     now = progress(runs, {runs[0].folder})
     assert now == Progress(0, 0, 0, 1, 3, None)
     assert now.line() == "grid: 0 done, 0 running, 0 failed, 1 interrupted, 3 left"
+    write_json(runs[0].status_file, {"state": "running", "pid": 1})  # killed
+    found = outcome(runs[0], RuntimeError("the worker died"))
+    assert (found.state, found.error) == ("interrupted", "RuntimeError: the worker died")
+    assert progress(runs, {runs[0].folder}) == now
 
 
 LONGEST = ("dataset=brain_tumor_mri", "model=timm", "model.name=efficientnetv2_rw_s", "lambda=-100")
@@ -200,6 +287,9 @@ def test_progress_counts_and_estimates_by_model(runs):
     assert progress(runs, both, elapsed=220).seconds_left == pytest.approx(220)
     assert progress(runs, both, elapsed=50).seconds_left == pytest.approx(110)
     assert now.line() == "grid: 2 done, 0 running, 0 failed, 2 left; about 2 min to go"
+    assert progress(runs, {runs[1].folder})[:5] == (2, 0, 0, 0, 2)  # has ended and begins anew
+    runs[1].folder.mkdir()
+    write_json(runs[1].status_file, {"state": "failed"})
     assert progress(runs, {runs[1].folder})[:5] == (2, 0, 1, 0, 1)
 
 

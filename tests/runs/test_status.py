@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import filelock
@@ -12,9 +14,19 @@ import pytest
 from conftest import REPO
 
 import gaze.runs.status as status_module
-from gaze.errors import BusyError
+from gaze.errors import BusyError, TrainingError
 from gaze.files import atomic_path, write_json
-from gaze.runs.status import SILENCE, STATUS_FILE, Interrupted, is_busy, locked, read_status, run_state, tracked
+from gaze.runs.status import (
+    SILENCE,
+    STATUS_FILE,
+    Interrupted,
+    is_busy,
+    locked,
+    read_status,
+    run_state,
+    tracked,
+    wait_for_sign,
+)  # fmt: skip
 
 
 def test_a_run_that_ends_is_complete_and_was_running_before(tmp_path):
@@ -36,6 +48,52 @@ def test_a_run_that_breaks_off_says_how_and_the_error_goes_on(tmp_path):
         status = read_status(tmp_path)
         assert status["state"] == state
         assert status.get("error") == ("RuntimeError: no memory" if state == "failed" else None)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised", "goes_on"),
+    [
+        (signal.SIGTERM, subprocess.CalledProcessError(-15, ["scontrol", "requeue", "1"]), Interrupted),
+        (signal.SIGUSR2, RuntimeError("timed-out too many times"), RuntimeError),  # SLURM's launcher passes it on
+        (signal.SIGTERM, TrainingError("the disk is full"), TrainingError),
+    ],
+)
+def test_what_fails_once_a_signal_has_come_is_interrupted(tmp_path, number, raised, goes_on):
+    heard = []
+
+    def end():
+        os.kill(os.getpid(), number)
+        raise raised
+
+    before = signal.signal(number, lambda *_: heard.append(1))  # SLURM's launcher goes on at SIGTERM
+    try:
+        with pytest.raises(goes_on), tracked(tmp_path):
+            end()
+        status = read_status(tmp_path)
+        told = "TrainingError: the disk is full" if goes_on is TrainingError else None
+        assert (status["state"], status.get("error"), heard) == ("interrupted", told, [1])
+        with pytest.raises(RuntimeError), tracked(tmp_path):  # the next run of this process
+            raise RuntimeError("no memory")
+        assert read_status(tmp_path)["state"] == "failed"
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_retry_waits_until_the_other_machine_is_silent(tmp_path, monkeypatch):
+    monkeypatch.setattr(status_module, "SILENCE", 2.0)
+    status = tmp_path / STATUS_FILE
+    write_json(status, {"state": "running", "host": "another-machine", "pid": 1})
+    said, begun = [], time.monotonic()
+    wait_for_sign(tmp_path, said.append)
+    assert time.monotonic() - begun >= 1 and run_state(tmp_path) == "interrupted"
+    assert said == [f"{tmp_path}: waits up to 2 s for a sign of life of process 1 on another-machine."]
+    monkeypatch.setattr(status_module, "SILENCE", 60.0)
+    os.utime(status)
+    beat = threading.Timer(0.3, os.utime, [status])
+    beat.start()
+    wait_for_sign(tmp_path)  # lives, and is left alone
+    assert run_state(tmp_path) == "running" and time.monotonic() - begun < 20
+    beat.join()
 
 
 def test_a_file_that_says_nothing_is_no_status(tmp_path):
