@@ -1,7 +1,7 @@
 """A run's folder: may this run use it, is the run finished already, and where does an interrupted one go on?
 
 A finished run with the same settings is skipped; an interrupted one resumes; a folder that holds epochs of other
-settings is refused. What has to make room is moved to ``previous/<n>/``, never deleted.
+settings is refused. What has to make room is moved to ``previous/<n>/``; no epoch is deleted.
 """
 
 from __future__ import annotations
@@ -224,14 +224,23 @@ def finish_rerun(run: Run) -> None:
 
 
 def move_to_previous(run: Run) -> None:
-    """Before a start: no curve may mix two runs, and nothing is deleted."""
+    """Before a start: no curve may mix two runs, and no epoch is deleted. A start that was killed before its first one
+    leaves nothing to keep.
+    """
     left = run.files
     if not left:
+        return
+    if not run.metrics_file.exists() and not run.checkpoints.exists():
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return
     target = _next_previous(run)
     target.mkdir(parents=True)
     for path in left:
         path.rename(target / path.name)
+    was = Run(target)
+    if was.status.get("state") == "running":  # it was killed
+        write_json(was.status_file, {**was.status, "state": "interrupted"})
 
 
 def _next_previous(run: Run) -> Path:

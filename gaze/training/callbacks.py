@@ -238,6 +238,7 @@ class EpochTable(Callback):
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # later it is somebody's will that it is gone
         if self.rows:  # of a checkpoint: what the file has beyond them was not kept
             self._write()
 
@@ -264,7 +265,6 @@ class EpochTable(Callback):
             )
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
             columns = dict.fromkeys(epoch_columns()) | dict.fromkeys(name for row in self.rows for name in row)
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -111,7 +112,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     for line in (looked_at, _coarse(config)):
         if line is not None:
             say(line)
-    with locked(directory):
+    with explained(config, directory), locked(directory):
         if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
         remove_parts(directory, *run.names)
@@ -149,7 +150,7 @@ def _train(
         "resumed_from_epoch": found.epochs if found else 0,
         "seconds_before": run.status.get("seconds", 0.0) if found else 0.0,
     }
-    with tracked(run.folder, **facts) as results, explained(config):
+    with tracked(run.folder, **facts) as results, explained(config, run.folder):
         module = _build_module(config, data)
         if config.dataset.window == "auto":  # known now
             write_json(run.config_file, with_window(config, data.data.audit.window).to_dict())
@@ -199,10 +200,24 @@ def _train_beside(run: Run) -> dict[str, float]:
 
 
 @contextmanager
-def explained(config: TrainConfig) -> Iterator[None]:
-    """Turn an error for want of memory, or of images in a batch or an epoch, into one that says what to do."""
+def explained(config: TrainConfig, folder: Path) -> Iterator[None]:
+    """Turn an error for want of memory, of room on the disk, of the run's folder, or of images in a batch or an epoch,
+    into one that says what to do.
+    """
     try:
         yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not folder.exists():
+            raise TrainingError(
+                f"{folder} was deleted or moved while its run went on: the run ends here. The same command starts it "
+                "anew, or goes on with it once the folder is back."
+            ) from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingError(
+            f"{error.filename or folder} could not be written: {error.strerror}. Make room, then start the same "
+            "command again."
+        ) from error
     except (MisconfigurationException, ValueError) as error:  # Lightning's words on limits, once it knows the batches
         if "Expected more than 1 value per channel" in str(error):
             raise TrainingError(
@@ -317,4 +332,5 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\). is deprecated")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # one process needs none
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard, where TensorFlow is installed

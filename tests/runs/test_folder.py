@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gaze.errors import DataError
-from gaze.runs.folder import finish_rerun
+from gaze.runs.folder import finish_rerun, move_to_previous
 from gaze.runs.run import Run
 from gaze.training.train import run_training
 
@@ -51,6 +51,23 @@ def test_attempts_at_a_rerun_that_were_begun_anew_are_kept_too(tmp_path):
     found = {str(path.parent.relative_to(run.folder)): path.read_text() for path in run.folder.rglob("config.json")}
     assert found == {".": "new", "previous/1": "old", "previous/2": "broken off"}
     assert run.finished and not run.rerun.folder.exists()
+
+
+def test_previous_holds_runs_with_an_epoch_and_none_that_goes_on(tmp_path):
+    run = Run(tmp_path / "run")
+    for text in (None, "epoch\n1\n"):
+        run.hydra.mkdir(parents=True)
+        (run.hydra / "config.yaml").write_text("seed: 0")
+        run.config_file.write_text("{}")
+        run.status_file.write_text('{"state": "running", "pid": 1}')
+        if text is None:
+            move_to_previous(run)
+            assert tree(run.folder) == {}
+    run.metrics_file.write_text(text)
+    move_to_previous(run)
+    kept = tree(run.previous / "1")
+    assert kept.keys() == {".hydra", ".hydra/config.yaml", "config.json", "status.json", "metrics.csv"}
+    assert json.loads(kept["status.json"]) == {"state": "interrupted", "pid": 1}
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "previous", "rerun", ".hydra", "pictures", "hparams.yaml", ".lock"])

@@ -126,10 +126,10 @@ def test_weights_that_the_last_step_broke_stop_after_evaluation():
 
 
 def test_epoch_table_writes_known_columns_and_leaves_missing_ones_blank(tmp_path):
-    table = EpochTable(tmp_path / "deep" / "metrics.csv")
+    table = EpochTable(tmp_path / "metrics.csv")
     table.on_train_epoch_end(fake_trainer(0, 3, val_loss=0.5, val_unknown=1.0), None)
     table.on_train_epoch_end(fake_trainer(1, 6, val_loss=0.25), None)
-    with (tmp_path / "deep" / "metrics.csv").open() as file:
+    with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == epoch_columns()
     assert [(row["epoch"], row["step"], row["val/loss"], row["lr"]) for row in rows] == [

@@ -1,6 +1,7 @@
 """A run from its config to its folder: in this process, and by ``python train.py``."""
 
 import csv
+import errno
 import json
 import os
 import pty
@@ -532,6 +533,23 @@ def test_weights_broken_by_an_epochs_last_step_are_not_saved(tiny, tmp_path):
         run_training(tiny("dataset.batch_size=16", "optimizer.lr=1e30", "pictures.every_n_epochs=1"), tmp_path)
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
     assert not (tmp_path / "pictures").exists()
+
+
+def test_a_full_disk_at_the_start_names_the_file(tiny, tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(TrainingError, match=r"run/config\.json could not be written: No space left.*Make room"):
+        run_training(tiny(), tmp_path / "run")
+
+
+def test_a_folder_that_is_deleted_ends_its_run(tiny, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr("gaze.training.callbacks.epoch_line", lambda *_: shutil.rmtree(folder) or "")
+    with pytest.raises(TrainingError, match=r"run was deleted or moved while its run went on"):
+        run_training(tiny(), folder)
+    assert not folder.exists()
 
 
 def test_failed_write_of_the_table_leaves_the_earlier_table(tiny, tmp_path, monkeypatch):
