@@ -148,14 +148,8 @@ def start(*words: str, folder: Path, **environment: str) -> subprocess.Popen[str
 def test_a_grid_on_two_machines_writes_where_it_was_started_and_outlives_one_of_them(two_machines, tmp_path):
     folder, address, other = two_machines
     # the images are kept in a relative folder, which is the grid's as well
-    words = (
-        *LONGER,
-        "seed=0,1",
-        "dataset.cache=kept",
-        "hydra/launcher=gpus",
-        f"hydra.launcher.ray.init.address={address}",
-    )
-    going = start(*words, folder=folder)
+    ray = ("hydra/launcher=gpus", f"hydra.launcher.ray.init.address={address}")
+    going = start(*LONGER, *ray, "seed=0,1", "dataset.cache=kept", folder=folder)
 
     def third_epoch_on_node2() -> bool:
         assert going.poll() is None, going.communicate()[0]
@@ -169,15 +163,11 @@ def test_a_grid_on_two_machines_writes_where_it_was_started_and_outlives_one_of_
     assert "2 done, 0 running, 0 failed, 0 left" in said
     found = statuses(folder).values()
     assert [status["state"] for status in found] == ["complete"] * 2
-    assert sorted(status["resumed_from_epoch"] for status in found) in (
-        [0, 2],
-        [0, 3],
-    )  # killed while it saved the third
+    resumed = sorted(status["resumed_from_epoch"] for status in found)
+    assert resumed[0] == 0 and resumed[1] >= 2  # the table of the third epoch is there before its checkpoint
     assert {path.name for path in folder.iterdir()} == {"kept", "outputs"}
-    assert not [
-        *(folder.parent / "a").iterdir(),
-        *(folder.parent / "b").iterdir(),
-    ]  # no run lies where `ray start` was called
+    for called in ("a", "b"):  # where `ray start` was called there is nothing
+        assert not list((folder.parent / called).iterdir())
 
     alone = start(*LONGER, "seed=0,1", folder=tmp_path)
     said, _ = alone.communicate(timeout=600)
@@ -193,9 +183,9 @@ script = open(sys.argv[-1]).read()
 open(os.environ["CLUSTER"] + "/script.sh", "w").write(script)
 jobs = re.search(r"--array=0-(\\d+)", script)
 for i in range(int(jobs.group(1)) + 1 if jobs else 1):
-    env = {{**os.environ, "SLURM_JOB_ID": str(4242 + i), "SLURM_ARRAY_JOB_ID": "4242", "SLURM_ARRAY_TASK_ID": str(i),
-           "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
-           "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1"}}
+    array = {{"SLURM_ARRAY_JOB_ID": "4242", "SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": "2"}}
+    env = {{**os.environ, **(array if jobs else {{}}), "SLURM_JOB_ID": str(4242 + i),
+           "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1"}}
     out = open(os.environ["CLUSTER"] + f"/job{{i}}.out", "w")
     subprocess.Popen(["bash", sys.argv[-1]], env=env, stdout=out, stderr=out, start_new_session=True)
 print("Submitted batch job 4242")
