@@ -185,7 +185,8 @@ jobs = re.search(r"--array=0-(\\d+)", script)
 for i in range(int(jobs.group(1)) + 1 if jobs else 1):
     array = {{"SLURM_ARRAY_JOB_ID": "4242", "SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": "2"}}
     env = {{**os.environ, **(array if jobs else {{}}), "SLURM_JOB_ID": str(4242 + i),
-           "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1"}}
+           "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1",
+           "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1"}}
     out = open(os.environ["CLUSTER"] + f"/job{{i}}.out", "w")
     subprocess.Popen(["bash", sys.argv[-1]], env=env, stdout=out, stderr=out, start_new_session=True)
 print("Submitted batch job 4242")
