@@ -27,7 +27,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_default=True)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -67,8 +67,11 @@ def no_such(
 
 
 def shown(value: Any) -> str:
-    """A value as a person writes it on the command line."""
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    """A value as a person writes it on the command line; of a long one its beginning."""
+    text = str(value)
+    return {"None": "null", "True": "true", "False": "false"}.get(
+        text, text if len(text) <= 200 else f"{text[:200]}..."
+    )
 
 
 def _is_group(kind: Any) -> bool:

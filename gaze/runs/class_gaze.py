@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gaze.errors import DataError
 from gaze.files import atomic_path
+from gaze.runs.arrays import Arrays, array, read_arrays
 from gaze.runs.run import Run, run_named
-from gaze.runs.tidy import RUN_KEYS
+from gaze.runs.tidy import ROUNDING, RUN_KEYS
 
 MAPS_FILE = "class_gaze.npz"  # beside the CSV that an analysis writes
-NEEDED = {"class_gaze", "counts", "classes", "epoch"}  # arrays of a run's file of maps
 
 
 class GazeMaps(NamedTuple):
@@ -51,31 +52,27 @@ def read_maps(path: str | Path, epochs: pd.DataFrame) -> list[GazeMaps]:
     path = Path(path)
     if path.is_file():
         return _read_maps_file(path.with_name(MAPS_FILE), epochs)
-    pools: dict[tuple[Any, ...], list[dict[str, NDArray[Any]]]] = {}
+    pools: dict[tuple[Any, ...], list[_Drawn]] = {}
     last = epochs.groupby([*RUN_KEYS, "run"], sort=True, as_index=False)["epoch"].max()
     for study, dataset, model, weight, _, run, epoch in last.itertuples(index=False, name=None):
-        maps = _load_npz(run_named(path, run).maps_file)
-        if maps.keys() >= NEEDED and int(maps["epoch"]) == epoch:
-            key = (study, dataset, model, weight, tuple(map(str, maps["classes"])))
-            pools.setdefault((key, maps["class_gaze"].shape), []).append(maps)
+        maps = _drawn(run_named(path, run).maps_file)
+        if maps is not None and maps.epoch == epoch:
+            key = (study, dataset, model, weight, maps.classes)
+            pools.setdefault((key, maps.gaze.shape), []).append(maps)
     return [GazeMaps(*key, *_together(members)) for (key, _), members in pools.items()]  # type: ignore[call-arg]
 
 
-def _together(members: Sequence[dict[str, NDArray[Any]]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _together(members: Sequence[_Drawn]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Mean over all correct images of several runs, and their number for each class."""
-    counts = np.stack([maps["counts"] for maps in members]).sum(0).astype(np.int64)
-    total = np.stack([maps["class_gaze"] * maps["counts"][:, None, None] for maps in members]).sum(0)
+    counts = np.stack([maps.counts for maps in members]).sum(0)
+    total = np.stack([maps.gaze * maps.counts[:, None, None] for maps in members]).sum(0)
     return (total / np.maximum(counts, 1)[:, None, None]).astype(np.float32), counts
 
 
 def read_run_maps(run: Run) -> GazeMaps | None:
     """Class-mean gaze that a run drew last; None where its file is absent or damaged."""
-    maps = _load_npz(run.maps_file)
-    if not maps.keys() >= NEEDED:
-        return None
-    s, classes = run.settings, tuple(map(str, maps["classes"]))
-    gaze, counts = maps["class_gaze"], maps["counts"].astype(np.int64)
-    return GazeMaps(s.study, s.dataset.name, run.label, s.lambda_, classes, gaze, counts)
+    maps, s = _drawn(run.maps_file), run.settings
+    return maps and GazeMaps(s.study, s.dataset.name, run.label, s.lambda_, maps.classes, maps.gaze, maps.counts)
 
 
 def write_maps(maps: Sequence[GazeMaps], path: Path) -> None:
@@ -90,22 +87,54 @@ def write_maps(maps: Sequence[GazeMaps], path: Path) -> None:
 
 
 def _read_maps_file(path: Path, epochs: pd.DataFrame) -> list[GazeMaps]:
-    arrays = _load_npz(path)
     known = set(epochs[["study", "dataset", "model", "lambda"]].itertuples(index=False, name=None))
     items = []
-    for number in sorted({int(name.partition("/")[0]) for name in arrays}):
-        study, dataset, model, weight = map(str, arrays[f"{number}/keys"][:4])  # older files have a fifth
-        if (study, dataset, model, float(weight)) in known:
-            classes = tuple(map(str, arrays[f"{number}/classes"]))
-            gaze, counts = arrays[f"{number}/gaze"], arrays[f"{number}/counts"]
-            items.append(GazeMaps(study, dataset, model, float(weight), classes, gaze, counts))
+    try:
+        arrays = read_arrays(path)
+        for number in sorted({name.partition("/")[0] for name in arrays}, key=lambda text: (len(text), text)):
+            keys = array(arrays, f"{number}/keys", "U", 1, path.name)
+            study, dataset, model, weight = map(str, keys[:4])  # older files have a fifth
+            if (study, dataset, model, float(weight)) in known:
+                maps = _checked(arrays, f"{number}/", "gaze", path.name)
+                items.append(GazeMaps(study, dataset, model, float(weight), maps.classes, maps.gaze, maps.counts))
+    except FileNotFoundError:
+        pass
+    except (DataError, ValueError) as error:
+        _left_out(path, error)
     return items
 
 
-def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Arrays of a file; none where it is absent or damaged."""
+class _Drawn(NamedTuple):
+    """Class-mean gaze as a file has it; epoch 0 where it does not say."""
+
+    classes: tuple[str, ...]
+    gaze: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    epoch: int = 0
+
+
+def _drawn(path: Path) -> _Drawn | None:
+    """What a run drew last; None where its file is absent or, which is said, cannot be read."""
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return {}
+        arrays = read_arrays(path)
+        maps = _checked(arrays, "", "class_gaze", path.name)
+        return maps._replace(epoch=int(array(arrays, "epoch", "u", 0, path.name)))
+    except FileNotFoundError:
+        pass
+    except DataError as error:
+        _left_out(path, error)
+    return None
+
+
+def _checked(arrays: Arrays, prefix: str, name: str, file: str) -> _Drawn:
+    gaze, counts = array(arrays, prefix + name, "f", 3, file), array(arrays, prefix + "counts", "f", 1, file)
+    classes = tuple(map(str, array(arrays, prefix + "classes", "U", 1, file)))
+    if not len(gaze) == len(counts) == len(classes) > 0 or not gaze.size:
+        raise DataError(f"{file}: {len(gaze)} maps, {len(counts)} counts and {len(classes)} classes must be as many")
+    if gaze.min() < 0 or gaze.max() > 1 + ROUNDING or counts.min() < 0 or counts.max() > 2**31:
+        raise DataError(f"{file}: {prefix}{name} must be 0..1, and {prefix}counts 0 or more")
+    return _Drawn(classes, gaze.astype(np.float32), counts.astype(np.int64))
+
+
+def _left_out(path: Path, error: Exception) -> None:
+    warnings.warn(f"{path.parent}: left out of the gaze atlas: {error}", stacklevel=2)

@@ -6,7 +6,6 @@ settings is refused. What has to make room is moved to ``previous/<n>/``; no epo
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,13 +15,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from gaze.config.data import DatasetConfig
 from gaze.config.settings import FolderName, Settings
 from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
-from gaze.files import read_bytes_of, write_json
+from gaze.files import write_json
+from gaze.runs.records import Images, read_json, read_record
 from gaze.runs.run import Run
-from gaze.runs.status import LOCK_FILE, busy_message, is_first_process, read_facts
+from gaze.runs.status import LOCK_FILE, busy_message, is_first_process
 
 MOVING = "moving.json"  # in a rerun: the move of a complete one has begun
 
@@ -55,17 +54,25 @@ def plan_run(run: Run, held: bool = False) -> Plan:
 
     Raises:
         ConfigError: the folder holds epochs of other settings.
+        DataError: its settings cannot be read.
         BusyError: another process is at work in it.
     """
     config = run.settings
     if not held and run.state == "running":
         raise BusyError(busy_message(run.folder))
     if config.rerun and run.begun:
-        same = not differences(run.rerun)
-        return _resumed(run.rerun) if config.resume and same and run.rerun.begun else Plan("start", run.rerun)
-    other = differences(run)
+        same = config.resume and run.rerun.begun and _same(run.rerun)
+        return _resumed(run.rerun) if same else Plan("start", run.rerun)
     if not run.begun and not run.checkpoints.exists():
         return Plan("start", run)  # nothing to lose
+    try:
+        other = differences(run)
+    except DataError as error:
+        raise DataError(
+            f"{run.folder} holds a run whose settings cannot be read:\n  {error}\nWhether they are those that are "
+            "given now is not known. Put its own config.json back, give this run another study=, or rerun=true to "
+            "train it anew (the old run is kept until then)."
+        ) from error
     if other:
         raise ConfigError(
             f"{run.folder} holds a run with other settings:\n  "
@@ -75,6 +82,13 @@ def plan_run(run: Run, held: bool = False) -> Plan:
     if run.finished:
         return Plan("skip", run)
     return _resumed(run) if config.resume else Plan("start", run)
+
+
+def _same(run: Run) -> bool:
+    try:
+        return not differences(run)
+    except DataError:
+        return False
 
 
 def _resumed(run: Run) -> Plan:
@@ -96,7 +110,10 @@ def changed_images(run: Run, seen: dict[str, Any] | None = None) -> list[str]:
         run: nothing is known of one that keeps no list of its images, or whose images are not on this machine.
         seen: lists by settings, for many runs in a row.
     """
-    was = read_facts(run.images_file)
+    try:
+        was = read_record(run.images_file, Images)
+    except DataError as error:
+        return [f"which they were is not known: {error} Put the file back, or remove it to go without."]
     if not was:
         return []
     from gaze.data.sources.listing import files_at_hand  # a drawn set needs no look at files
@@ -126,10 +143,7 @@ def as_begun(run: Run) -> Run:
     config = run.settings
     if config.dataset.window != "auto":
         return run
-    try:
-        return replace(run, given=with_window(config, Run(run.folder).settings.dataset.window))
-    except DataError:  # config.json is damaged; its images are the same
-        return run
+    return replace(run, given=with_window(config, Run(run.folder).settings.dataset.window))
 
 
 def with_window(config: TrainConfig, window: Literal["auto"] | list[int] | None) -> TrainConfig:
@@ -151,28 +165,18 @@ def finished_row(run: Run) -> dict[str, float] | None:
 def differences(run: Run) -> dict[str, tuple[Any, Any]]:
     """Settings in which what stands in a run's folder differs from those that are given: dotted name -> (there, now).
 
-    A setting that the run's version did not know counts as its default. Nothing where there is no run.
+    A setting that the run's version did not know counts as its default.
+
+    Raises:
+        DataError: the settings that stand there cannot be read.
     """
-    try:
-        there = flat_settings(place_free(run.values()))
-    except (DataError, KeyError, TypeError):
-        return {}
+    there, now = (flat_settings(place_free(own.settings.to_dict())) for own in (Run(run.folder), run))
     if run.settings.dataset.window == "auto":
         there.pop("dataset.window", None)  # what it was for those images
-    now = flat_settings(place_free(run.settings.to_dict()))
     if now.get("dataset.root") and there.get("dataset.root"):
         now["dataset.root"], there["dataset.root"] = run.dataset.root, run.where(there["dataset.root"])
-    if there == now:  # as of every finished run of a grid
-        return {}
-    default = _defaults()
-    pairs = {name: (there.get(name, default.get(name)), now.get(name)) for name in sorted(there.keys() | now.keys())}
+    pairs = {name: (there.get(name), now.get(name)) for name in sorted(there.keys() | now.keys())}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _defaults() -> dict[str, Any]:
-    """Of every setting; those of the group ``dataset`` for whatever source reads them."""
-    dataset = {f"dataset.{name}": field.default for name, field in DatasetConfig.model_fields.items()}
-    return dataset | flat_settings(TrainConfig().to_dict())
 
 
 def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -205,8 +209,8 @@ def finish_rerun(run: Run) -> None:
     if not moving.exists():
         return
     try:
-        plan = _Moving(**json.loads(read_bytes_of(moving)))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        plan = _Moving(**read_json(moving))
+    except (OSError, DataError, ConfigError) as error:
         raise DataError(
             f"{moving} is not of this project: {error}\nNothing was moved. Remove {inner}, or put its files in place."
         ) from error

@@ -8,14 +8,16 @@ it can be had on one set of images throughout. They are small: at most 8x8 cells
 from __future__ import annotations
 
 import csv
-import zipfile
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gaze.files import atomic_path
+from gaze.errors import DataError
+from gaze.files import atomic_path, open_regular
+from gaze.runs.arrays import DAMAGED, array, read_arrays
 from gaze.runs.run import Run
 
 MOST_CELLS = 8  # a side
@@ -41,11 +43,13 @@ def open_maps(path: Path, epochs: int, images: int, shape: tuple[int, int]) -> n
     """
     kind = np.dtype([("pred", "<i4"), ("map", "u1", shape)])
     try:
+        open_regular(path).close()
         there = np.lib.format.open_memmap(path, mode="r+")
         if there.dtype == kind and there.shape == (epochs, images):
             return there
-    except (OSError, ValueError):
+    except DAMAGED:
         pass
+    path.unlink(missing_ok=True)  # what is no regular file would be written into
     return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(epochs, images))
 
 
@@ -86,11 +90,19 @@ def finish_maps(run: Run, target: NDArray[np.int64]) -> None:
 
 
 def last_maps(run: Run) -> LastMaps | None:
-    """What :func:`finish_maps` left; None where that is absent or damaged."""
+    """What :func:`finish_maps` left; None where that is absent or, which is said, cannot be read."""
+    name = run.last_maps.name
     try:
-        with np.load(run.last_maps) as file:
-            target = file["target"].astype(np.int64)
-            correct = np.unpackbits(file["correct"], axis=1, count=len(target)).astype(bool)
-            return LastMaps(file["maps"], target, correct)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+        arrays = read_arrays(run.last_maps)
+        maps, target = array(arrays, "maps", "u", 3, name), array(arrays, "target", "u", 1, name).astype(np.int64)
+        bits = array(arrays, "correct", "u", 2, name)
+        if maps.dtype != np.uint8 or bits.dtype != np.uint8 or not maps.size or not len(bits):
+            raise DataError(f"{name}: maps and correct must be 8-bit numbers, and not empty")
+        if len(maps) != len(target) or bits.shape[1] != (len(target) + 7) // 8:
+            raise DataError(f"{name}: maps, target and correct must be of as many images")
+        return LastMaps(maps, target, np.unpackbits(bits, axis=1, count=len(target)).astype(bool))
+    except FileNotFoundError:
+        pass
+    except DataError as error:
+        warnings.warn(f"{run.folder}: its last maps are left out: {error}", stacklevel=2)
+    return None

@@ -24,6 +24,7 @@ from gaze.config.train import place_free
 from gaze.errors import DataError
 from gaze.measures import measures
 from gaze.runs.folder import flat_settings
+from gaze.runs.kept_maps import COLUMNS
 from gaze.runs.run import Run, runs_below
 from gaze.runs.tidy import RUN_KEYS, absent_columns, add_derived, check_columns, check_tidy, read_tidy_csv
 
@@ -167,9 +168,10 @@ def _read_run(run: Run) -> Found:
     row |= {"run": run.name, "state": "unreadable", "epochs": 0, "reason": ""}
     try:
         row |= run.keys | {"max_epochs": int(run.settings.trainer["max_epochs"])}
+        run.check_files()
         table = _tidy_table(run)
-    except (OSError, ValueError, TypeError, DataError) as error:
-        row["reason"] = str(error).splitlines()[0]
+    except (OSError, DataError) as error:
+        row["reason"] = "; ".join(str(error).splitlines())
         return Found(row, {}, run)
     row["epochs"] = len(table["epoch"]) if table else 0
     row["state"], row["reason"] = _state(run, row["epochs"])
@@ -178,17 +180,28 @@ def _read_run(run: Run) -> Found:
 
 def _tidy_table(run: Run) -> dict[str, NDArray[Any]]:
     """Its columns under tidy names; none where the run has not finished an epoch."""
-    columns, rows = run.table()
+    known = {measure.column: measure.name for measure in measures().values() if measure.column}
+    known |= {name: name for name in ("epoch", "step")}
+    columns, rows = run.table(known)
     if not columns:
         return {}
-    known = {measure.column: measure.name for measure in measures().values()}
-    tidy = {column: known.get(column, column.removeprefix("val/")) for column in columns}
-    table = {name: _values(rows, column) for column, name in tidy.items() if "/" not in name}
+    table = {known[column]: _values(rows, column) for column in columns if column in known}
     check_columns([*table, *RUN_KEYS], run.metrics_file.name)
-    same = {row["epoch"]: row for row in run.table(file=run.grid_file)[1] if "epoch" in row}
+    _each_epoch_once(rows, run.metrics_file.name)
+    grid = run.table(COLUMNS, run.grid_file)[1]
+    _each_epoch_once(grid, run.grid_file.name)
+    same = {row["epoch"]: row for row in grid if "epoch" in row}
     more = [same.get(row.get("epoch", nan), {}) for row in rows]
     names = dict.fromkeys(name for row in same.values() for name in row if name != "epoch")
     return table | {name: _values(more, name) for name in names}
+
+
+def _each_epoch_once(rows: Sequence[Mapping[str, float]], source: str) -> None:
+    seen = set()
+    for line, row in enumerate(rows, 2):
+        if row.get("epoch") in seen:
+            raise DataError(f"{source}, line {line}: epoch={row['epoch']:g} occurs twice. Mend it, or remove the row.")
+        seen |= {row["epoch"]} if "epoch" in row else set()
 
 
 def _values(rows: Sequence[Mapping[str, float]], column: str) -> NDArray[Any]:
@@ -234,7 +247,7 @@ def _state(run: Run, epochs: int) -> tuple[str, str]:
     trainer, status = run.settings.trainer, run.status
     progress = f"{epochs} of {trainer['max_epochs']} epochs"
     if status.get("state") == "failed":
-        return "failed", f"{str(status.get('error', 'no message')).splitlines()[0]} ({progress})"
+        return "failed", f"{next(iter(status.get('error', '').splitlines()), 'no message')} ({progress})"
     if status.get("state", "complete") != "complete":
         word = "still running" if run.state == "running" else "interrupted"
         return "unfinished", f"{word}: {progress}"

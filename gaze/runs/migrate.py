@@ -16,18 +16,18 @@ def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = dict(values)
     optimizer = values.get("optimizer")
-    if isinstance(optimizer, Mapping) and "plateau_patience" in optimizer:
+    if isinstance(optimizer, Mapping) and {"plateau_factor", "plateau_patience"} <= optimizer.keys():
         values["optimizer"] = {key: value for key, value in optimizer.items() if not key.startswith("plateau_")}
         values["scheduler"] = {"factor": optimizer["plateau_factor"], "patience": optimizer["plateau_patience"]}
     if isinstance(values.get("dataset"), Mapping):
         values["dataset"] = {"window": None, **values["dataset"]}  # before there was one, 0..65535 became 0..255
     dataset = values.get("dataset")
-    if isinstance(dataset, Mapping) and "drop_leaked" in dataset:
+    if isinstance(dataset, Mapping) and isinstance(dataset.get("drop_leaked", ""), bool | None):
         values["dataset"] = {key: value for key, value in dataset.items() if key != "drop_leaked"}
         values["dataset"]["on_leak"] = "drop" if dataset["drop_leaked"] else "warn"
         if dataset.get("kind") != "phantom":  # the numbers were the phantom's and counted for nothing
             values["dataset"] |= {"train_images": None, "test_images": None}
-    source = SOURCES.get(dataset.get("kind", "phantom")) if isinstance(dataset, Mapping) else None
+    source = SOURCES.get(str(dataset.get("kind", "phantom"))) if isinstance(dataset, Mapping) else None
     if source is not None:  # what counted for nothing
         values["dataset"] = {key: value for key, value in values["dataset"].items() if source.reads(key)}
     return values

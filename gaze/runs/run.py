@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,14 @@ from typing import Any
 
 from gaze.choices import METHODS
 from gaze.config.data import DatasetConfig
-from gaze.config.train import TrainConfig
+from gaze.config.settings import shown
+from gaze.config.train import PRECISIONS, TrainConfig
 from gaze.errors import ConfigError, DataError
-from gaze.files import check_links
+from gaze.files import MOST_BYTES, check_links, open_regular, read_bytes_of
 from gaze.runs.collapse import collapse_of
 from gaze.runs.migrate import migrate
-from gaze.runs.status import LOCK_FILE, STATUS_FILE, read_facts, read_status, run_state
+from gaze.runs.records import Audit, Environment, Status, endless, read_facts, read_json, read_record
+from gaze.runs.status import LOCK_FILE, STATUS_FILE, read_status, run_state
 
 LAST, BEFORE, BEST = "last", "before", "best"  # checkpoints, in the order in which a run resumes from them
 RERUN = "rerun"
@@ -115,16 +117,17 @@ class Run:
         """
         check_links(self.folder, *self.names)
         try:
-            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+            values = read_json(self.config_file)
         except FileNotFoundError:
             raise DataError("config.json is missing") from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"config.json cannot be read: {error}") from error
         for name in NEEDED:
             group, _, key = name.rpartition(".")
-            own = values.get(group) if group and isinstance(values, dict) else values
+            own = values.get(group) if group else values
             if not isinstance(own, dict) or key not in own:
                 raise DataError(f"config.json has no {name}")
+        problem = endless(values)
+        if problem:
+            raise DataError(f"config.json: {problem} must be a finite number")
         return migrate(values)
 
     @cached_property
@@ -137,9 +140,11 @@ class Run:
         if self.given is not None:
             return self.given
         try:
-            return TrainConfig(**self.values())
+            settings = TrainConfig(**self.values())
         except ConfigError as error:
             raise DataError(f"config.json is not of this version of the project: {error}") from error
+        _check_trainer(settings.trainer)
+        return settings
 
     @property
     def dataset(self) -> DatasetConfig:
@@ -154,8 +159,9 @@ class Run:
         """A ``dataset.root`` of ``config.json`` as an absolute path. A relative one is where the training found it,
         which stands in ``audit.json``; else, or where nothing is there any more, it is one from here.
         """
-        there = None if Path(root).expanduser().is_absolute() else read_facts(self.audit_file).get(ROOT_GIVEN)
-        return str(there) if there and Path(there).exists() else absolute(root)
+        given = os.path.isabs(os.path.expanduser(root))  # noqa: PTH111, PTH117 - Path raises for ~nobody
+        there = None if given else read_facts(self.audit_file, Audit).get(ROOT_GIVEN)
+        return there if there and os.path.exists(there) else absolute(root)  # noqa: PTH110 - any text will do
 
     @property
     def label(self) -> str:
@@ -207,7 +213,12 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, device, commit; empty where that is not known."""
-        return read_facts(self.environment_file)
+        return read_facts(self.environment_file, Environment)
+
+    def check_files(self) -> None:
+        """Raise DataError where what it says of itself beside its settings and its table cannot be."""
+        read_record(self.status_file, Status)
+        read_record(self.environment_file, Environment)
 
     @property
     def finished(self) -> bool:
@@ -219,11 +230,11 @@ class Run:
     def digest(self) -> str | None:
         """SHA-256 of ``metrics.csv``; None where it is missing."""
         try:
-            return hashlib.sha256(self.metrics_file.read_bytes()).hexdigest()
+            return hashlib.sha256(read_bytes_of(self.metrics_file)).hexdigest()
         except OSError:
             return None
 
-    def table(self, *only: str, file: Path | None = None) -> tuple[list[str], list[dict[str, float]]]:
+    def table(self, only: Collection[str] = (), file: Path | None = None) -> tuple[list[str], list[dict[str, float]]]:
         """Columns of ``metrics.csv`` and its rows, one an epoch; empty fields are left out. Nothing where it is absent.
 
         Args:
@@ -235,15 +246,20 @@ class Run:
         """
         path = file or self.metrics_file
         try:
-            with path.open(newline="", encoding="utf-8") as lines:
-                reader = csv.DictReader(lines, restkey="")
-                rows = [
-                    {k: _number(value) for k, value in row.items() if value and k in (only or row)} for row in reader
-                ]
-                return list(reader.fieldnames or ()), rows
+            reader = csv.reader(io.StringIO(read_bytes_of(path).decode(), newline=""))
+            columns = next(reader, [])
+            places = [(place, name) for place, name in enumerate(columns) if not only or name in only]
+            if len({name for _, name in places}) < len(places):
+                raise ValueError("a column stands twice in its first line")
+            rows = []
+            for line in filter(None, reader):
+                if len(line) > len(columns):
+                    raise ValueError(f"line {reader.line_num} is longer than the first one")
+                rows.append({name: _number(line[p], name) for p, name in places if p < len(line) and line[p]})
+            return columns, rows
         except FileNotFoundError:
             return [], []
-        except (OSError, ValueError, TypeError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
 
     @property
@@ -256,7 +272,7 @@ class Run:
         """How it collapsed (:func:`gaze.runs.collapse.collapse_of`); "" where it did not, or its table is damaged."""
         names = ("val/kappa", "val/gaze_empty_fraction", "val/gaze_consistency", "val/gaze_eta_squared")
         try:
-            rows = self.table(*names)[1]
+            rows = self.table(names)[1]
         except DataError:
             return ""
         kappa, empty, squared, eta = ([row.get(name, math.nan) for row in rows] for name in names)
@@ -266,7 +282,8 @@ class Run:
     def begun(self) -> bool:
         """Whether it left a whole epoch; a damaged table may hold one."""
         try:
-            with self.metrics_file.open(newline="", encoding="utf-8") as lines:
+            file = open_regular(self.metrics_file, MOST_BYTES)
+            with io.TextIOWrapper(file, encoding="utf-8", newline="") as lines:
                 return next(csv.DictReader(lines), None) is not None
         except FileNotFoundError:
             return False
@@ -279,9 +296,21 @@ def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - Path keeps ".."
 
 
-def _number(text: str) -> float:
-    number = float(text)  # no text in a row that is longer than the header
-    return int(text) if text.isdecimal() else number  # epochs and steps stay whole
+def _number(text: str, name: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{name}={shown(text)} must be a number") from None
+    return int(number) if text.isdecimal() and number < 2**53 else number  # epochs and steps stay whole
+
+
+def _check_trainer(trainer: dict[str, Any]) -> None:
+    """What is read back of Lightning's own arguments, which are settings without a type."""
+    epochs, precision = trainer["max_epochs"], str(trainer.get("precision", "32-true"))
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise DataError(f"config.json: trainer.max_epochs={shown(epochs)} must be a whole number, 1 or more")
+    if precision not in (*PRECISIONS, "32", "64"):
+        raise DataError(f"config.json: trainer.precision={shown(precision)} is none of {', '.join(PRECISIONS)}")
 
 
 def methods(runs: Iterable[Run]) -> str:

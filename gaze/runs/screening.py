@@ -115,7 +115,7 @@ def last_accuracy(run: Run) -> float:
     Raises:
         ConfigError: its table has no such column.
     """
-    columns, rows = run.table(ACCURACY)
+    columns, rows = run.table([ACCURACY])
     if ACCURACY not in columns:
         raise ConfigError(f"{run.metrics_file} has no column {ACCURACY}.")
     return rows[-1].get(ACCURACY, math.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -17,8 +16,8 @@ from typing import Any
 
 from gaze.errors import BusyError, GazeError
 from gaze.files import write_json
+from gaze.runs.records import Status, read_facts
 
-STATES = ("running", "complete", "failed", "interrupted")
 STATUS_FILE = "status.json"
 LOCK_FILE = ".lock"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
@@ -125,19 +124,9 @@ def note_progress(directory: Path, **facts: Any) -> None:
             write_json(directory / STATUS_FILE, {**status, **facts})
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """A JSON file of a run; empty where there is no such file, or none that can be read."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def read_status(directory: Path) -> dict[str, Any]:
     """What :func:`tracked` wrote into a folder; empty where that is not known."""
-    status = read_facts(directory / STATUS_FILE)
-    return status if status.get("state") in STATES else {}
+    return read_facts(directory / STATUS_FILE, Status)
 
 
 def run_state(directory: Path) -> str | None:

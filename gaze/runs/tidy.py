@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gaze.errors import DataError
-from gaze.files import atomic_path
+from gaze.files import MOST_BYTES, atomic_path, open_regular
 from gaze.measures import measures
 
 RUN_KEYS = ["study", "dataset", "model", "lambda", "seed"]
@@ -21,7 +21,10 @@ TIDY_COLUMNS = [
     *RUN_KEYS,
     *("epoch", "accuracy", "kappa", "gaze_consistency", "gaze_consistency_l2", "gaze_eta_squared", "loss"),
 ]
-KEY_RANGES = {"lambda": (-np.inf, np.inf), "seed": (0.0, np.inf), "epoch": (1.0, np.inf)}
+MOST_EXACT = 2.0**53 - 1  # whole numbers up to here are exact as floats, which a column with a gap is read as
+KEY_RANGES = {"lambda": (-np.inf, np.inf), "seed": (0.0, MOST_EXACT), "epoch": (1.0, MOST_EXACT)}
+TEXTS = ("study", "dataset", "model", "run", "variant", "of_study")  # in which null, nan and NA are names
+EMPTY = ["", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "-nan", "-NaN", "null", "NULL", "None"]  # in the others
 # From pandas 3.1 on numbers are always read to the last bit, and the option to ask for it is deprecated.
 EXACT: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
@@ -107,7 +110,7 @@ def _check_numbers(table: pd.DataFrame, ranges: Ranges, source: str) -> None:
         _refuse(text, table[column], source, column, "is not a number")
         outside = (numbers < low - ROUNDING) | (numbers > high + ROUNDING)
         unit = " (a share, not per cent)" if column == "accuracy" else ""
-        _refuse(outside, numbers, source, column, f"is outside {low:g} .. {high:g}{unit}")
+        _refuse(outside, numbers, source, column, f"is outside {low:.16g} .. {high:.16g}{unit}")
         table[column] = numbers
     for column in ("lambda", "seed", "epoch"):
         _refuse(table[column].isna(), table[column], source, column, "is empty")
@@ -134,8 +137,12 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
         DataError: as :func:`check_tidy`; no CSV; no rows; or an epoch twice in a named run.
     """
     try:
-        table = pd.read_csv(path, dtype={"study": str, "dataset": str, "model": str}, **_signs(path), **EXACT)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        signs = _signs(path)
+        with open_regular(path) as file:
+            empty = {name: [""] if name in TEXTS else EMPTY for name in _columns(path)}
+            types: dict[str, Any] = dict.fromkeys(TEXTS, str)
+            table = pd.read_csv(file, dtype=types, keep_default_na=False, na_values=empty, **signs, **EXACT)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError, OSError) as error:
         raise DataError(f"source={path}: this cannot be read as a CSV file ({error}).") from error
     table = check_tidy(table, str(path))
     if table.empty:
@@ -153,13 +160,19 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
 
 def absent_columns(path: Path) -> tuple[str, ...]:
     """Tidy columns that a CSV does not have."""
-    return tuple(name for name in TIDY_COLUMNS if name not in pd.read_csv(path, nrows=0, **_signs(path)))
+    there = _columns(path)
+    return tuple(name for name in TIDY_COLUMNS if name not in there)
+
+
+def _columns(path: Path) -> list[str]:
+    with open_regular(path) as file:
+        return list(pd.read_csv(file, nrows=0, **_signs(path)))
 
 
 def _signs(path: Path) -> dict[str, Any]:
     """What stands between values, and in numbers: a spreadsheet whose decimal sign is the comma writes semicolons."""
-    with path.open(encoding="utf-8-sig") as lines:
-        head, first = lines.readline(), lines.readline()
+    with open_regular(path) as lines:
+        head, first = (lines.readline(MOST_BYTES).decode("utf-8-sig") for _ in range(2))
     between = max(",;\t", key=head.count)
     return {"sep": between, "decimal": "," if between != "," and "," in first else "."}
 

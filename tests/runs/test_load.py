@@ -141,7 +141,7 @@ def test_a_damaged_folder_is_listed_and_stops_nothing(tmp_path):
         ("config.json", None, "config.json is missing"),
         ("config.json", b"{", "Expecting property name"),
         ("config.json", b"{}", "config.json has no study"),
-        ("config.json", b"[1]", "config.json has no study"),
+        ("config.json", b"[1]", "config.json must be an object with named values, and is [1]"),
         ("metrics.csv", b"epoch,val/accuracy\n1,0.5\n", "metrics.csv: no column kappa"),
         ("metrics.csv", b"\xff\xfe\x00", ""),
     )):  # fmt: skip
@@ -273,6 +273,19 @@ def test_csv_gives_back_what_was_written_bit_for_bit(tmp_path):
     pd.testing.assert_frame_equal(load_runs(tmp_path / "epochs.csv"), first, check_exact=True)
 
 
+def test_words_that_mean_nothing_elsewhere_are_names_of_a_study(tmp_path):
+    for name in ("null", "nan", "NA", "None", "n/a"):
+        table = made_up_runs(study=name, datasets=[name], models=[name])
+        table.loc[0, "loss"] = np.nan
+        write_tidy_csv(table, tmp_path / "epochs.csv")
+        again = read_runs(tmp_path / "epochs.csv", study=name).epochs
+        assert set(again["study"]) == set(again["dataset"]) == set(again["model"]) == {name}
+        assert again["loss"].isna().sum() == 1
+    (tmp_path / "own.csv").write_text("study,model,seed,epoch,kappa,gaze_consistency\nNA,m,1,1,NA,null\n")
+    (row,) = load_runs(tmp_path / "own.csv").to_dict("records")
+    assert row["study"] == "NA" and np.isnan(row["kappa"]) and np.isnan(row["gaze_consistency"])
+
+
 @pytest.mark.parametrize(("between", "decimal"), [(";", ","), (";", "."), ("\t", "."), ("\t", ",")])
 def test_csv_of_a_spreadsheet_is_read(tmp_path, between, decimal):
     table = load_runs(REPO / "results" / "thesis" / "epochs.csv")
@@ -318,8 +331,9 @@ def test_a_value_that_cannot_be_is_refused_with_its_line(tmp_path):
         ("kappa", -1.5, "kappa=-1.5 is outside -1 .. 1"),
         ("gaze_consistency", -0.1, "gaze_consistency=-0.1 is outside"),
         ("gaze_eta_squared", 1.5, "gaze_eta_squared=1.5 is outside"),
-        ("epoch", 0, "epoch=0.0 is outside 1 .. inf"),
+        ("epoch", 0, "epoch=0.0 is outside 1 .. 9007199254740991"),
         ("epoch", 1.5, "epoch=1.5 is not a whole number"),
+        ("seed", 10**23 - 1, "seed=1e+23 is outside 0 .. 9007199254740991"),
         *((empty, "", f"{empty} is empty") for empty in ("epoch", "seed", "lambda", "model")),
         ("kappa", "good", "kappa=good is not a number"),
     ):
