@@ -10,6 +10,7 @@ import io
 import os
 import socket
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gaze.config.naming import register
 from gaze.config.words import Command
-from gaze.errors import ConfigError, GazeError, clear_errors
+from gaze.errors import ConfigError, GazeError, LeftOut, clear_errors
 
 HOUSE = Path(__file__).resolve().parent
 CONF = next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
@@ -88,6 +89,7 @@ def analyze_job(cfg: DictConfig) -> None:
 
     from gaze.config.train import check_analysis  # after Hydra: --help answers at once
 
+    note_what_is_left_out()
     with clear_errors():
         config = check_analysis(cfg)
         from gaze.studies.run import run_analysis
@@ -138,6 +140,19 @@ def go_to_folder_of_grid(cfg: DictConfig) -> None:
         )
     if home.is_dir():
         os.chdir(home)
+
+
+def note_what_is_left_out() -> None:
+    """Show a warning of damaged files as a line for a person, not with a place in the code."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, LeftOut):
+            print(f"note: {message}")
+        else:
+            usual(message, category, *place, **more)
+
+    warnings.showwarning = show
 
 
 def save_settings(cfg: DictConfig, folder: Path) -> None:

@@ -31,6 +31,10 @@ class CheckpointError(GazeError):
     """A checkpoint that must not be loaded."""
 
 
+class LeftOut(UserWarning):
+    """A damaged file that an analysis goes on without. A command shows it as a note."""
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """End the command with an error's message alone, and exit code 1."""

@@ -16,17 +16,8 @@ from gaze.files import open_regular
 
 MOST = 1 << 30  # bytes of all arrays of a file: last maps of 4 million images in 8x8 cells are a quarter of it
 KINDS = {"u": "whole numbers", "f": "numbers", "U": "texts"}
-DAMAGED: tuple[type[Exception], ...] = (
-    OSError,
-    ValueError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,
-    TokenError,
-)
-DAMAGED += (zipfile.BadZipFile, zlib.error)  # a header is a Python literal that NumPy parses
+DAMAGED: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, EOFError, RuntimeError, MemoryError)
+DAMAGED += (SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)  # a header is a Python literal
 Arrays = dict[str, NDArray[Any]]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gaze.errors import DataError
-from gaze.files import atomic_path
+from gaze.errors import DataError, LeftOut
+from gaze.files import atomic_path, printable
 from gaze.runs.arrays import Arrays, array, read_arrays
 from gaze.runs.run import Run, run_named
 from gaze.runs.tidy import ROUNDING, RUN_KEYS
@@ -137,4 +137,4 @@ def _checked(arrays: Arrays, prefix: str, name: str, file: str) -> _Drawn:
 
 
 def _left_out(path: Path, error: Exception) -> None:
-    warnings.warn(f"{path.parent}: left out of the gaze atlas: {error}", stacklevel=2)
+    warnings.warn(printable(f"{path.parent}: left out of the gaze atlas: {error}"), LeftOut, stacklevel=2)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gaze.errors import DataError
-from gaze.files import atomic_path, open_regular
+from gaze.errors import DataError, LeftOut
+from gaze.files import atomic_path, open_regular, printable
 from gaze.runs.arrays import DAMAGED, array, read_arrays
 from gaze.runs.run import Run
 
@@ -104,5 +104,5 @@ def last_maps(run: Run) -> LastMaps | None:
     except FileNotFoundError:
         pass
     except DataError as error:
-        warnings.warn(f"{run.folder}: its last maps are left out: {error}", stacklevel=2)
+        warnings.warn(printable(f"{run.folder}: its last maps are left out: {error}"), LeftOut, stacklevel=2)
     return None

@@ -6,10 +6,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tampered import CORPUS, READ, corpus
+from tampered import CORPUS, READ, complete, corpus
 
 from gaze.config.train import TrainConfig
-from gaze.errors import GazeError
+from gaze.errors import DataError, GazeError
+from gaze.files import write_json
 from gaze.runs.class_gaze import read_maps
 from gaze.runs.folder import changed_images, plan_run
 from gaze.runs.kept_maps import last_maps
@@ -35,15 +36,16 @@ def sent(tmp_path_factory):
     cases, before = corpus(parent / "sent"), stamps(parent)
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits for ever"))
     signal.alarm(120)
-    yield parent / "sent", cases
+    found = read_runs(parent / "sent")
+    yield parent / "sent", cases, found
     signal.alarm(0)
     assert stamps(parent) == before
 
 
 def test_a_hundred_and_more_are_listed_with_the_reason_or_read(sent):
-    root, cases = sent
+    _, cases, found = sent
     assert len(cases) >= 100
-    rows = read_runs(root).listing.set_index("run")
+    rows = found.listing.set_index("run")
     assert rows.loc["good", "state"] == "complete" and len(rows) == len(cases) + 1
     wrong = []
     for name, case in cases.items():
@@ -56,7 +58,7 @@ def test_a_hundred_and_more_are_listed_with_the_reason_or_read(sent):
 
 
 def test_a_start_in_each_is_refused_with_the_file_or_goes_on(sent):
-    root, cases = sent
+    root, cases, _ = sent
     for name, case in cases.items():
         own = Run(root / name, TrainConfig(study="other", trainer={"max_epochs": 3}))
         with pytest.raises(GazeError) as error:  # never "finished already", never "resume"
@@ -68,8 +70,7 @@ def test_a_start_in_each_is_refused_with_the_file_or_goes_on(sent):
 
 
 def test_maps_that_are_damaged_are_left_out_and_said(sent):
-    root, _ = sent
-    runs = read_runs(root)
+    root, _, runs = sent
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         (drawn,) = read_maps(root, runs.epochs)
@@ -80,3 +81,20 @@ def test_maps_that_are_damaged_are_left_out_and_said(sent):
         name for name in left if CORPUS[int(name) - 1].file == "gaze_last.npz"
     }
     assert len({str(warning.message) for warning in said}) == len(left)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"null", b"[]", b"{}", b"\xff", b'{"study": "s"}'])
+@pytest.mark.parametrize("state", ["complete", "interrupted"])
+def test_a_run_whose_settings_cannot_be_read_is_neither_finished_nor_resumed(tmp_path, state, content):
+    folder = complete(tmp_path / "run")
+    (folder / "checkpoints").mkdir()
+    run = Run(folder, Run(folder).settings)
+    write_json(run.status_file, {"state": state, "metrics_sha256": run.digest})
+    assert plan_run(run).action == ("skip" if state == "complete" else "resume")
+    run.config_file.unlink() if content is None else run.config_file.write_bytes(content)
+    with pytest.raises(
+        DataError, match=rf"{folder} holds a run whose settings cannot be read:\s+config.json .*\s.*rerun"
+    ):
+        plan_run(run)
+    again = Run(folder, run.settings.model_copy(update={"rerun": True}))
+    assert plan_run(again) == ("start", run.rerun)
