@@ -25,7 +25,7 @@ def tree(folder) -> dict[str, str | None]:
         ({"new": [], "old_to": 1}, "old_to"),
         ({"new": None, "old_to": "1"}, "new"),
         ({}, "new"),
-        ([], "mapping"),
+        ([], "an object with named values"),
     ],
 )
 def test_the_move_of_a_rerun_stays_in_the_runs_folder(tmp_path, moving, named):
