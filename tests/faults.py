@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import resource
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -86,6 +87,25 @@ def while_writing_metrics(number: int) -> None:
     _at_call(csv.DictWriter, "writerows", number, kill_self)
 
 
+def while_evaluating(number: int) -> None:
+    """SIGKILL before a batch of evaluation."""
+    from gaze.training.module import GazeModule
+
+    _at_call(GazeModule, "validation_step", number, kill_self)
+
+
+def while_drawing(number: int) -> None:
+    """SIGKILL when a picture of a run, or its copy for TensorBoard, is about to be saved."""
+    from PIL import Image
+
+    _at_call(Image.Image, "save", number, kill_self)
+
+
+def while_reporting(number: int) -> None:
+    """SIGKILL when a file of a report is about to take its place."""
+    _at_call(Path, "replace", number, kill_self)
+
+
 def full_disk(number: int) -> None:
     """From the ``number``-th checkpoint on no file can become larger than 2 kB, as on a disk that is full."""
 
@@ -110,7 +130,17 @@ def little_memory() -> None:
 
 FAULTS = {
     f.__name__: f
-    for f in (at_step, while_saving, between_the_two_names, while_writing_metrics, full_disk, little_memory)
+    for f in (
+        at_step,
+        while_saving,
+        between_the_two_names,
+        while_writing_metrics,
+        while_evaluating,
+        while_drawing,
+        while_reporting,
+        full_disk,
+        little_memory,
+    )
 }
 
 
@@ -133,6 +163,28 @@ def _work(config: Any, folder: Path, fault: str | None, args: tuple[Any, ...], a
     answer.write_text(json.dumps(row))
 
 
+def _command(folder: Path, words: tuple[str, ...], fault: str | None, number: int, output: Path) -> None:
+    """``train.py ...`` or ``analyze.py ...`` in a folder, as the command line starts it."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    if fault is not None:
+        FAULTS[fault](number)
+    sys.argv = list(words)
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def command(folder: Path, words: tuple[str, ...], fault: str | None = None, number: int = 0) -> tuple[int, str]:
+    """Exit code (negative: the signal that killed it) and output of a command in a process of its own."""
+    output = folder.with_suffix(".out")
+    process = SERVER.Process(target=_command, args=(folder, words, fault, number, output))
+    process.start()
+    process.join()
+    return process.exitcode or 0, output.read_text()
+
+
 def start(config: Any, folder: Path, fault: str | None = None, *args: Any) -> Any:
     """A process that trains ``config`` into ``folder``; what it gives is in ``folder.json``, its output in .out."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -150,3 +202,24 @@ def run(config: Any, folder: Path, fault: str | None = None, *args: Any) -> tupl
     assert process.exitcode is not None, "the run hangs"
     values = json.loads(answer.read_text()) if answer.exists() else {}
     return process.exitcode, values, answer.with_suffix(".out").read_text()
+
+
+def tensors(value, path=""):
+    """Every number and tensor in a checkpoint by where it stands, without paths of files."""
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in tensors(part, f"{path}/{key}").items()}
+    if isinstance(value, list | tuple):
+        return {k: v for i, part in enumerate(value) for k, v in tensors(part, f"{path}/{i}").items()}
+    return {} if isinstance(value, str) else {path: value}
+
+
+def assert_same_result(folder: Path, other: Path) -> None:
+    assert (folder / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (folder, other))
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+            one, two = tensors(a[part], part), tensors(b[part], part)
+            assert one.keys() == two.keys()
+            for key, value in one.items():
+                same = torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else value == two[key]
+                assert same, f"{name}: {key}: {value} and {two[key]}"

@@ -13,6 +13,7 @@ import faults
 import pytest
 import torch
 from conftest import Run
+from faults import assert_same_result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaze.runs.status import is_busy, read_status, run_state
@@ -41,27 +42,6 @@ def undisturbed(config, tmp_path_factory) -> Run:
     code, row, _ = faults.run(config, folder)
     assert code == 0
     return Run(config, folder, row)
-
-
-def tensors(value, path=""):
-    """Every number and tensor in a checkpoint by where it stands, without paths of files."""
-    if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in tensors(part, f"{path}/{key}").items()}
-    if isinstance(value, list | tuple):
-        return {k: v for i, part in enumerate(value) for k, v in tensors(part, f"{path}/{i}").items()}
-    return {} if isinstance(value, str) else {path: value}
-
-
-def assert_same_result(folder: Path, other: Path) -> None:
-    assert (folder / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
-    for name in ("last.ckpt", "best.ckpt"):
-        a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (folder, other))
-        for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-            one, two = tensors(a[part], part), tensors(b[part], part)
-            assert one.keys() == two.keys()
-            for key, value in one.items():
-                same = torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else value == two[key]
-                assert same, f"{name}: {key}: {value} and {two[key]}"
 
 
 def assert_completes(config, folder: Path, undisturbed: Run) -> str:
