@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -37,7 +36,8 @@ def statuses(folder: Path) -> dict[str, dict]:
 @pytest.mark.slow
 def test_ray_runs_two_at_once_each_in_a_process_of_its_own_with_one_cache(tmp_path):
     cache, folder = tmp_path / "cache", tmp_path / "grid"
-    words = ("hydra/launcher=gpus", "hydra.launcher.ray.init.num_cpus=2", "dataset.seed=7", "seed=0,1")
+    ray = "hydra.launcher.ray.init"
+    words = ("hydra/launcher=gpus", f"{ray}.num_cpus=2", f"{ray}.address=local", "dataset.seed=7", "seed=0,1")
     done = grid(*words, folder=folder, GAZE_CACHE=str(cache))
     assert done.returncode == 0, done.stdout + done.stderr
     found = list(statuses(folder).values())
@@ -111,21 +111,17 @@ def two_machines() -> Iterator[tuple[Path, str, subprocess.Popen[bytes]]]:
 
     if subprocess.run([*OTHER_MACHINE, "true"], capture_output=True).returncode:
         pytest.skip("needs unshare and the right to give a process another host name")
-    root = Path(tempfile.mkdtemp(prefix="gaze-ray-"))  # a socket's path has 107 characters at most
     port, client = free_ports(2)
     address = f"{ray.util.get_node_ip_address()}:{port}"
-    words = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={root}/ray")
-    head = raylet(root / "a", "--head", "--include-dashboard=false", *words)
-    try:
+    with tempfile.TemporaryDirectory(prefix="gaze-ray-", ignore_cleanup_errors=True) as name, ExitStack() as at_end:
+        root = Path(name)  # a socket's path has 107 characters at most: not tmp_path
+        words = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={root}/ray")
+        head = raylet(root / "a", "--head", "--include-dashboard=false", *words)
+        at_end.callback(kill, head)
         other = raylet(root / "b", f"--address={address}", machine=OTHER_MACHINE)
-        try:
-            (root / "c").mkdir()
-            yield root / "c", address, other
-        finally:
-            kill(other)
-    finally:
-        kill(head)
-        shutil.rmtree(root, ignore_errors=True)
+        at_end.callback(kill, other)
+        (root / "c").mkdir()
+        yield root / "c", address, other
 
 
 def wait_until(true: Callable[[], bool], seconds: float) -> None:
