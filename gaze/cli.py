@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from gaze.config.naming import register
 from gaze.config.words import Command
 from gaze.errors import ConfigError, GazeError, LeftOut, clear_errors
+from gaze.names import visible
 
 HOUSE = Path(__file__).resolve().parent
 CONF = next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
@@ -59,17 +60,17 @@ def train_job(cfg: DictConfig) -> float | None:
             wait_for_sign(run.folder, print)
         done = finished_row(run)
         if done is not None:
-            print(f"{run.folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew.")
+            print(visible(f"{run.folder}: finished already, kappa {done['val/kappa']:.4f}. rerun=true trains it anew."))
             changes = changed_images(run)
             if changes:
-                print(f"note: it was trained with other images than those at hand: {'; '.join(changes)}")
+                print(visible(f"note: it was trained with other images than those at hand: {'; '.join(changes)}"))
             return done["val/kappa"]
         check_trainer(config)
         from gaze.training.train import run_training
 
         return run_training(config, run.folder, lambda: save_settings(cfg, run.hydra)).get("val/kappa")
     except GazeError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        print(visible(f"\nerror: {error}"), file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # the grid goes on and has it in its table
         sys.exit(1)

@@ -6,9 +6,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gaze.names import visible
+
 
 class GazeError(Exception):
-    """What the user can mend: one message that says what, where and what to do. Shown without a traceback."""
+    """What the user can mend: one message that says what, where and what to do. Shown without a traceback; names in it
+    cannot steer a terminal.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(visible(str(message)))
 
 
 class ConfigError(GazeError, ValueError):

@@ -10,9 +10,13 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gaze.errors import DataError
+from gaze.names import csv_text
+
+if TYPE_CHECKING:  # who trains does without it
+    import pandas as pd
 
 MOST_BYTES = 64 << 20  # of a text file of a run: 100,000 epochs of 30 columns are half of it
 PART = re.compile(r"\..*\.[0-9a-f]{8}\.part")
@@ -92,6 +96,12 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table whole or not at all, as :func:`csv_text`."""
+    with atomic_path(path) as part:
+        part.write_bytes(csv_text(table).encode("utf-8", "backslashreplace"))
+
+
 def check_links(folder: Path, *names: str) -> None:
     """Refuse links that lead out of a folder that is read or written; the folder itself may be one.
 
@@ -129,10 +139,3 @@ def _below(folder: str | Path, names: Collection[str] = ()) -> Iterator[os.DirEn
         yield entry
         if entry.is_dir(follow_symlinks=False):
             yield from _below(entry.path)
-
-
-def printable(text: str) -> str:
-    """A name of a file as one line that any UTF-8 file takes: line breaks, other control characters and bytes that are
-    no UTF-8 (surrogates, in Python) are escaped as in a Python string.
-    """
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)

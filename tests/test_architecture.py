@@ -11,7 +11,7 @@ from conftest import REPO
 
 HOUSE = REPO / "gaze"
 WINGS = (  # a wing imports only from itself and from those before it
-    "errors", "files", "terminal", "choices", "measures", "config", "cam", "data", "backbones", "consistency",
+    "names", "errors", "files", "terminal", "choices", "measures", "config", "cam", "data", "backbones", "consistency",
     "metrics", "runs", "statistics", "report", "training", "studies", "cli",
 )  # fmt: skip
 MOVED = {"compare": "metrics.compare", "datamodule": "data.datamodule", "module": "training.module"}
@@ -81,6 +81,30 @@ def test_names_in_a_run_folder_stand_in_one_file():
         texts = {n.value for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant)}
         found |= {path.relative_to(REPO).as_posix(): names & texts} if names & texts else {}
     assert found == {"gaze/runs/run.py": names}
+
+
+SHOWN_BY = {  # the only files that make a call which would show a name as something else
+    "print": {"terminal.py", "errors.py"}, "Table": {"terminal.py"}, "Figure": set(), "to_csv": {"names.py"},
+    "writer": {"runs/kept_maps.py", "runs/screening.py"}, "DictWriter": {"training/callbacks.py"},
+}  # fmt: skip
+
+
+def test_names_are_shown_by_one_function_a_place():
+    """Terminal: ``gaze.terminal``, or ``print(visible(...))``; CSV: ``gaze.names``; figures: ``style.new_figure``."""
+    strangers = set()
+    for path in [*MODULES, *REPO.glob("hydra_plugins/*/*.py")]:
+        name = path.relative_to(HOUSE).as_posix() if path.is_relative_to(HOUSE) else path.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            inner = node.args[0] if node.args else None
+            escaped = isinstance(inner, ast.Call) and getattr(inner.func, "id", "") in ("visible", "as_page")
+            if called == "print" and (escaped or isinstance(inner, ast.Constant)):
+                continue
+            if called in SHOWN_BY and name not in SHOWN_BY[called]:
+                strangers.add(f"{name}:{node.lineno} {called}")
+    assert strangers == set()
 
 
 def assert_free(modules: str, heavy: tuple[str, ...]) -> None:

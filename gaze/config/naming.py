@@ -19,11 +19,12 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from gaze.names import LONGEST, visible
+
 # Have a folder of their own.
 IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "model.source", "lambda", "seed")
 # What changes no figure of a run, or stands for settings that say for themselves what they are.
 NOT_IN_NAME = ("experiment", "resume", "rerun", "dataset.cache", "dataset.root", "trainer.accelerator")
-LONGEST = 90  # characters; file systems take 255 bytes, but a name is read by people
 
 
 def number(value: Any) -> str:
@@ -41,8 +42,8 @@ def other_overrides(overrides: Sequence[str]) -> str:
         overrides: as on the command line, ``["model=level3", "gaze.distance=l2"]``. Their order does not matter.
 
     Returns:
-        Letters, digits and ``._-+=,`` only, and at most :data:`LONGEST` characters; what had to be cut or replaced
-        is told apart by eight hex digits.
+        Letters, digits and ``._-+=,`` only, and at most :data:`gaze.names.LONGEST` characters; what had to be cut or
+        replaced is told apart by eight hex digits.
     """
     values = {}
     for override in overrides:
@@ -137,7 +138,7 @@ class WritableFolder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         problem = unwritable(Path(str(config.hydra.run.dir)).absolute())
         if problem is not None:
-            print(f"\nerror: {problem} Give another hydra.run.dir=PATH.", file=sys.stderr)
+            print(visible(f"\nerror: {problem} Give another hydra.run.dir=PATH."), file=sys.stderr)
             sys.exit(1)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gaze.files import printable
+from gaze.names import printable
 
 Pixels = NDArray[np.uint8]
 

@@ -33,7 +33,7 @@ from gaze.data.sources.kaggle import WAYS_OUT, download
 from gaze.data.sources.listing import Listing, list_splits
 from gaze.data.sources.phantom import CLASSES, make_phantom
 from gaze.errors import DataError
-from gaze.files import printable
+from gaze.names import printable
 
 
 class Split(NamedTuple):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaze.report.style import GAZE_COLOURS, OUTLINE, no_gaze
+from gaze.report.style import GAZE_COLOURS, OUTLINE, new_figure, no_gaze
 
 RIGHT, WRONG = "#1b7837", "#b2182b"
 ACROSS = 3  # panels side by side: in TensorBoard a picture is some 330 pixels wide, whatever it holds
@@ -29,7 +29,7 @@ def class_gaze_figure(class_gaze: Tensor, counts: Sequence[int], names: Sequence
         title: of the whole figure.
     """
     rows, columns = _laid_out(len(names))
-    figure = Figure(figsize=(max(1.7 * columns + 1.0, 4.2), 2.5 * rows + 0.5), layout="constrained")
+    figure = new_figure(max(1.7 * columns + 1.0, 4.2), 2.5 * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -81,7 +81,7 @@ def overlay_figure(
     shown = (images.cpu().float().clamp(-1, 1) + 1) / 2
     enlarged = F.interpolate(cams.cpu().float()[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     rows, columns = _laid_out(count)
-    figure = Figure(figsize=(max(1.7 * columns, 4.2), 4.3 * rows + 0.4), layout="constrained")
+    figure = new_figure(max(1.7 * columns, 4.2), 4.3 * rows + 0.4)
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

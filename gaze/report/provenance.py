@@ -12,7 +12,7 @@ import pandas as pd
 
 import gaze
 from gaze.config.analysis import AnalyzeConfig
-from gaze.files import printable
+from gaze.names import printable
 from gaze.report.write import TableItem
 from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs

@@ -1,4 +1,4 @@
-"""How figures look: labels with units, the style of each model and lambda, and axes that fit a page.
+"""How figures look: text as it is, labels with units, the style of each model and lambda, and axes that fit a page.
 
 A model keeps its colour, marker and line style in every figure, a lambda its own. Shapes and lightness differ as well
 as hues, so that figures can be read in greyscale. Nothing here reads or sets matplotlib's global state.
@@ -7,17 +7,23 @@ as hues, so that figures can be read in greyscale. Nothing here reads or sets ma
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
 from natsort import natsorted
+
+from gaze.names import visible
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: paper is white
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
@@ -65,9 +71,32 @@ def lambda_styles(lambdas: Iterable[float]) -> dict[float, Style]:
     return {weight: styles[weight] for weight in weights}
 
 
-def new_figure(width: float, height: float) -> Figure:
+class PlainFigure(Figure):
+    """A figure whose text is drawn as it is: a name such as ``a$_$`` is no mathematics. Only the numbers of a log axis
+    are."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Called by matplotlib for every file and every layout."""
+        both = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)]
+        for formatter in (ticks.formatter for axis in both for ticks in (axis.major, axis.minor)):
+            if isinstance(formatter, FuncFormatter) and getattr(formatter.func, "func", None) is not _visible_label:
+                formatter.func = partial(_visible_label, formatter.func)  # it writes names at ticks anew
+        log = [axis for axis in both if axis.get_scale() == "log"]
+        numbers = {text for axis in log for text in axis.get_ticklabels(which="both")}
+        for text in self.findobj(Text):
+            if isinstance(text, Text) and text not in numbers:
+                text.set_parse_math(False)
+                text.set_text(visible(text.get_text()))
+        super().draw(renderer)
+
+
+def _visible_label(own: Callable[..., str], x: float, place: int | None) -> str:
+    return visible(own(x, place))
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """An empty figure, in inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return PlainFigure(figsize=(width, height), dpi=DPI, layout=layout)
 
 
 def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:

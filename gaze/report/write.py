@@ -34,6 +34,7 @@ from pylatexenc.latexencode import (  # type: ignore[import-untyped]
 
 from gaze.errors import ConfigError
 from gaze.files import atomic_path, check_links
+from gaze.names import csv_text, visible
 
 DPI = 130  # of the PNGs; the page shows them at CSS's 96 pixels an inch, so that they stay sharp when enlarged
 NONE = "–"  # a cell without a value
@@ -255,7 +256,7 @@ def _table(item: TableItem, number: int) -> _Table:
     rows = [[_cell(value) for value in row] for row in item.shown.itertuples(index=False, name=None)]
     columns = [_line(str(column)) for column in item.shown.columns]
     numeric = [_is_numeric([row[i] for row in rows]) for i in range(len(columns))]
-    csv = item.frame.to_csv(index=False, lineterminator="\n")
+    csv = csv_text(item.frame)
     notes = tuple(_line(note) for note in item.notes)
     return _Table("table", number, item.name, _line(item.caption), notes, columns, rows, numeric, csv)
 
@@ -264,7 +265,7 @@ def _picture(item: FigureItem, number: int) -> _Picture:
     drawn = []
     layout = item.figure.get_layout_engine()
     if layout is not None:  # it takes as long as the drawing: once for both files is enough
-        layout.execute(item.figure)
+        item.figure.draw_without_rendering()
         item.figure.set_layout_engine("none")
     # What would differ from one day or machine to the next is left out of the files.
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
@@ -282,8 +283,8 @@ def _cell(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    """``text`` without line breaks and control characters; hard and thin spaces stay."""
-    return re.sub("[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip(" ")
+    """``text`` on one line, as :func:`gaze.names.visible`; hard and thin spaces stay."""
+    return visible(re.sub("[\t\n\r\x85\u2028\u2029 ]+", " ", text)).strip(" ")
 
 
 def _is_numeric(cells: list[str]) -> bool:
@@ -402,7 +403,7 @@ def _fact(value: Any) -> tuple[str, str]:
         if len(text) <= SHORT:
             return text or NONE, ""
     count = "1 entry" if len(inner) == 1 else f"{len(inner)} entries"
-    return count, json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return count, visible(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def _html_report(report: _Report) -> str:
@@ -424,7 +425,7 @@ def _unbroken(cell: str) -> str:
 
 
 def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "replace")  # a file name from the disk may hold what UTF-8 has no code for
+    return text.encode("utf-8", "backslashreplace")  # a file name from the disk may hold what UTF-8 has no code for
 
 
 def _write_files(directory: Path, files: Mapping[str, bytes]) -> list[Path]:

@@ -22,6 +22,7 @@ from rich.table import Table
 from gaze.config.train import config_hash
 from gaze.errors import ConfigError
 from gaze.files import atomic_path, write_json
+from gaze.names import csv_cell
 from gaze.runs.run import Run
 from gaze.terminal import table
 
@@ -214,4 +215,4 @@ def write_rows(path: Path, rows: Sequence[Sequence[str]], rungs: Sequence[Rung])
     with atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["augmentation", *(f"accuracy_{rung.epochs}_epochs" for rung in rungs), "outcome"])
-        writer.writerows(rows)
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from gaze.errors import DataError
-from gaze.files import MOST_BYTES, atomic_path, open_regular
+from gaze.files import MOST_BYTES, open_regular, write_csv
 from gaze.measures import measures
+from gaze.names import csv_values
 
 RUN_KEYS = ["study", "dataset", "model", "lambda", "seed"]
 CELL_KEYS = [key for key in RUN_KEYS if key != "seed"]  # what the seeds of one table row share
@@ -128,7 +129,7 @@ def _refuse(bad: pd.Series, values: pd.Series, source: str, column: str, what: s
 
 
 def read_tidy_csv(path: Path) -> pd.DataFrame:
-    """A tidy CSV, each row with the ``run`` it belongs to. A semicolon or a tab may stand for the comma between values.
+    """A tidy CSV each row with the ``run`` it belongs to. A semicolon or a tab may stand for the comma between values.
 
     Without a column ``run`` a run is what its keys say; a second row for the same epoch begins a second run,
     named ``... #2``.
@@ -144,7 +145,7 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
             table = pd.read_csv(file, dtype=types, keep_default_na=False, na_values=empty, **signs, **EXACT)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError, OSError) as error:
         raise DataError(f"source={path}: this cannot be read as a CSV file ({error}).") from error
-    table = check_tidy(table, str(path))
+    table = check_tidy(csv_values(table), str(path))
     if table.empty:
         raise DataError(f"source={path}: a header without rows. Nothing to analyse.")
     if "run" in table:
@@ -179,8 +180,7 @@ def _signs(path: Path) -> dict[str, Any]:
 
 def write_tidy_csv(table: pd.DataFrame, path: Path) -> None:
     """Write what :func:`read_tidy_csv` reads back bit for bit."""
-    with atomic_path(path) as part:
-        table.to_csv(part, index=False, lineterminator="\n")
+    write_csv(path, table)
 
 
 def add_derived(table: pd.DataFrame) -> pd.DataFrame:

@@ -55,9 +55,9 @@ def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Pat
 
         _make(directory, FOLDER)
         return run_study(runs, config, directory, console, provenance(config, runs))
-    console.print(findings.headline(runs.epochs), highlight=False)
+    say(console, findings.headline(runs.epochs), whole=False)
     for note in findings.notes_on(runs):
-        console.print(f"note: {note}", highlight=False, markup=False)
+        say(console, f"note: {note}", whole=False)
     _make(directory)
     written = [directory / CSV_FILE]
     maps = read_maps(Path(config.source), runs.epochs)

@@ -25,6 +25,7 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.errors import TrainingError
 from gaze.files import atomic_path
 from gaze.measures import epoch_columns, measures
+from gaze.names import csv_cell
 from gaze.report.pictures import class_gaze_figure, figure_pixels, overlay_figure
 from gaze.runs.grid import duration
 from gaze.runs.kept_maps import MOST_CELLS, NONE, open_maps
@@ -268,7 +269,7 @@ class EpochTable(Callback):
         with atomic_path(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
             columns = dict.fromkeys(epoch_columns()) | dict.fromkeys(name for row in self.rows for name in row)
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
+            writer.writerow({name: csv_cell(name) for name in columns})
             writer.writerows(self.rows)
 
 

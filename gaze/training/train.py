@@ -311,7 +311,9 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:
             logger.finalize("success")
     numbers = [f"last epoch ({int(last['epoch'])})", f"best kappa (epoch {int(best['epoch'])})"]
     rows = [[m.title, *(f"{row.get(m.column, nan):.{m.digits}f}" for row in (last, best))] for m in shown]
-    get_console().print(terminal.table("  ".join(run.words), ["on the evaluation set", *numbers], rows, numbers))
+    terminal.say(
+        get_console(), terminal.table("  ".join(run.words), ["on the evaluation set", *numbers], rows, numbers)
+    )
     folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
     say(f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}")
 

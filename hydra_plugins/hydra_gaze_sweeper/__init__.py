@@ -22,17 +22,21 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gaze.runs.grid import Outcome
     from gaze.runs.run import Run
 
 ATTEMPTS = 3  # to launch what is left, where a launcher itself breaks off
 
 
-def say(line: str) -> None:
-    """A line on the terminal, also while a progress bar stands there."""
+def say(what: str | Table) -> None:
+    """A line or a table on the terminal, also while a progress bar stands there."""
     from rich import get_console
 
-    get_console().print(line, highlight=False, markup=False, soft_wrap=True)
+    from gaze import terminal
+
+    terminal.say(get_console(), what)
 
 
 @contextmanager
@@ -93,8 +97,6 @@ class GridSweeper(Sweeper):
 
     def _finish(self, runs: list[Run], left: list[Run]) -> Any:
         """Say what all ``runs`` can show, run ``left`` and sum all up in a table; the exit code."""
-        from rich import get_console
-
         from gaze.runs.grid import error_lines, grid_table
 
         if left:
@@ -103,7 +105,7 @@ class GridSweeper(Sweeper):
             for line in design_lines(runs):
                 say(line)
         outcomes, code = self._run(runs, left)
-        get_console().print(grid_table(runs, outcomes))
+        say(grid_table(runs, outcomes))
         for line in error_lines(runs, outcomes):
             say(line)
         say(f"Look at them: tensorboard --logdir {os.path.commonpath([run.folder for run in runs])}")  # short names

@@ -168,8 +168,6 @@ class ScreenSweeper(GridSweeper):
 
     def _screened(self, plan: Screening, rungs: list[Rung]) -> tuple[list[str], list[str]]:
         """Candidates that are left after all rungs, and those that failed."""
-        from rich import get_console
-
         from gaze.errors import clear_errors
         from gaze.runs.screening import Rung, remaining, save_rungs, screening_rows, screening_table, write_rows
 
@@ -193,7 +191,7 @@ class ScreenSweeper(GridSweeper):
         rows = screening_rows(names, rungs, kept)
         table = plan.record.with_name("screen.csv")
         write_rows(table, rows, rungs)
-        get_console().print(screening_table(rows, rungs, len(plan.seeds)))
+        say(screening_table(rows, rungs, len(plan.seeds)))
         say(f"The same as CSV: {table}")
         failed = [name for name in names if any(math.isnan(rung.accuracy.get(name, 0.0)) for rung in rungs)]
         return kept, failed

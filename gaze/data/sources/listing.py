@@ -15,7 +15,7 @@ from gaze.data.audit import first_few
 from gaze.data.sources.folders import Folder, check_folders, find_splits, list_folder, local_root
 from gaze.data.sources.kaggle import downloaded
 from gaze.errors import DataError
-from gaze.files import printable
+from gaze.names import printable
 
 
 class MaskFiles(NamedTuple):

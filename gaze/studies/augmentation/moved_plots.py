@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gaze.report.style import DPI, GAZE_COLOURS, OUTLINE, SMALL, TEXT, TITLE, new_figure, say
+from gaze.report.style import GAZE_COLOURS, OUTLINE, SMALL, TEXT, TITLE, new_figure, say
 from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.intervals import Floats
 from gaze.studies.augmentation.compared import Compared
@@ -98,7 +98,7 @@ def moved_figure(
     chosen = chosen.sort_values("excess_distance", ascending=False, kind="stable")
     upper = min(most, -(-len(chosen) // 2))
     lower = min(most, len(chosen) - upper)
-    figure = Figure(figsize=(max(1.3 * (upper + lower) + 1.7, 4.6), 5.2), dpi=DPI)  # a constrained layout takes seconds
+    figure = new_figure(max(1.3 * (upper + lower) + 1.7, 4.6), 5.2, None)  # a constrained layout takes seconds
     room = int(figure.get_figwidth() * 12) - 40  # letters
     figure.suptitle(f"Images whose gaze moved most and least: {short_name(arm, room, 1)}", fontsize=TITLE)
     if chosen.empty:

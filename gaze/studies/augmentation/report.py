@@ -28,7 +28,7 @@ from gaze.studies.augmentation.effects import distance_matrix, image_table, pair
 from gaze.studies.augmentation.questions import question_table
 from gaze.studies.augmentation.study import Measured, measure, study_parts
 from gaze.studies.opened import check_maps, check_runs
-from gaze.terminal import print_table
+from gaze.terminal import print_table, say
 
 SHORT = {1: "on what matters?", 2: "varies less?", 3: "gain with gaze?"}
 MOVED = {  # verdicts of ``arms_table``
@@ -201,7 +201,7 @@ def _print(own: Measured, found: Numbers, console: Console) -> None:
     """The answers, in the columns that a terminal has room for."""
     c = own.compared
     for line in (study_findings.headline(c), *own.part.notes):
-        console.print(line, highlight=False, markup=False)
+        say(console, line, whole=False)
     arms = study_tables.arms_item(c, found.arms, found.distances, "x", own.part.where)
     noise = arms.shown[["arm", "runs", "verdict", "effect", "p (Holm)", "accuracy (SD)"]]
     answers = found.questions.drop_duplicates(["arm", "question"]).pivot(

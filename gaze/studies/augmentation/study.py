@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -28,6 +27,7 @@ from gaze.config.analysis import CompareConfig
 from gaze.errors import DataError
 from gaze.files import atomic_path
 from gaze.metrics.classification import CohenKappa
+from gaze.names import slug
 from gaze.runs.run import Run
 from gaze.studies.arms import arm_names
 from gaze.studies.augmentation.compared import PAIR_COLUMNS, Compared
@@ -65,7 +65,8 @@ def study_parts(runs: Iterable[Run], baseline: str) -> list[StudyPart]:
     groups: dict[tuple[str, str, float], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.settings.dataset.name, run.label, run.settings.lambda_), []).append(run)
-    parts, refused = [], []
+    parts: list[StudyPart] = []
+    refused = []
     for (dataset, model, weight), members in sorted(groups.items()):
         where = f"{dataset}, {model}" + (f", lambda {weight:g}" if weight else "")
         arms = arm_names(members)
@@ -76,8 +77,8 @@ def study_parts(runs: Iterable[Run], baseline: str) -> list[StudyPart]:
             continue
         order = [baseline, *(arm for arm in counts if arm != baseline)]
         own = sorted(members, key=lambda run: (order.index(arms[run.name]), run.settings.seed, run.name))
-        slug = re.sub(r"[^a-z0-9_-]+", "-", where.lower()).strip("-")
-        parts.append(StudyPart(where, slug, own, arms, _notes(own, arms)))
+        name = slug(where, [part.slug for part in parts])
+        parts.append(StudyPart(where, name, own, arms, _notes(own, arms)))
     if not parts:
         raise DataError(
             f"An augmentation study needs two runs or more of the baseline ({baseline}) and another augmentation.\n"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from gaze.files import atomic_path
+from gaze.files import write_csv
 from gaze.report.words import number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.check import plots as check_plots
@@ -30,7 +30,7 @@ from gaze.studies.check.checks import (
     verdicts,
 )
 from gaze.studies.opened import Opened, how_looked
-from gaze.terminal import print_table
+from gaze.terminal import print_table, say
 
 IMAGES_FILE = "images.csv"
 HOW_TO_READ = (
@@ -78,8 +78,7 @@ def run_check(
     c = check_run(one, most, console)
     with console.status("statistics"):
         found = verdicts(c)
-    with atomic_path(directory / IMAGES_FILE) as part:
-        c.scores.to_csv(part, index=False)
+    write_csv(directory / IMAGES_FILE, c.scores)
     lines = summary(c, found) + how_looked([one.run], one.device)
     _print(lines, found, console)
     with console.status("figures"):
@@ -230,6 +229,6 @@ def _columns(name: str, e: Estimate | None) -> dict[str, float]:
 def _print(lines: list[str], found: list[Verdict], console: Console) -> None:
     """Verdicts, in the columns that a terminal has room for."""
     for line in (lines[0], *lines[1 + len(found) :]):  # those between are the table's
-        console.print(line, highlight=False, markup=False)
+        say(console, line, whole=False)
     columns = ["check", "answer", "gaze", "random map", "centred Gaussian"]
     print_table(console, "The checks", verdict_item(found).shown[columns])

@@ -6,7 +6,6 @@ Augmentation studies are handed on to ``gaze.studies.augmentation.report``.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from gaze.measures import measures
+from gaze.names import slug
 from gaze.report.provenance import left_out_item
 from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
@@ -61,19 +61,16 @@ class Part(NamedTuple):
 def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
     """Each study and data set by itself, with its numbers."""
     epochs, together, schedules = runs.epochs, common_table(runs), schedule_table(runs.epochs)
-    taken: set[str] = set()
+    taken: list[str] = []
     single = epochs["study"].nunique() == 1
     for (study, dataset), rows in epochs.groupby(["study", "dataset"], sort=True):
-        slug = base = re.sub(r"[^a-z0-9_-]+", "-", f"{study}-{dataset}".lower()).strip("-") or "part"
-        while slug in taken:
-            slug = f"{base}-{len(taken)}"
-        taken.add(slug)
+        taken.append(slug(f"{study}-{dataset}", taken))
         own = [m for m in maps if (m.study, m.dataset) == (study, dataset)]
         arms = schedules[(schedules["of_study"] == study) & (schedules["dataset"] == dataset)]
         shared = together[(together["study"] == study) & (together["dataset"] == dataset)]
         numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
         where = str(dataset) if single else f"{study}, {dataset}"
-        yield Part(where, slug, str(dataset), rows, *numbers, own, shared, arms, runs.used)
+        yield Part(where, taken[-1], str(dataset), rows, *numbers, own, shared, arms, runs.used)
 
 
 def summary(runs: Runs, parts: list[Part]) -> list[str]:

@@ -112,7 +112,8 @@ def _name_rows(axis: Axes, rows: list[tuple[str, str, float]]) -> None:
     axis.yaxis.remove_overlapping_locs = False  # else a name beside a class in the middle is left out
     middle = {model: np.mean([y for other, _, y in rows if other == model]) for model, *_ in rows}
     axis.set_yticks(list(middle.values()), list(middle), minor=True, fontsize=TITLE, fontweight="bold")
-    widest = max(TextPath((0, 0), name, size=SMALL).get_extents().width for _, name, _ in rows)
+    names = {name.replace("$", r"\$") for _, name, _ in rows}  # no mathematics
+    widest = max(TextPath((0, 0), name, size=SMALL).get_extents().width for name in names)
     axis.tick_params(axis="y", which="major", length=0, pad=3)
     axis.tick_params(axis="y", which="minor", length=0, pad=widest + 12)
     axis.set_ylabel("model and class", fontsize=TEXT)

@@ -28,7 +28,7 @@ from gaze.data.decode import cause_of, decode_image
 from gaze.data.sources.folders import SUFFIXES, walk
 from gaze.data.sources.ultrasound import MASK_NAME
 from gaze.errors import DataError
-from gaze.files import printable
+from gaze.names import printable
 from gaze.runs.class_gaze import read_run_maps
 from gaze.studies.opened import Looked, Opened, check_images, evaluation_images
 from gaze.terminal import progress_bar, say

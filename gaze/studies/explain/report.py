@@ -27,14 +27,14 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from gaze.errors import ConfigError
-from gaze.files import atomic_path, read_bytes_of, write_json
+from gaze.files import read_bytes_of, write_csv, write_json
 from gaze.report.pictures import RIGHT, WRONG, class_gaze_figure
 from gaze.report.style import GAZE_COLOURS, OUTLINE, SMALL, new_figure
 from gaze.report.words import listed, number
 from gaze.report.write import FigureItem, Section, TableItem, write_report
 from gaze.studies.explain.explain import Shown, Typical, explain, typical_gaze
 from gaze.studies.opened import Opened, how_looked
-from gaze.terminal import print_table, progress_bar
+from gaze.terminal import print_table, progress_bar, say
 
 FOLDERS = ("overlays", "maps")
 OWN_FILE = re.compile(r"\d{3,}-.*\.(png|npy)")
@@ -199,8 +199,7 @@ def _write_manifest(
     directory: Path, manifest: pd.DataFrame, images: Shown, typical: Typical, provenance: Mapping[str, Any]
 ) -> list[Path]:
     table = manifest.drop(columns="index")
-    with atomic_path(directory / "manifest.csv") as part:
-        table.to_csv(part, index=False)
+    write_csv(directory / "manifest.csv", table)
     rows = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")]
     facts = {
         "images": images.source,
@@ -327,6 +326,6 @@ def _probabilities(row: Mapping[Any, Any], classes: list[str]) -> str:
 
 def _print(lines: list[str], manifest: pd.DataFrame, classes: list[str], console: Console) -> None:
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        say(console, line, whole=False)
     columns = ["rank", "image", "explained", "predicted", "deviation", "percentile"]
     print_table(console, "Most unlike their class", _table(manifest.head(10), classes).shown[columns])
