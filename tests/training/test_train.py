@@ -360,7 +360,7 @@ def test_a_relative_root_is_the_folder_that_it_was(composed, toy, toy_run, monke
 
 
 def test_names_that_are_no_utf8_and_line_breaks_are_written_escaped(composed, toy, tmp_path):
-    rename(toy, "dog", os.fsdecode(b"d\xf6g"))
+    rename(toy, "dog", os.fsdecode(b"$\\frac{$d\xf6g"))
     names = [os.fsdecode(b"\x93\xfa.png"), "two\nlines.png"]
     for number, name in enumerate(names):
         (toy / "train" / "cat" / f"{number}.png").rename(toy / "train" / "cat" / name)
@@ -371,10 +371,10 @@ def test_names_that_are_no_utf8_and_line_breaks_are_written_escaped(composed, to
     run_training(config, tmp_path / "run")
     run = Run(tmp_path / "run")
     audit = json.loads(run.audit_file.read_bytes())
-    assert list(audit["train_counts"]) == ["cat", r"d\udcf6g"]
+    assert list(audit["train_counts"]) == [r"$\frac{$d\udcf6g", "cat"]
     assert audit["ignored"] == [r"train/cat/two\nlines.txt"]
     assert audit["unreadable"] == [r"train/cat/\udc93\udcfa.gif: no image of a format that is read"]
-    assert r"val/n_correct/d\udcf6g" in run.table()[0]
+    assert r"val/n_correct/$\frac{$d\udcf6g" in run.table()[0]
     (run.folder / "status.json").unlink()
     assert plan_run(Run(run.folder, config)).action == "resume"
 

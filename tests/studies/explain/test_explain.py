@@ -297,14 +297,15 @@ def test_deep_images_are_read_through_the_runs_window_and_what_is_left_out_is_na
         find_images(one, str(tmp_path / "deep"), quiet())
 
 
-def test_names_that_are_no_utf8_and_line_breaks(one, folder, tmp_path):
+def test_names_that_are_no_utf8_line_breaks_and_markup(one, folder, tmp_path):
     place = tmp_path / os.fsdecode(b"f\xf6lder") / one.classes[0]
-    place.mkdir(parents=True)
-    for name in (b"\x93\xfa.png", b"two\nlines.png"):
+    (place / "x[").mkdir(parents=True)
+    for name in (b"\x93\xfa.png", b"two\nlines.png", b"x[/b].png"):
         shutil.copy(folder / "colour.jpg", place / os.fsdecode(name))
     (place / os.fsdecode(b"\x93.png")).write_bytes(b"no image")
     table, facts, said = run(one, tmp_path / "out", place.parent)
-    assert set(table["path"]) == {rf"{place.name}/\udc93\udcfa.png", rf"{place.name}/two\nlines.png"}
+    names = (r"\udc93\udcfa.png", r"two\nlines.png", "x[/b].png")
+    assert set(table["path"]) == {f"{place.name}/{name}" for name in names}
     assert set(table["true"]) == {place.name} and facts["images"].endswith(r"f\udcf6lder")
     assert rf"{place.name}/\udc93.png: no image" in said
     assert r"two\nlines.png" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
