@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from made_up import made_up_runs
 from matplotlib.text import Text
@@ -25,7 +25,8 @@ from gaze.runs.tidy import read_tidy_csv, write_tidy_csv
 from gaze.studies.consistency.plots import atlas_figure, curve_figure, eta_figure
 from gaze.terminal import print_table, say, table
 
-few = settings(max_examples=40, deadline=None, derandomize=True)
+calm = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}  # on a busy machine
+few = settings(max_examples=40, **calm)
 PIECES = (
     "$", "\\frac{", "a$_$", "\\", "{", "}", "_", "^", "%", "#", "&", "~", "[left]", "[/b]", "[", "]", ":smile:", "=1+1",
     "+", "-", "@", "'", '"', ";", ",", "\t", "\n", "\r", "\x1b[31m", "\x1b]0;t\x07", "\x00", "\x9b", "\u202e", "\u2066",
@@ -77,7 +78,7 @@ def texts(figure):
     return {text.get_text() for text in figure.findobj(Text)}
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, **calm)
 @given(names)
 @example("$\\frac{$")
 @example("a$_$")
@@ -176,7 +177,7 @@ class Cells(HTMLParser):
         self.inside = False
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, **calm)
 @given(names)
 def test_a_report_shows_a_name_as_it_is(tmp_path_factory, name):
     folder = tmp_path_factory.mktemp("report")

@@ -21,6 +21,7 @@ from conftest import FIXTURES
 from matplotlib.figure import Figure
 
 from gaze.errors import ConfigError, DataError
+from gaze.names import csv_value
 from gaze.report.write import LONG, FigureItem, Section, TableItem, write_report
 
 GOLDEN = FIXTURES / "golden" / "report"
@@ -117,7 +118,7 @@ def test_csv_read_back_is_the_frame_bit_for_bit(report):
     assert b"\r" not in raw
     head, *rows = csv.reader(StringIO(raw.decode(), newline=""))
     assert head == list(frame)
-    assert [row[0] for row in rows] == AWKWARD
+    assert [csv_value(row[0]) for row in rows] == AWKWARD
     assert np.array([float(row[1] or "nan") for row in rows]).tobytes() == frame["value"].to_numpy().tobytes()
     assert [int(row[2]) for row in rows] == frame["count"].tolist()
 
