@@ -7,7 +7,7 @@ and in every process of it, ``METHODS.add(Method("mine", "My CAM", "a paper", "m
 from __future__ import annotations
 
 import difflib
-import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +40,14 @@ def either(words: Iterable[str]) -> str:
     """``"a, b or c"``."""
     *others, last = words
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a person writes it on the command line, for the middle of a line: ``most`` characters, none of
+    control."""
+    text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: repr(sign[0])[1:-1], text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,9 @@ def readers(name: str) -> list[Source]:
     return [source for source in SOURCES.values() if name in (*source.needs, *source.takes)]
 
 
+LEAST = 1e-6  # strength of an augmentation that is on
+
+
 @dataclass(frozen=True)
 class Augmentation(Choice):
     """What may happen to a training image, by a strength under its name in the group ``augmentation``. The title says
@@ -132,7 +143,7 @@ class Augmentation(Choice):
     """
 
     off: float | list[float] = 0.0
-    most: float = math.inf
+    most: float = 100_000.0
     scope: str = "image"
 
     def strength(self, value: Any) -> float | list[float]:
@@ -143,18 +154,18 @@ class Augmentation(Choice):
         """
         pair = isinstance(self.off, list)
         numbers = list(value) if pair and isinstance(value, list | tuple) else [value]
-        if all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+        if numbers and all(
+            isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= self.most for n in numbers
+        ):
             numbers = [float(n) for n in numbers]
             low, high = numbers[0], numbers[-1]
-            if not pair and 0 <= low <= self.most:
+            if not pair and (low == 0 or low >= LEAST):
                 return low
-            if pair and (numbers == self.off or (len(numbers) == 2 and 0 < low <= high <= self.most)):
+            if pair and (numbers == self.off or (len(numbers) == 2 and LEAST <= low <= high)):
                 return numbers
-        most = "" if self.most == math.inf else f" <= {self.most:g}" if pair else f" .. {self.most:g}"
-        wanted = (
-            f"[low, high] with 0 < low <= high{most}, or {self.off} (off)" if pair else f"0 (off){most or ' or more'}"
-        )
-        raise ConfigError(f"augmentation.{self.name}={value} must be {wanted}: {self.title.format('X')}.")
+        limits = f"{LEAST:g} <= low <= high <= {self.most:g}"
+        wanted = f"[low, high] with {limits}, or {self.off}" if pair else f"{LEAST:g} .. {self.most:g}, or 0"
+        raise ConfigError(f"augmentation.{self.name}={shown(value)} must be {wanted} (off): {self.title.format('X')}.")
 
 
 E = TypeVar("E", bound=Entry)

@@ -11,7 +11,9 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +21,13 @@ from typing import Any
 import hydra
 from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gaze.config.naming import register
-from gaze.config.words import Command
+from gaze.config.words import Command, unreadable
 from gaze.errors import ConfigError, GazeError, LeftOut, clear_errors
 from gaze.names import visible
 
@@ -91,31 +95,44 @@ def analyze_job(cfg: DictConfig) -> None:
     from gaze.config.train import check_analysis  # after Hydra: --help answers at once
 
     note_what_is_left_out()
-    with clear_errors():
-        config = check_analysis(cfg)
-        from gaze.studies.run import run_analysis
+    config = check_analysis(cfg)
+    from gaze.studies.run import run_analysis
 
-        run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
+    run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
 
 
 def train() -> None:
     """``gaze-train``: train one run, or with ``-m`` a grid."""
-    _start(TRAIN)
-    train_job()
+    _start(TRAIN, train_job)
 
 
 def analyze() -> None:
     """``gaze-analyze``: sum up runs, check one, or explain images with it."""
-    _start(ANALYZE)
-    analyze_job()
+    _start(ANALYZE, analyze_job)
 
 
-def _start(command: Command) -> None:
+def _start(command: Command, job: Callable[[], Any]) -> None:
     escape_output()
     outlive_readers()
     mend_help()
     with clear_errors():
         sys.argv[1:] = command.prepared(sys.argv[1:])
+        if os.environ.get("HYDRA_FULL_ERROR") != "1":
+            vars(hydra_utils)["run_and_report"] = partial(clearly, hydra_utils.run_and_report)
+        job()
+
+
+def clearly(report: Callable[[Any], Any], task: Callable[[], Any]) -> Any:
+    """Run ``task`` with Hydra's own ``report`` of errors, which shows what could not be composed in sixty lines."""
+
+    def cleared() -> Any:
+        with clear_errors():
+            try:
+                return task()
+            except (HydraException, OmegaConfBaseException) as error:
+                raise ConfigError(unreadable(error, sys.argv[1:])) from error
+
+    return report(cleared)
 
 
 def go_to_folder_of_grid(cfg: DictConfig) -> None:
@@ -149,7 +166,7 @@ def note_what_is_left_out() -> None:
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, LeftOut):
-            print(f"note: {message}")
+            print(visible(f"note: {message}"))
         else:
             usual(message, category, *place, **more)
 

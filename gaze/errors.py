@@ -44,9 +44,12 @@ class LeftOut(UserWarning):
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End the command with an error's message alone, and exit code 1."""
+    """End the command with an error's message alone and exit code 1; at Ctrl-C with one line and 130."""
     try:
         yield
     except GazeError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)

@@ -28,6 +28,44 @@ def test_a_refused_command_leaves_no_folder(tmp_path):
     assert list(tmp_path.rglob("*")) == [tmp_path / "outputs"]
 
 
+# ---- Ctrl-C
+
+
+INTERRUPT = """
+import os, signal, sys, time
+
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["PRESSED_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # the signal is there
+
+sys.meta_path.insert(0, Pressed())
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [
+        ("train", "hydra"),
+        ("analyze", "pandas"),
+        pytest.param("train", "pydantic", marks=pytest.mark.slow),
+        pytest.param("train", "lightning", marks=pytest.mark.slow),
+        pytest.param("analyze", "hydra", marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_while_modules_are_loaded_ends_with_one_line(script, module, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT, encoding="utf-8")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        [sys.executable, str(REPO / f"{script}.py")], cwd=tmp_path / "here", capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": path, "PRESSED_AT": module},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "\nInterrupted.\n")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 # ---- a reader that goes away
 
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gaze.config.settings import FolderName, Settings, one_of
+from gaze.config.settings import MOST, FolderName, Settings, one_of
 
 LEFT_OUT = ("unfinished", "failed", "duplicate")  # runs that an analysis takes only when asked to
-Most = Annotated[int, Field(ge=10)] | None  # evaluation images, of each class alike; null takes all
+Most = Annotated[int, Field(ge=10, le=MOST)] | None  # evaluation images, of each class alike; null takes all
 
 
 class CompareConfig(Settings):

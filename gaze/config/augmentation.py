@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, model_validator
 
 from gaze.choices import AUGMENTATIONS
-from gaze.config.settings import Settings, no_such
+from gaze.config.settings import FolderName, Settings, no_such
 from gaze.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ class AugmentationConfig(Settings):
     """What happens to a training image. What is not named is off: ``AugmentationConfig(name="flip", hflip=0.5)``."""
 
     model_config = ConfigDict(extra="allow")
-    name: str = "none"
+    name: FolderName = "none"
 
     if TYPE_CHECKING:
 

@@ -7,9 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
 from gaze.choices import SOURCES, either, readers
-from gaze.config.settings import FolderName, Settings, one_of
+from gaze.config.settings import MOST, FolderName, Settings, one_of
 
+Counts = dict[str, Annotated[int, Field(ge=0, le=MOST)]]  # images of each class
 DRAWN = {"train_images": 640, "test_images": 320}  # by the phantom
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return float(word) is not None
+    except ValueError:
+        return False
 
 
 class DatasetConfig(Settings):
@@ -17,21 +25,23 @@ class DatasetConfig(Settings):
 
     name: FolderName = "phantom"
     kind: Annotated[str, one_of(SOURCES)] = "phantom"
-    image_size: int = Field(224, ge=2)  # images become (channels, image_size, image_size)
+    image_size: int = Field(224, ge=2, le=16_384)  # images become (channels, image_size, image_size)
     channels: int = 1  # 1 grey, 3 RGB
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=MOST)
     # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; null: [0, 65535]
     window: Literal["auto"] | list[int] | None = "auto"
-    train_images: int | None = Field(None, ge=1)  # phantom: drawn; others: as even a choice of classes, null for all
-    test_images: int | None = Field(None, ge=1)
-    seed: int = 0  # of the images drawn or chosen, apart from the run's own seed
+    train_images: int | None = Field(
+        None, ge=1, le=MOST
+    )  # phantom: drawn; others: as even a choice of classes, null for all
+    test_images: int | None = Field(None, ge=1, le=MOST)
+    seed: int = Field(0, ge=0, lt=2**63)  # of the images drawn or chosen, apart from the run's own seed
     # files
     handle: str | None = None  # Kaggle handle with its version pinned: owner/name/versions/N
     root: str | None = None  # a local copy; needed offline and for kind folder
     train_dir: str = "train"  # folders of class folders, below root
     test_dir: str = "test"
-    train_counts: dict[str, int] | None = None  # images per class that the published set has
-    test_counts: dict[str, int] | None = None
+    train_counts: Counts | None = None  # images per class that the published set has
+    test_counts: Counts | None = None
     on_bad_image: Literal["error", "skip"] = "error"  # what an unreadable image does
     drop_leaked: bool | None = Field(None, exclude=True)  # older word for on_leak: true drops, false warns
     on_leak: Literal["warn", "error", "drop"] = "warn"  # what training images do that also stand in the test set
@@ -40,9 +50,11 @@ class DatasetConfig(Settings):
     cache: str | None = "auto"  # where decoded images are kept: auto | off | a folder (see gaze.data.cache)
     # ultrasound: images and masks side by side, no split published (see gaze.data.sources.ultrasound)
     classes: list[str] | None = None  # class folders to take; null takes all
-    counts: dict[str, int] | None = None  # images per class that the published set has, before it is split
+    counts: Counts | None = None  # images per class that the published set has, before it is split
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of each class
-    split_seed: int | None = None  # a number draws another split than the reference's every fifth image
+    split_seed: int | None = Field(
+        None, ge=-(2**63), lt=2**63
+    )  # a number draws another split than the reference's every fifth image
 
     @field_validator("channels")
     @classmethod
@@ -54,9 +66,9 @@ class DatasetConfig(Settings):
     @field_validator("window", mode="before")
     @classmethod
     def _low_and_high(cls, value: Any) -> Any:
-        pair = isinstance(value, list) and [type(end) for end in value] == [int, int] and value[0] < value[1]
-        if not (pair or value in ("auto", None)):
-            raise ValueError("must be auto, null or two whole numbers [low, high], which become 0 and 255")
+        pair = isinstance(value, list) and [type(end) for end in value] == [int, int]
+        if not (value in ("auto", None) or (pair and -(2**31) <= value[0] < value[1] < 2**31)):
+            raise ValueError("must be auto, null or two whole numbers [low, high] of 32 bits, which become 0 and 255")
         return value
 
     @field_validator("train_images", "test_images")
@@ -105,7 +117,8 @@ class DatasetConfig(Settings):
     @field_validator("cache", mode="before")
     @classmethod
     def _place(cls, value: Any) -> Any:
-        if str(value).strip().lower() in ("", "true", "on"):
+        word = str(value).strip().lower()
+        if (word in ("", "true", "on", "none", "null", "~") and value is not None) or _is_number(word):
             raise ValueError("must be auto, off or a folder")
         return "off" if value is False else value
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gaze.names import LONGEST, visible
 
@@ -32,7 +33,7 @@ def number(value: Any) -> str:
 
     What is not a number stays as it is: Hydra needs the folder before ``check_config`` can object.
     """
-    return f"{value:.15g}" if isinstance(value, int | float) else str(value)
+    return f"{value:.15g}" if isinstance(value, int | float) and abs(value) < 1e300 else str(value)
 
 
 def other_overrides(overrides: Sequence[str]) -> str:
@@ -55,7 +56,7 @@ def other_overrides(overrides: Sequence[str]) -> str:
     name = ",".join(f"{key}={_value(kept[key])}" for key in sorted(kept))
     short = re.sub(r"[^A-Za-z0-9._+=,-]+", "-", re.sub(r"[\[\]{}()'\" ]", "", name))
     if short != re.sub(r"[\[\]{}()'\" ]", "", name) or len(short) > LONGEST:
-        short = f"{short[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        short = f"{short[: LONGEST - 9]}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
     return f",{short}"
 
 
@@ -136,7 +137,11 @@ class WritableFolder(Callback):
     """A callback of Hydra: an output folder that cannot be made is one clear error before anything else."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        problem = unwritable(Path(str(config.hydra.run.dir)).absolute())
+        try:
+            folder = Path(str(config.hydra.run.dir)).absolute()
+        except OmegaConfBaseException:  # Hydra stumbles over it next
+            return
+        problem = unwritable(folder)
         if problem is not None:
             print(visible(f"\nerror: {problem} Give another hydra.run.dir=PATH."), file=sys.stderr)
             sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -9,9 +10,10 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticKnownError
 
-from gaze.choices import did_you_mean, unknown
+from gaze.choices import did_you_mean, shown, unknown
 from gaze.errors import ConfigError
 
+MOST = 10**9  # of what is counted, where nothing else limits it
 TYPES = {
     "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text",
     "list_type": "a list", "dict_type": "a group of settings", "model_type": "a group of settings",
@@ -49,8 +51,8 @@ def one_of(known: Collection[str]) -> AfterValidator:
 
 
 def _one_folder(name: str) -> str:
-    if not name or Path(name).name != name or name == "..":
-        raise ValueError("names a folder: give one name without a slash")
+    if not name.strip() or Path(name).name != name or name == ".." or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):
+        raise ValueError("names a folder: give one name without a slash, in letters that can be printed")
     return name
 
 
@@ -64,14 +66,6 @@ def no_such(
     near = f"Did you mean {elsewhere}?" if elsewhere else did_you_mean(setting.rpartition(".")[2], known)
     hint = near or f"Known: {', '.join(sorted(known))}."
     return f"{setting}={shown(value)}: {what}. {hint}".rstrip()
-
-
-def shown(value: Any) -> str:
-    """A value as a person writes it on the command line; of a long one its beginning."""
-    text = str(value)
-    return {"None": "null", "True": "true", "False": "false"}.get(
-        text, text if len(text) <= 200 else f"{text[:200]}..."
-    )
 
 
 def _is_group(kind: Any) -> bool:

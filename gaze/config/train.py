@@ -8,7 +8,6 @@ in one error. ``lambda`` is a Python keyword, so in Python it is ``cfg["lambda"]
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from typing import Annotated, Any, Literal
 
@@ -16,16 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationInfo, field_validator
 
-from gaze.choices import DISTANCES, METHODS, SOURCES
+from gaze.choices import DISTANCES, METHODS, SOURCES, shown
 from gaze.config.analysis import AnalyzeConfig
 from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
 from gaze.config.model import ModelConfig
-from gaze.config.settings import FolderName, Settings, no_such, one_of, shown
+from gaze.config.settings import MOST, FolderName, Settings, one_of
+from gaze.config.trainer import trainer_problems
 from gaze.errors import ConfigError
 
 REFERENCES = ("ema", "batch")
-PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
 class GazeConfig(Settings):
@@ -35,11 +34,11 @@ class GazeConfig(Settings):
     distance: Annotated[str, one_of(DISTANCES)] = "squared"  # squared: Eq. 9; l2: as in the published runs
     reference: Annotated[str, one_of(REFERENCES)] = "ema"  # ema: Eq. 17
     ema_decay: float = Field(0.9, ge=0, lt=1)
-    min_samples: int = Field(2, ge=1)  # correct images that a class needs in a batch
+    min_samples: int = Field(2, ge=1, le=MOST)  # correct images that a class needs in a batch
     second_order: bool = True  # differentiate alpha too; false as in the published runs
-    start_epoch: int = Field(2, ge=0)  # T0 and T1 of Eq. 18; epochs count from 1
-    end_epoch: int = 10
-    common_grid: int = Field(7, ge=2)  # tiles a side of the grid on which networks with other map sizes are compared
+    start_epoch: int = Field(2, ge=0, le=MOST)  # T0 and T1 of Eq. 18; epochs count from 1
+    end_epoch: int = Field(10, le=MOST)
+    common_grid: int = Field(7, ge=2, le=1024)  # tiles a side of the grid on which networks with other maps compare
     keep_maps: bool = True  # keep each evaluated image's map of each epoch, 8x8 at most, 8 bit
 
     @field_validator("end_epoch")
@@ -54,10 +53,10 @@ class GazeConfig(Settings):
 class OptimizerConfig(Settings):
     """Group ``optimizer``: Adam, as published."""
 
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0, le=1000)
     betas: list[float] = [0.9, 0.999]
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    eps: float = Field(1e-8, gt=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=1000)
 
     @field_validator("betas")
     @classmethod
@@ -72,14 +71,14 @@ class SchedulerConfig(Settings):
 
     name: Literal["plateau"] = "plateau"
     factor: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(5, ge=0)
+    patience: int = Field(5, ge=0, le=MOST)
 
 
 class PicturesConfig(Settings):
     """Group ``pictures``: what the GradCAM callback draws."""
 
-    every_n_epochs: int = Field(5, ge=0)  # and after the last epoch; 0 draws nothing
-    images_per_class: int = Field(2, ge=1)  # overlays of the same evaluation images each time
+    every_n_epochs: int = Field(5, ge=0, le=MOST)  # and after the last epoch; 0 draws nothing
+    images_per_class: int = Field(2, ge=1, le=MOST)  # overlays of the same evaluation images each time
 
 
 class TrainConfig(Settings):
@@ -90,7 +89,7 @@ class TrainConfig(Settings):
     dataset: DatasetConfig = DatasetConfig()
     model: ModelConfig = ModelConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
-    lambda_: float = Field(0.0, alias="lambda")
+    lambda_: float = Field(0.0, alias="lambda", ge=-MOST, le=MOST)
     gaze: GazeConfig = GazeConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -143,7 +142,7 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
     except ConfigError as error:
         problems.append(str(error))
     if trainer and isinstance(values.get("trainer", {}), dict):
-        problems += _trainer_problems(values.get("trainer", {}))
+        problems += trainer_problems(values.get("trainer", {}))
     if problems:
         raise ConfigError("\n".join(problems))
     return config
@@ -155,7 +154,7 @@ def check_trainer(config: TrainConfig) -> None:
     Raises:
         ConfigError: names every one that is unknown or out of its range.
     """
-    problems = _trainer_problems(config.trainer)
+    problems = trainer_problems(config.trainer)
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -169,7 +168,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}") from error
+        key = getattr(error, "full_key", None) or "config"
+        node = getattr(error, "child_node", None)
+        given = "" if node is None else f"={shown(node._value())}"
+        raise ConfigError(f"{key}{given}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -194,51 +196,3 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     if SOURCES[dataset["kind"]].needs != ("root",):
         dataset.pop("root", None)
     return {**values, "dataset": dataset, "trainer": trainer}
-
-
-def _trainer_problems(trainer: dict[str, Any]) -> list[str]:
-    """Lightning's own argument names; the ones that this project sets itself are refused."""
-    from lightning import Trainer  # slow to import: only when a config is really checked
-
-    known = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
-    own = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar"}
-    problems = [
-        no_such(f"trainer.{key}", trainer[key], known, "Lightning's Trainer has no such argument")
-        for key in trainer
-        if key not in known
-    ]
-    problems += [
-        f"trainer.{key}={shown(trainer[key])}: this project sets it itself. Leave it out."
-        for key in trainer
-        if key in own
-    ]
-    precision = str(trainer.get("precision", "32-true"))
-    if precision not in (*PRECISIONS, "32", "64"):
-        problems.append(
-            f"trainer.precision={precision} is not supported: {', '.join(PRECISIONS)}. "
-            "(Pure half precision loses the Grad-CAM map, which is computed in float32.)"
-        )
-    strategy = str(trainer.get("strategy", "auto"))
-    if any(word in strategy for word in ("spawn", "fork", "notebook")):
-        problems.append(
-            f"trainer.strategy={strategy}: a run that has begun cannot be copied into other processes. Take "
-            "trainer.strategy=ddp, which starts each process by itself."
-        )
-    epochs = trainer.get("max_epochs", 1)
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        problems.append(f"trainer.max_epochs={shown(epochs)} must be a whole number, 1 or more.")
-    if trainer.get("limit_val_batches", 1) == 0 or trainer.get("check_val_every_n_epoch", 1) != 1:
-        problems.append(
-            "trainer.limit_val_batches=0 and trainer.check_val_every_n_epoch other than 1 leave epochs without a "
-            "kappa and a gaze consistency. Take neither; limit_val_batches=1 is the least."
-        )
-    never = [key for key in ("limit_train_batches", "max_steps", "max_time") if key in trainer and _none(trainer[key])]
-    problems += [f"trainer.{key}={shown(trainer[key])} trains no step. Raise it or leave it out." for key in never]
-    return problems
-
-
-def _none(amount: Any) -> bool:
-    """Whether a limit of Lightning's Trainer is nothing at all: 0, ``00:00:00:00`` or ``{minutes: 0}``."""
-    if isinstance(amount, str):
-        return not amount.strip("0:") and "0" in amount
-    return not any(amount.values()) if isinstance(amount, dict) and amount else amount == 0

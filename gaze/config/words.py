@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 from hydra._internal import utils as hydra_utils
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gaze.choices import unknown, unknown_network
+from gaze.choices import either, shown, unknown, unknown_network
 from gaze.errors import ConfigError
 
 KEPT = ("", "null", "true", "false")  # are no text
+UNREAD = (HydraException, ValueError, RecursionError)  # of the grammar: signs, 4,301 digits, a thousand brackets
 KEY = re.compile(r"[A-Za-z][\w.]*")
 
 
@@ -91,10 +92,14 @@ class Command(NamedTuple):
         problems = []
         for override in overrides:
             group, choices = override.key_or_group, self._choices(override.key_or_group, more)
+            if group.startswith("hydra/") and not all(isinstance(value, str) for value in _chosen(override)):
+                problems.append(f"{override.input_line}: {group} is chosen by a word. --help shows which there are.")
             if not choices or override.is_hydra_override():
                 continue
             if not self.grids:  # of the other command
                 problems.append(f"{override.input_line}: there is no such setting here. --help shows what there is.")
+            elif override.is_delete():
+                problems.append(f"{override.input_line}: a run needs one: {group}={either(choices)}.")
             else:
                 wrong = [value for value in _chosen(override) if value not in choices]
                 problems += [_no_choice(group, value, choices) for value in wrong]
@@ -122,7 +127,7 @@ def quoted(value: str) -> str:
     try:
         if OverridesParser.create().parse_override(f"key={value}").value() == value:
             return value
-    except HydraException:
+    except UNREAD:
         pass
     end = "\\" * (len(value) - len(value.rstrip("\\")))  # doubled, or it would take the closing quote's meaning
     return f"'{value.replace(chr(39), chr(92) + chr(39))}{end}'"
@@ -151,36 +156,57 @@ def _written_out(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 def _is_sweep(word: str) -> bool:
     try:
         return OverridesParser.create().parse_override(word).is_sweep_override()
-    except HydraException:
+    except UNREAD:
         return False
 
 
 def _parsed(word: str) -> Override:
     try:
         return OverridesParser.create().parse_override(word)
-    except HydraException as error:
+    except UNREAD as error:
         key, _, value = word.partition("=")
         raise ConfigError(
-            f"{word} cannot be read ({str(error).splitlines()[0].partition(' expecting')[0]}). A value with such signs "
-            f"is put in quotes, and the whole word in others: \"{key}='{value}'\""
+            f"{shown(word)} cannot be read ({shown(str(error).partition(' expecting')[0])}). A value with such signs "
+            f"is put in quotes, and the whole word in others: \"{key}='{shown(value)}'\""
         ) from error
 
 
 def _chosen(override: Override) -> Iterator[Any]:
-    """Words that a choice in a group takes."""
-    values: Any = [override.value()]
-    if override.is_choice_sweep():
-        values = getattr(override.value(), "list", [])  # a glob takes what there is
-    return (value for value in values if isinstance(value, str))
+    """Values that a choice in a group takes."""
+    value: Any = override.value()
+    if isinstance(value, Glob):  # takes what there is
+        return
+    if isinstance(value, ChoiceSweep | list):
+        yield from value if isinstance(value, list) else value.list
+    else:
+        yield value if not isinstance(value, RangeSweep) else str(override.get_value_element_as_str())
 
 
-def _no_choice(group: str, word: str, choices: Sequence[str]) -> str:
+def _no_choice(group: str, value: Any, choices: Sequence[str]) -> str:
+    word = shown(value)
     if group == "dataset" and ("/" in word or "\\" in word):
         name = Path(word).name or "mine"
         meant = ["dataset=folder", f"dataset.root={word}", f"dataset.name={name}"]
         return f"dataset={word} is a path. Images in a folder: {_command(meant)}"
-    return unknown_network(word, choices) if group == "model" else unknown(group, word, choices)
+    if group == "model" and isinstance(value, str):
+        return unknown_network(word, choices)
+    return unknown(group, word, choices)
 
 
 def _command(words: Sequence[str]) -> str:
     return f"{hydra_utils._get_exec_command()} {shlex.join(words)}"
+
+
+def unreadable(error: Exception, words: Sequence[str]) -> str:
+    """What Hydra or OmegaConf could not compose, in one line, with the words of the command line that it may be about.
+
+    Args:
+        error: theirs, whose message takes several lines, of which the first says it.
+        words: of the command line.
+    """
+    said = [str(each).strip().partition("\n")[0].rstrip(".") for each in (error, error.__cause__) if each is not None]
+    words = [word.lstrip("+") for word in words if "=" in word or word.startswith("~")]
+    about = [word for word in words if "$" in word or "???" in word]
+    about = about or [word for word in words if word.lstrip("~").partition("=")[0] in str(error)]
+    hint = " ${NAME} stands for another setting, such as ${seed}." if any("$" in word for word in about) else ""
+    return f"{shown(' '.join(about)) or 'settings'}: {shown(': '.join(dict.fromkeys(said)), 200)}.{hint}"

@@ -170,7 +170,7 @@ class Run:
 
     @property
     def precision(self) -> str:
-        """One of ``gaze.config.train.PRECISIONS``, which Lightning has shorter names for as well."""
+        """One of ``gaze.config.trainer.PRECISIONS``, which Lightning has shorter names for as well."""
         precision = str(self.settings.trainer.get("precision", "32-true"))
         return f"{precision}-true" if precision in ("32", "64") else precision
 
