@@ -12,6 +12,7 @@ from gaze.training.module import GazeModule
 from gaze.training.train import run_training
 
 EVERY_RUN = """epoch step lr train/lambda train/loss train/loss_cls train/loss_gaze val/loss val/accuracy val/kappa
+    val/balanced_accuracy val/f1_macro
     val/gaze_consistency val/gaze_consistency_l2 val/gaze_consistency_grid val/gaze_consistency_balanced
     val/gaze_consistency_all val/gaze_eta_squared val/gaze_epsilon_squared val/gaze_empty_fraction val/gaze_entropy
     val/gaze_mask_energy val/gaze_mask_lift val/gaze_pointing val/n_correct"""

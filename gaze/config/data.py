@@ -28,6 +28,7 @@ class DatasetConfig(Settings):
     image_size: int = Field(224, ge=2, le=16_384)  # images become (channels, image_size, image_size)
     channels: int = 1  # 1 grey, 3 RGB
     batch_size: int = Field(32, ge=1, le=MOST)
+    sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: each class as often as another, with replacement
     # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; null: [0, 65535]
     window: Literal["auto"] | list[int] | None = "auto"
     train_images: int | None = Field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +48,22 @@ class GazeConfig(Settings):
         start = info.data.get("start_epoch", 0)
         if value < start:
             raise ValueError(f"(T1) is before gaze.start_epoch={start} (T0): lambda grows from T0 to T1")
+        return value
+
+
+class LossConfig(Settings):
+    """Group ``loss``: the cross entropy, in training and as ``val/loss``; the gaze loss does not read it."""
+
+    class_weights: Literal["balanced"] | dict[str, float] | None = None  # balanced: n / (K n_c), of training images
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        weights = list(value.values()) if isinstance(value, dict) else []
+        numbers = all(isinstance(w, int | float) and not isinstance(w, bool) and 0 < w < math.inf for w in weights)
+        if not (value in (None, "balanced") or (weights and numbers)):
+            raise ValueError("must be null, balanced or a number above 0 by the class's name, {NAME: 2.5}")
         return value
 
 
@@ -91,6 +108,7 @@ class TrainConfig(Settings):
     augmentation: AugmentationConfig = AugmentationConfig()
     lambda_: float = Field(0.0, alias="lambda", ge=-MOST, le=MOST)
     gaze: GazeConfig = GazeConfig()
+    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     pictures: PicturesConfig = PicturesConfig()

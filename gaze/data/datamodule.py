@@ -118,6 +118,18 @@ class TrainingSampler(DistributedSampler[Batch]):
         self.epoch += 1
 
 
+class BalancedSampler(TrainingSampler):
+    """As many images as there are, drawn with replacement, each class as often as another."""
+
+    def __iter__(self) -> Any:
+        targets = self.dataset.split.targets  # type: ignore[attr-defined]
+        weights = 1.0 / targets.bincount().double()[targets]
+        draw = torch.Generator().manual_seed(self.seed + self.epoch)
+        drawn = torch.multinomial(weights, self.total_size, replacement=True, generator=draw)
+        yield from drawn[self.rank :: self.num_replicas].tolist()
+        self.epoch += 1
+
+
 class TrainingLoader(DataLoader[Batch]):
     """Remembers how many batches of the epoch it gave, so that Lightning can go on in the middle of one.
 
@@ -206,7 +218,8 @@ class GazeDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         dataset, (world, rank) = SplitDataset(self.data.train), self._place()
         # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
-        order = TrainingSampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
+        sampler = BalancedSampler if self.config.sampler == "balanced" else TrainingSampler
+        order = sampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
         self._training = TrainingLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
         if self._training.merged and self._progress is not None:
             self._progress(

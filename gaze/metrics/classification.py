@@ -1,4 +1,4 @@
-"""Cohen's kappa as the thesis logs it."""
+"""Cohen's kappa as the thesis logs it, and means over classes from the same table."""
 
 from __future__ import annotations
 
@@ -53,3 +53,21 @@ class CohenKappa(MulticlassCohenKappa):
     def compute(self) -> Tensor:
         refuse_outside(self.outside, self.num_classes)
         return super().compute().nan_to_num(0.0)
+
+
+class BalancedAccuracy(CohenKappa):
+    """Mean recall of the classes that occur (Brodersen et al. 2010), 0..1, from the table of :class:`CohenKappa`."""
+
+    def compute(self) -> Tensor:
+        refuse_outside(self.outside, self.num_classes)
+        right, images = self.confmat.diagonal().double(), self.confmat.sum(1)
+        return ((right / images.clamp(min=1)).sum() / (images > 0).sum()).nan_to_num(0.0)
+
+
+class MacroF1(CohenKappa):
+    """Mean F1 of the classes that occur or are predicted, 0..1, from the table of :class:`CohenKappa`."""
+
+    def compute(self) -> Tensor:
+        refuse_outside(self.outside, self.num_classes)
+        right, named = self.confmat.diagonal().double(), self.confmat.sum(0) + self.confmat.sum(1)
+        return ((2 * right / named.clamp(min=1)).sum() / (named > 0).sum()).nan_to_num(0.0)

@@ -28,7 +28,7 @@ from gaze.consistency.schedule import curriculum
 from gaze.data.datamodule import Batch, as_batch, scaled
 from gaze.data.decode import decode_image, is_deep
 from gaze.metrics.c_score import CScore
-from gaze.metrics.classification import CohenKappa
+from gaze.metrics.classification import BalancedAccuracy, CohenKappa, MacroF1
 from gaze.metrics.consistency import (
     BalancedGazeConsistency,
     ClassCounts,
@@ -55,6 +55,20 @@ class Prediction(NamedTuple):
     cam: Tensor
 
 
+class WeightedMean(MeanMetric):
+    """Mean of values (), or (B,), each with its weight; NaN passes through, and nothing waits for a GPU.
+
+    torchmetrics (1.9) forgets the weights with ``nan_strategy="disable"``, and looks for NaN with every other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy="disable")
+
+    def update(self, value: Tensor, weight: Tensor | float = 1.0) -> None:  # type: ignore[override]
+        self.mean_value += (value * weight).sum()
+        self.weight += weight.sum() if isinstance(weight, Tensor) else weight * value.numel()
+
+
 class GazeModule(LightningModule):
     """A network, trained with or without the gaze consistency loss and measured after every epoch.
 
@@ -76,6 +90,8 @@ class GazeModule(LightningModule):
         layer: of a network that is no level: where to look; None for the last layer with a spatial map.
         scheduler: settings of ReduceLROnPlateau, like ``gaze``.
         built: of the network in a checkpoint, see ``HookedBackbone``.
+        class_weights: K weights of the cross entropy, in training and in ``val/loss``; None weighs all alike.
+        label_smoothing: of the same, in [0, 1).
 
     Attributes:
         gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
@@ -101,6 +117,8 @@ class GazeModule(LightningModule):
         layer: str | None = None,
         scheduler: SchedulerConfig | dict[str, Any] | None = None,
         built: Built | None = None,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
@@ -130,22 +148,26 @@ class GazeModule(LightningModule):
                 "weights": None,  # a checkpoint has weights of its own: loading it downloads nothing
                 "layer": layer,
                 "built": getattr(self.backbone, "built", {}),
+                "class_weights": None if class_weights is None else list(class_weights),
+                "label_smoothing": label_smoothing,
             },
             logger=False,
         )
         self.gaze_config = gaze
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
         self.gaze_weight = float(gaze_lambda)
+        weights_of = None if class_weights is None else torch.tensor(class_weights, dtype=torch.get_default_dtype())
+        self.register_buffer("class_weights", weights_of, persistent=False)
         self._logged_epoch = -1
         self.gaze_loss = GazeConsistencyLoss(
             num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=size
         )
         # Kept in checkpoints, so that an epoch that was broken off goes on to the same means.
-        means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "loss_cls", "loss_gaze")}
+        means = {name: WeightedMean() for name in ("loss", "loss_cls", "loss_gaze")}
         self.train_means = torch.nn.ModuleDict(means)
         for mean in means.values():
             mean.persistent(True)
-        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = WeightedMean()
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
         self.mask_metrics = _mask_metrics(num_classes)
         self._masks_seen = False
@@ -241,7 +263,7 @@ class GazeModule(LightningModule):
         else:
             logits, cam = self.look(batch.image, batch.target)
         with torch.autocast(logits.device.type, enabled=False):
-            loss = loss_cls = F.cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
+            loss = loss_cls = self._cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
             if cam is not None:
                 loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
                 loss = loss_cls + self.gaze_weight * loss_gaze
@@ -249,6 +271,10 @@ class GazeModule(LightningModule):
         self._log_mean("loss_cls", loss_cls, batch)
         self._log_mean("loss", loss, batch)
         return loss
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        own: dict[str, Any] = {"weight": self.class_weights, "label_smoothing": self.hparams["label_smoothing"]}
+        return F.cross_entropy(logits, target, reduction=reduction, **own)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.world_size > 1:  # each process has means of its own share; the checkpoint gets their sum
@@ -315,8 +341,12 @@ class GazeModule(LightningModule):
         if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
             return None
         logits, cam = self.look(batch.image, batch.target)
-        losses = F.cross_entropy(logits, batch.target, reduction="none")
-        self.val_loss.update(losses)
+        losses = self._cross_entropy(logits, batch.target, "none")
+        if self.class_weights is None:
+            self.val_loss.update(losses)
+        else:  # F.cross_entropy's mean over the whole split
+            weights = self.class_weights[batch.target]  # type: ignore[index]
+            self.val_loss.update(losses / weights, weights)
         preds = logits.argmax(1)
         self.val_metrics.update(cam=cam, preds=preds, target=batch.target, logits=logits)
         if batch.mask is not None:
@@ -368,6 +398,8 @@ def _evaluation_metrics(
     others = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
         "kappa": CohenKappa(num_classes),
+        "balanced_accuracy": BalancedAccuracy(num_classes),
+        "f1_macro": MacroF1(num_classes),
         "gaze_consistency_l2": GazeConsistency(num_classes, "l2", min_samples),
         "gaze_consistency_grid": GazeConsistency(num_classes, "squared", min_samples, common_grid),
         "gaze_consistency_all": BalancedGazeConsistency(num_classes, "all"),
@@ -378,7 +410,8 @@ def _evaluation_metrics(
         kept += [f"gaze_consistency_{distance}"] if metric.keeps_maps else []
     if distance == "soft_iou":
         others["gaze_c_score"] = CScore(num_classes, min_samples)
-    groups = [list(sums), kept, *([name] for name in others if name not in kept)]
+    counted = ["kappa", "balanced_accuracy", "f1_macro"]  # from one table
+    groups = [list(sums), kept, counted, *([name] for name in others if name not in (*kept, *counted))]
     return MetricCollection({**others, **sums}, compute_groups=groups)
 
 

@@ -25,8 +25,9 @@ from rich import get_console
 
 from gaze import terminal
 from gaze.backbones.library import check_method_of, check_network, map_size
+from gaze.choices import unknown
 from gaze.config.naming import unwritable
-from gaze.config.train import TrainConfig, config_hash
+from gaze.config.train import LossConfig, TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.listing import files_at_hand
 from gaze.errors import BusyError, ConfigError, TrainingError
@@ -295,7 +296,26 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
         source=config.model.source,
         weights=config.model.weights,
         layer=config.model.layer,
+        class_weights=class_weights(config.loss, data.data.audit.train_counts),
+        label_smoothing=config.loss.label_smoothing,
     )
+
+
+def class_weights(loss: LossConfig, counts: Mapping[str, int]) -> list[float] | None:
+    """Weights of the cross entropy, in the order of ``counts``: training images by class.
+
+    Raises:
+        ConfigError: a class that is not there.
+    """
+    given = loss.class_weights
+    if given == "balanced":  # King and Zeng 2001, as scikit-learn's compute_class_weight
+        return [sum(counts.values()) / (len(counts) * n) for n in counts.values()]
+    if not isinstance(given, dict):
+        return None
+    for name in given:
+        if name not in counts:
+            raise ConfigError(unknown("loss.class_weights", name, counts))
+    return [float(given.get(name, 1.0)) for name in counts]
 
 
 def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:

@@ -11,7 +11,7 @@ from gaze.backbones.levels import LEVELS
 from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import Record, make_audit
-from gaze.data.datamodule import PADDING, Batch, EvaluationSampler, GazeDataModule, SplitDataset
+from gaze.data.datamodule import PADDING, BalancedSampler, Batch, EvaluationSampler, GazeDataModule, SplitDataset
 from gaze.data.datasets import ImageData, Split
 from gaze.training.module import GazeModule
 
@@ -105,6 +105,26 @@ def test_a_new_epoch_has_a_new_order():
         torch.manual_seed(0)
         first, second = (torch.cat([b.place for b in loader]).tolist() for _ in range(2))
     assert first != second and sorted(first) == sorted(second)
+
+
+def test_a_balanced_epoch_has_each_class_alike_and_follows_seed_and_epoch():
+    target = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+    dataset = SplitDataset(Split(torch.zeros(1000, 1, 1, 1, dtype=torch.uint8), target, [""] * 1000))
+    samplers = [BalancedSampler(dataset, 2, rank, shuffle=True, seed=3) for rank in (0, 1)]
+    drawn = torch.tensor([i for pair in zip(*samplers, strict=True) for i in pair])
+    counts = target[drawn].bincount()
+    assert len(drawn) == 1000 and (counts - 1000 / 3).abs().max() < 4 * (1000 * 2 / 9) ** 0.5
+    assert len(drawn.unique()) > 300  # not the same few of a large class
+    alone = BalancedSampler(dataset, 1, 0, shuffle=True, seed=3)
+    assert list(alone) == drawn.tolist() and list(alone) != drawn.tolist()  # the second epoch
+    alone.set_epoch(0)
+    assert list(alone) == drawn.tolist()
+
+
+def test_the_setting_draws_balanced_batches():
+    data = GazeDataModule(DatasetConfig(image_size=8, batch_size=4, sampler="balanced"), data=_data(), seed=0)
+    assert isinstance(data.train_dataloader().sampler, BalancedSampler)
+    assert not isinstance(_module().train_dataloader().sampler, BalancedSampler)
 
 
 def test_evaluation_is_in_order():

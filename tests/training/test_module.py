@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score
 from tiny_modules import (
     SIZE,
     K,
@@ -39,7 +39,8 @@ from gaze.training.module import GazeModule
 
 LOG_KEYS = {
     "train/loss", "train/loss_cls", "train/loss_gaze", "train/lambda", "lr",
-    "val/loss", "val/accuracy", "val/kappa", "val/gaze_consistency", "val/gaze_consistency_l2",
+    "val/loss", "val/accuracy", "val/kappa", "val/balanced_accuracy", "val/f1_macro",
+    "val/gaze_consistency", "val/gaze_consistency_l2",
     "val/gaze_eta_squared", "val/gaze_empty_fraction", "val/gaze_entropy", "val/n_correct",
     "val/gaze_consistency_grid", "val/gaze_mask_energy", "val/gaze_mask_lift", "val/gaze_pointing",
     "val/gaze_consistency_balanced", "val/gaze_consistency_all", "val/gaze_epsilon_squared",
@@ -491,6 +492,8 @@ def test_validation_logs_what_two_passes_over_the_data_give(tmp_path, images, na
         "val/loss": -logp[np.arange(20), target].mean(),
         "val/accuracy": correct.mean(),
         "val/kappa": cohen_kappa_score(target, preds),
+        "val/balanced_accuracy": balanced_accuracy_score(target, preds),
+        "val/f1_macro": f1_score(target, preds, average="macro"),
         "val/gaze_consistency": squared / number / cells,
         "val/gaze_consistency_l2": l2 / number / cells,
         "val/gaze_consistency_grid": on_grid / number,
@@ -677,3 +680,43 @@ def test_settings_may_be_dicts_or_typed():
 def test_a_map_below_2x2_is_refused_before_any_work():
     with pytest.raises(ConfigError, match="2x2"):
         GazeModule("level2", 3, 1, 8)
+
+
+# ---- unbalanced classes
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_and_smoothing_are_those_of_the_cross_entropy_and_leave_the_gaze_loss(smoothing):
+    weights = [0.5, 2.0, 1.0, 4.0]
+    batch = noise_batch()
+    plain = alone(tiny_module(gaze_lambda=50.0, dropout=False))
+    batch = mostly_right(plain, batch)
+    own = alone(tiny_module(gaze_lambda=50.0, dropout=False, class_weights=weights, label_smoothing=smoothing))
+    own.load_state_dict(plain.state_dict())
+    loss, logits = own.training_step(batch, 0), plain(batch.image)
+    plain.training_step(batch, 0)
+    expected = F.cross_entropy(logits, batch.target, torch.tensor(weights), label_smoothing=smoothing)
+    torch.testing.assert_close(own.logged["train/loss_cls"], expected)
+    torch.testing.assert_close(own.logged["train/loss_gaze"], plain.logged["train/loss_gaze"])
+    torch.testing.assert_close(loss, expected + 50.0 * plain.logged["train/loss_gaze"])
+
+
+def test_the_validation_loss_is_the_weighted_cross_entropy_of_the_whole_split():
+    weights = torch.tensor([0.5, 2.0, 1.0, 4.0])
+    module = tiny_module(class_weights=weights.tolist(), label_smoothing=0.1).eval()
+    whole = noise_batch(11)
+    for part in (slice(0, 3), slice(3, 11)):
+        module.validation_step(Batch(whole.image[part], whole.target[part], whole.place[part], None), 0)
+    expected = F.cross_entropy(module(whole.image), whole.target, weights, label_smoothing=0.1)
+    torch.testing.assert_close(module.val_loss.compute(), expected.detach())
+    again = GazeModule(**module.hparams)
+    assert again.class_weights.tolist() == weights.tolist() and "class_weights" not in again.state_dict()
+
+
+def test_the_training_loss_is_the_mean_over_images_not_over_batches():
+    module = tiny_module(dropout=False)
+    module.log = lambda *_, **__: None
+    losses = [module.training_step(noise_batch(count, seed), 0).item() for seed, count in enumerate((12, 3))]
+    assert module.train_means["loss"].compute().item() == pytest.approx((12 * losses[0] + 3 * losses[1]) / 15)
+    module._log_mean("loss", torch.tensor(torch.nan), noise_batch(2))
+    assert module.train_means["loss"].compute().isnan()

@@ -21,9 +21,10 @@ import torch
 from conftest import REPO, TINY
 from lightning import Trainer
 from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gaze.config.train import TrainConfig, check_config, config_hash
+from gaze.config.train import LossConfig, TrainConfig, check_config, config_hash
 from gaze.data import datasets
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.phantom import CLASSES
@@ -37,7 +38,7 @@ from gaze.runs.status import Interrupted, read_status
 from gaze.studies.opened import check_images
 from gaze.training.checkpoints import StopOnSignal
 from gaze.training.module import GazeModule
-from gaze.training.train import _coarse, run_training
+from gaze.training.train import _coarse, class_weights, run_training
 
 ADVERTS = ("Traceback", "Warning", "deprecated", "litlogger", "Tip:", "GPU available", "num_workers", "LOCAL_RANK")
 
@@ -668,3 +669,23 @@ def test_a_coarse_map_is_said_before_training(tiny):
     assert "A map of 3x3 cells is coarse" in _coarse(tiny("model=level2", "dataset.image_size=24"))
     line = _coarse(tiny("model=torchvision", "model.name=resnet18", "dataset.image_size=64"))
     assert "2x2" in line and "an earlier layer (model.layer=NAME)" in line
+
+
+# ---- unbalanced classes
+
+
+def test_balanced_weights_are_scikit_learns_and_named_ones_are_by_name():
+    counts = {"a": 90, "b": 10, "c": 50}
+    labels = [name for name, n in counts.items() for _ in range(n)]
+    expected = compute_class_weight("balanced", classes=np.array(list(counts)), y=labels)
+    assert class_weights(LossConfig(class_weights="balanced"), counts) == pytest.approx(expected.tolist())
+    assert class_weights(LossConfig(class_weights={"b": 3}), counts) == [1.0, 3.0, 1.0]
+    assert class_weights(LossConfig(), counts) is None
+    with pytest.raises(ConfigError, match=r"loss.class_weights=bb is unknown: a, b or c. Did you mean b\?"):
+        class_weights(LossConfig(class_weights={"bb": 3}), counts)
+
+
+@pytest.mark.parametrize("value", ["even", {}, {"a": 0}, {"a": -1.0}, {"a": True}, {"a": float("nan")}, [1, 2]])
+def test_weights_that_are_none_are_refused(value):
+    with pytest.raises(ConfigError, match=r"loss\.class_weights=.* must be null, balanced or a number above 0"):
+        TrainConfig(loss={"class_weights": value})
