@@ -232,7 +232,7 @@ SOURCES = Registry(
     Source(
         "ultrasound", "images and masks side by side, without a published split", "Al-Dhabyani et al. 2020",
         "gaze.data.datasets:load_ultrasound", needs=("handle", "root"),
-        takes=(*FILES, "classes", "counts", "test_fraction", "split_seed"), groups=("breast_ultrasound",),
+        takes=(*FILES, "classes", "counts", "test_fraction"), groups=("breast_ultrasound",),
         listing="gaze.data.sources.ultrasound:list_pairs",
     ),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
@@ -45,7 +46,12 @@ class DatasetConfig(Settings):
     test_counts: Counts | None = None
     on_bad_image: Literal["error", "skip"] = "error"  # what an unreadable image does
     drop_leaked: bool | None = Field(None, exclude=True)  # older word for on_leak: true drops, false warns
-    on_leak: Literal["warn", "error", "drop"] = "warn"  # what training images do that also stand in the test set
+    on_leak: Literal["warn", "error", "drop"] = "warn"  # what training images do that also stand in the test set, or
+    # whose group does
+    validation: Literal["test"] | float = "test"  # what each epoch is judged by: the test images, or a share of train
+    group: str | None = None  # regular expression: images whose file names give the same are kept together
+    # of what is drawn; ultrasound: null takes the reference's every fifth image
+    split_seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     mask_dir: str | None = None  # masks in the images' own folders and names, below root or absolute; null for none
     on_missing_mask: Literal["error", "empty"] = "error"  # what an image without a mask file does
     cache: str | None = "auto"  # where decoded images are kept: auto | off | a folder (see gaze.data.cache)
@@ -53,9 +59,6 @@ class DatasetConfig(Settings):
     classes: list[str] | None = None  # class folders to take; null takes all
     counts: Counts | None = None  # images per class that the published set has, before it is split
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of each class
-    split_seed: int | None = Field(
-        None, ge=-(2**63), lt=2**63
-    )  # a number draws another split than the reference's every fifth image
 
     @field_validator("channels")
     @classmethod
@@ -70,6 +73,26 @@ class DatasetConfig(Settings):
         pair = isinstance(value, list) and [type(end) for end in value] == [int, int]
         if not (value in ("auto", None) or (pair and -(2**31) <= value[0] < value[1] < 2**31)):
             raise ValueError("must be auto, null or two whole numbers [low, high] of 32 bits, which become 0 and 255")
+        return value
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        share = isinstance(value, int | float) and not isinstance(value, bool) and 0.01 <= value <= 0.5
+        if not (share or value == "test"):
+            raise ValueError(
+                "must be test (each epoch is judged by the test images, as published) or a share of the "
+                "training images, 0.01 to 0.5, such as 0.15"
+            )
+        return value
+
+    @field_validator("group")
+    @classmethod
+    def _pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from None
         return value
 
     @field_validator("train_images", "test_images")

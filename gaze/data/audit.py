@@ -32,7 +32,7 @@ class Record(NamedTuple):
     """
 
     path: str
-    split: str  # train | test
+    split: str  # train | validation | test
     label: int
     digest: bytes
     size: tuple[int, int]
@@ -77,6 +77,7 @@ class Audit:
     modes: dict[str, int]
     remarks: dict[str, int] = field(default_factory=dict)
     window: list[int] | None = None
+    validation_counts: dict[str, int] | None = None  # None where the test images are what each epoch is judged by
     twins: Twins = field(default_factory=Twins)
     dropped: int = 0  # training images left out because they also stand in test
     unreadable: list[str] = field(default_factory=list)
@@ -106,11 +107,22 @@ class Audit:
         ]
 
     def _table(self) -> list[str]:
-        rows = [(name, n, self.test_counts[name]) for name, n in self.train_counts.items()]
-        rows.append(("total", sum(self.train_counts.values()), sum(self.test_counts.values())))
-        width = max(len("images"), *(len(name) for name, _, _ in rows))
-        head = f"  {'images':<{width}} {'train':>8} {'test':>8}"
-        return [head, *(f"  {name:<{width}} {train:>8,} {test:>8,}" for name, train, test in rows)]
+        parts = {"train": self.train_counts, "validation": self.validation_counts, "test": self.test_counts}
+        shown = {split: counts for split, counts in parts.items() if counts is not None}
+        rows = [(name, [counts[name] for counts in shown.values()]) for name in self.train_counts]
+        rows.append(("total", [sum(counts.values()) for counts in shown.values()]))
+        width = max(len("images"), *(len(name) for name, _ in rows))
+        head = f"  {'images':<{width}}" + "".join(f" {split:>{max(8, len(split))}}" for split in shown)
+        body = [
+            f"  {name:<{width}}" + "".join(f" {n:>{max(8, len(s))},}" for s, n in zip(shown, numbers, strict=True))
+            for name, numbers in rows
+        ]
+        judged = (
+            "  each epoch is judged by the test images, as published"
+            if self.validation_counts is None
+            else "  each epoch is judged by the validation images; the test images are evaluated once, at the end"
+        )
+        return [head, *body, judged]
 
     def _sizes(self) -> str:
         common, count = next(iter(self.common_sizes.items()))
@@ -168,7 +180,7 @@ def find_twins(records: Iterable[Record]) -> Twins:
     for group in by_digest.values():
         if len(group) < 2:
             continue
-        splits = Counter(record.split for record in group)
+        splits = Counter("test" if record.split == "test" else "train" for record in group)
         twins.groups.append(sorted(printable(record.path) for record in group))
         twins.train_groups += splits["train"] > 1
         twins.test_groups += splits["test"] > 1
@@ -193,13 +205,16 @@ def make_audit(
         used: images that stay, at least one.
         dropped: leaked training images that do not.
     """
-    counts = {split: Counter(r.label for r in used if r.split == split) for split in ("train", "test")}
+    splits = dict.fromkeys(("train", "test", *(r.split for r in used)))
+    by_label = {split: Counter(r.label for r in used if r.split == split) for split in splits}
+    counts = {split: {c: own[i] for i, c in enumerate(classes)} for split, own in by_label.items()}
     widths, heights = zip(*(r.size for r in used), strict=True)
     return Audit(
         name=name,
         root=root,
-        train_counts={c: counts["train"][i] for i, c in enumerate(classes)},
-        test_counts={c: counts["test"][i] for i, c in enumerate(classes)},
+        train_counts=counts["train"],
+        test_counts=counts["test"],
+        validation_counts=counts.get("validation"),
         widths=(min(widths), max(widths)),
         heights=(min(heights), max(heights)),
         common_sizes={f"{w}x{h}": n for (w, h), n in Counter(r.size for r in used).most_common(3)},

@@ -167,8 +167,8 @@ class TrainingLoader(DataLoader[Batch]):
 class GazeDataModule(LightningDataModule):
     """Training and evaluation batches of a data set.
 
-    The evaluation set is the ``test`` folder, for ``fit``'s validation, ``validate`` and ``test`` alike, as in
-    the thesis.
+    Epochs are judged by the test images, as in the thesis, or by a part of the training images
+    (``dataset.validation``); then ``test`` alone sees the test images.
 
     Args:
         dataset: checked group ``dataset``; or ready-made ``data``.
@@ -229,16 +229,19 @@ class GazeDataModule(LightningDataModule):
         return self._training
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        dataset = SplitDataset(self.data.test)
+        return self._evaluation(self.data.evaluated)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._evaluation(self.data.test)
+
+    def _evaluation(self, split: Split) -> DataLoader[Batch]:
+        dataset = SplitDataset(split)
         order = EvaluationSampler(dataset, *self._place())
         return DataLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self.val_dataloader()
-
     def evaluation_batch(self, indices: list[int]) -> Batch:
         """Evaluation images by their place in the split, ready for the model (on the host)."""
-        return self.prepare(SplitDataset(self.data.test).__getitems__(indices), training=False)
+        return self.prepare(SplitDataset(self.data.evaluated).__getitems__(indices), training=False)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training

@@ -32,6 +32,7 @@ from gaze.data.sources.folders import local_root
 from gaze.data.sources.kaggle import WAYS_OUT, download
 from gaze.data.sources.listing import Listing, list_splits
 from gaze.data.sources.phantom import CLASSES, make_phantom
+from gaze.data.splits import drawn_part, group_names, groups_of
 from gaze.errors import DataError
 from gaze.names import printable
 
@@ -54,6 +55,12 @@ class ImageData:
     train: Split
     test: Split
     audit: Audit
+    validation: Split | None = None  # None where the test images are what each epoch is judged by
+
+    @property
+    def evaluated(self) -> Split:
+        """The images that each epoch is judged by."""
+        return self.test if self.validation is None else self.validation
 
 
 def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageData:
@@ -268,23 +275,66 @@ def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Hal
     Raises:
         DataError: images leaked where none may; a class has no image left.
     """
-    in_test = {r.digest for r in test.records if r is not None} if config.on_leak != "warn" else set()
-    dropped = {r for r in train.records if r is not None and r.digest in in_test}
+    leaked, shared, remarks = _leaked(train, test, config)
+    dropped = leaked if config.on_leak != "warn" else set()
     if dropped and config.on_leak == "error":
         listed = "\n  ".join(first_few(sorted(r.path for r in dropped)))
+        groups = f", or whose group (dataset.group) does: {shared} groups," if shared else ":"
         raise DataError(
-            f"Training images of {config.name} that also stand in the test set: {len(dropped)}\n  {listed}\n"
+            f"Training images of {config.name} that also stand in the test set{groups} {len(dropped)}\n  {listed}\n"
             "Remove them, or leave them out with dataset.on_leak=drop."
         )
-    chosen = (
-        _chosen(train, dropped, config.train_images, config.seed),
-        _chosen(test, set(), config.test_images, config.seed),
-    )
-    used = [r for half, places in zip((train, test), chosen, strict=True) for r in _records(half, places)]
+    places = {
+        "train": _chosen(train, dropped, config.train_images, config.seed),
+        "test": _chosen(test, set(), config.test_images, config.seed),
+    }
+    if config.validation != "test":
+        places["train"], places["validation"] = _parted(train, places["train"], classes, config)
+        train = _of_part(train, places["validation"], "validation")
+    halves = {"train": train, "test": test, "validation": train}
+    used = [r for split, own in places.items() for r in _records(halves[split], own)]
     _check_classes_left(root, classes, used)
     audit = make_audit(config.name, None if root is None else printable(str(root)), classes, used, list(dropped))
-    audit.window = train.window
-    return ImageData(classes, _keep(train, chosen[0]), _keep(test, chosen[1]), audit)
+    audit.window, audit.warnings = train.window, remarks
+    kept = {split: _keep(halves[split], own) for split, own in places.items()}
+    return ImageData(classes, kept["train"], kept["test"], audit, kept.get("validation"))
+
+
+def _leaked(train: Half, test: Half, config: DatasetConfig) -> tuple[set[Record], int, list[str]]:
+    """Training images that stand in the test set, or whose group does; how many such groups; what is to be said."""
+    here, there = ([r for r in half.records if r is not None] for half in (train, test))
+    names = group_names([r.path for r in [*here, *there]], config.group)
+    pixels, groups = {r.digest for r in there}, {name for name in names[len(here) :] if name is not None}
+    own = list(zip(here, names, strict=False))
+    shared = {name for _, name in own if name in groups}
+    leaked = {r for r, name in own if r.digest in pixels or name in shared}
+    if config.group is None:
+        return leaked, 0, []
+    alone = names.count(None)
+    remarks = [f"{alone} of {len(names)} file names do not match dataset.group={config.group}: each a group of its own"]
+    remarks = remarks if alone else []
+    if shared:
+        did = "dropped there" if config.on_leak == "drop" else "dataset.on_leak=drop removes their training images"
+        remarks.append(f"{len(shared)} of {len(set(names) - {None})} groups stand in train and in test; {did}")
+    return leaked, len(shared), remarks
+
+
+def _parted(half: Half, places: list[int], classes: Sequence[str], config: DatasetConfig) -> list[list[int]]:
+    """Places of what is left for training, and of the validation part drawn from them."""
+    records, what = _records(half, places), f"dataset.validation={config.validation:g}"
+    groups = groups_of(records, group_names([r.path for r in records], config.group))
+    labels = np.array([r.label for r in records], dtype=np.int64)
+    drawn = set(
+        drawn_part(labels, groups, float(config.validation), (config.split_seed or 0) % 2**32, classes, what).tolist()
+    )
+    return [[place for i, place in enumerate(places) if (i in drawn) == chosen] for chosen in (False, True)]
+
+
+def _of_part(half: Half, places: Sequence[int], split: str) -> Half:
+    """A half some of whose images are those of another split."""
+    chosen = set(places)
+    records = [r._replace(split=split) if r and i in chosen else r for i, r in enumerate(half.records)]
+    return half._replace(records=records)
 
 
 def _chosen(half: Half, dropped: set[Record], most: int | None, seed: int) -> list[int]:
@@ -312,7 +362,7 @@ def _records(half: Half, places: Sequence[int]) -> list[Record]:
 
 
 def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[Record]) -> None:
-    for split in ("train", "test"):
+    for split in dict.fromkeys(("train", "test", *(r.split for r in used))):
         empty = set(range(len(classes))) - {r.label for r in used if r.split == split}
         if empty:
             names = ", ".join(classes[i] for i in sorted(empty))

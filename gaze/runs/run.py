@@ -73,6 +73,8 @@ class Run:
     audit_file = Place("audit.json")
     images_file = Place("images.json")  # which files its images were, see gaze.data.sources.listing
     environment_file = Place("environment.json")
+    test_file = Place("test.json")  # figures on the test images, once, where each epoch is judged by others
+    split_file = Place("split.csv")  # which image stands in which part
     status_file = Place(STATUS_FILE)
     pictures = Place("pictures")
     checkpoints = Place("checkpoints")
@@ -93,7 +95,7 @@ class Run:
         """What a training leaves under fixed names, whether it is there or not."""
         return [
             *(self.hydra, self.config_file, self.metrics_file, self.maps_file, self.environment_file, self.audit_file),
-            *(self.kept_maps, self.last_maps, self.grid_file, self.images_file),
+            *(self.kept_maps, self.last_maps, self.grid_file, self.images_file, self.test_file, self.split_file),
             *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
         ]
 

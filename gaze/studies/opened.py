@@ -59,7 +59,7 @@ class Images(NamedTuple):
     @property
     def pixels(self) -> Tensor:
         """(N, C, S, S) uint8."""
-        images = self.data.data.test.images
+        images = self.data.data.evaluated.images
         return images if len(self.place) == len(images) else images[torch.from_numpy(self.place)]
 
 
@@ -83,12 +83,12 @@ def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Ima
         )
     cache = dataset.cache if (dataset.cache or "off").lower() in OFF else "auto"
     data = GazeDataModule(dataset.model_copy(update={"cache": cache}), progress=say)
-    target = data.data.test.targets.numpy()
+    target = data.data.evaluated.targets.numpy()
     place = balanced_choice(target, len(target) if most is None else most)
     digest = hashlib.sha256(json.dumps([list(data.classes), dataset.image_size]).encode())
     digest.update(place.tobytes() + target[place].tobytes())
     for i in place:
-        digest.update(data.data.test.images[i].numpy().tobytes())
+        digest.update(data.data.evaluated.images[i].numpy().tobytes())
     return Images(data, place, target[place], data.classes, digest.hexdigest())
 
 

@@ -90,7 +90,7 @@ class GradCAM(Callback):
     def _draw(self, trainer: Trainer, module: GazeModule, epoch: int) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, GazeDataModule)
-        indices = _first_of_each_class(data.data.test.targets, len(data.classes), self.images_per_class)
+        indices = _first_of_each_class(data.data.evaluated.targets, len(data.classes), self.images_per_class)
         batch = data.evaluation_batch(indices)
         logits, cams = module.look(batch.image.to(module.device), batch.target.to(module.device))
         metrics, names = trainer.callback_metrics, module.class_names
@@ -146,7 +146,7 @@ class KeepMaps(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The same in every process, also in one that gets nothing but padding.
-        images = len(trainer.datamodule.data.test.targets)  # type: ignore[attr-defined]
+        images = len(trainer.datamodule.data.evaluated.targets)  # type: ignore[attr-defined]
         cells = pool_by_cells(pl_module.gaze_loss.class_gaze[:1], MOST_CELLS).shape[1:]  # type: ignore[index, union-attr]
         self._maps = torch.zeros(images, *cells, dtype=torch.uint8, device=pl_module.device)
         self._preds = torch.zeros(images, dtype=torch.int32, device=pl_module.device)  # the class + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import logging
 import os
@@ -29,9 +30,10 @@ from gaze.choices import unknown
 from gaze.config.naming import unwritable
 from gaze.config.train import LossConfig, TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
+from gaze.data.datasets import ImageData
 from gaze.data.sources.listing import files_at_hand
 from gaze.errors import BusyError, ConfigError, TrainingError
-from gaze.files import check_links, remove_parts, write_json
+from gaze.files import atomic_path, check_links, remove_parts, write_json
 from gaze.measures import measures
 from gaze.metrics.compare import MIN_GRID
 from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
@@ -58,7 +60,10 @@ class EpochTensorBoard(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         epoch = metrics.get("epoch")  # Lightning adds it, from 0
         if epoch is not None:  # else of log_hyperparams, whose table shows the scalars that are there already
-            named = {name if name.startswith("val/") else LATER + name.removeprefix("train/"): name for name in metrics}
+            named = {
+                name if name.startswith(("val/", "test/")) else LATER + name.removeprefix("train/"): name
+                for name in metrics
+            }
             super().log_metrics({tag: metrics[own] for tag, own in named.items() if own != "epoch"}, int(epoch) + 1)
 
 
@@ -162,6 +167,7 @@ def _train(
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
             on_start()
+        write_split(run.split_file, data.data)
         write_json(run.audit_file, {**data.data.audit.to_dict(), ROOT_GIVEN: run.dataset.root})
         files = files_at_hand(run.dataset)
         if files is not None:
@@ -173,8 +179,12 @@ def _train(
         trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
         if not table.rows:
             raise TrainingError("The training ended before its first epoch was evaluated: see trainer.max_time.")
-        finish_maps(run, data.data.test.targets.numpy())
+        finish_maps(run, data.data.evaluated.targets.numpy())
         _finish(run, trainer, table, say)
+        tested = _tested(run, trainer, module, data)
+        if tested:
+            write_json(run.test_file, tested)
+            say("\n".join(_test_lines(tested)))
         results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
 
@@ -196,8 +206,49 @@ def _train_beside(run: Run) -> dict[str, float]:
     config = as_begun(run).settings if checkpoint else config
     data = GazeDataModule(config.dataset, config.augmentation, seed=config.seed)
     trainer = build_trainer(config, run.folder, [EpochTable(run.metrics_file)])
-    trainer.fit(_build_module(config, data), datamodule=data, ckpt_path=checkpoint or None)
+    module = _build_module(config, data)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint or None)
+    _tested(run, trainer, module, data)
     return {}
+
+
+def write_split(file: Path, data: ImageData) -> None:
+    """Which image stands in which part, as CSV: ``part, file, class``."""
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    with atomic_path(file) as part, part.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(("part", "file", "class"))
+        for name, split in parts.items():
+            if split is not None:
+                writer.writerows(
+                    (name, path, data.classes[label])
+                    for path, label in zip(split.paths, split.targets.tolist(), strict=True)
+                )
+
+
+def _tested(run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule) -> dict[str, dict[str, float]]:
+    """``test/...`` of the last and of the best weights, by :data:`LAST` and :data:`BEST`; nothing where the test images
+    are what each epoch was judged by.
+    """
+    if data.data.validation is None:
+        return {}
+    found, loggers = {}, trainer.loggers
+    for name in (LAST, BEST):
+        path = run.checkpoint(name)
+        trainer.test(module, datamodule=data, ckpt_path=str(path), verbose=False)
+        found[name] = {key: float(f"{v:.9g}") for key, v in trainer.callback_metrics.items() if key.startswith("test/")}
+        trainer.loggers = []  # TensorBoard shows the last weights' figures
+    trainer.loggers = loggers
+    return found
+
+
+def _test_lines(tested: Mapping[str, Mapping[str, float]]) -> list[str]:
+    words = {LAST: "after the last epoch", BEST: "at the best kappa of the validation images"}
+    return [
+        f"test images, {words[name]}: accuracy {own['test/accuracy']:.3f}, kappa {own['test/kappa']:.3f}, "
+        f"gaze consistency {own['test/gaze_consistency']:.4f}"
+        for name, own in tested.items()
+    ]
 
 
 @contextmanager

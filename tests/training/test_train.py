@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -21,18 +22,20 @@ import torch
 from conftest import REPO, TINY
 from lightning import Trainer
 from PIL import Image
+from sklearn.metrics import cohen_kappa_score
 from sklearn.utils.class_weight import compute_class_weight
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaze.config.train import LossConfig, TrainConfig, check_config, config_hash
 from gaze.data import datasets
-from gaze.data.datamodule import GazeDataModule
+from gaze.data.datamodule import GazeDataModule, SplitDataset
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError, DataError, TrainingError
 from gaze.files import atomic_path, write_json
 from gaze.measures import epoch_columns
 from gaze.runs.folder import changed_images, plan_run, with_window
 from gaze.runs.grid import changed_line
+from gaze.runs.kept_maps import last_maps
 from gaze.runs.run import Run
 from gaze.runs.status import Interrupted, read_status
 from gaze.studies.opened import check_images
@@ -689,3 +692,44 @@ def test_balanced_weights_are_scikit_learns_and_named_ones_are_by_name():
 def test_weights_that_are_none_are_refused(value):
     with pytest.raises(ConfigError, match=r"loss\.class_weights=.* must be null, balanced or a number above 0"):
         TrainConfig(loss={"class_weights": value})
+
+
+# ---- a validation part
+
+
+@pytest.fixture(scope="module")
+def judged_apart(tiny, tmp_path_factory):
+    config, folder = tiny("dataset.validation=0.25"), tmp_path_factory.mktemp("apart") / "run"
+    run_training(config, folder)
+    return config, Run(folder)
+
+
+def test_the_test_images_are_evaluated_once_with_the_last_and_the_best_weights(judged_apart):
+    config, run = judged_apart
+    data = GazeDataModule(config.dataset)
+    assert (len(data.data.train.targets), len(data.data.validation.targets), len(data.data.test.targets)) == (12, 4, 16)
+    tested = json.loads(run.test_file.read_text())
+    assert list(tested) == ["last", "best"] and not any("test/" in name for name in run.rows[-1])
+    for name, figures in tested.items():
+        module = GazeModule.load_from_checkpoint(run.checkpoint(name), map_location="cpu").eval()
+        batch = data.prepare(SplitDataset(data.data.test).__getitems__(list(range(16))), training=False)
+        preds = module(batch.image).argmax(1)
+        assert figures["test/accuracy"] == pytest.approx((preds == batch.target).double().mean().item())
+        assert figures["test/kappa"] == pytest.approx(cohen_kappa_score(batch.target, preds))
+        assert figures["test/gaze_consistency"] >= 0
+    tags = EventAccumulator(str(run.folder)).Reload().Tags()["scalars"]
+    assert "test/kappa" in tags and not any(tag.startswith("while training/test") for tag in tags)
+
+
+def test_the_split_is_kept_and_the_epochs_are_judged_by_the_validation_images(judged_apart):
+    _, run = judged_apart
+    with run.split_file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert Counter(row["part"] for row in rows) == {"train": 12, "validation": 4, "test": 16}
+    assert {row["class"] for row in rows} == set(CLASSES)
+    assert run.rows[-1]["val/n_correct"] <= 4 and len(last_maps(run).target) == 4
+    assert plan_run(Run(run.folder, TrainConfig(**run.values()))).action == "skip"
+
+
+def test_without_a_validation_part_nothing_is_tested_again(tiny_run):
+    assert not Run(tiny_run.folder).test_file.exists()

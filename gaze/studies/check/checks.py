@@ -86,7 +86,7 @@ def check_run(one: Opened, most: int | None, console: Console) -> Checked:
     check_images([one.run])
     images = evaluation_images(one.dataset, None, partial(say, console))
     one.check_classes(images.classes)
-    split, target = images.data.data.test, images.target
+    split, target = images.data.data.evaluated, images.target
     with progress_bar(console, f"maps of {len(target)} evaluation images") as progress:
         looked = one.look(split.images, torch.from_numpy(target), progress)
     correct = looked.probabilities.argmax(1) == target

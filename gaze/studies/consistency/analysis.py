@@ -201,7 +201,9 @@ def _across(part: Part) -> Items:
 
 
 def _learning(part: Part) -> Items:
-    items: Items = [
+    tested = tables.tested_item(part.runs, part.used, f"tested-{part.slug}", part.where)
+    items: Items = [] if tested is None else [tested]
+    items += [
         tables.performance_item(
             part.by_lambda, metric, f"{metric}-{part.slug}", part.where, part.dataset, part.beside(STUDY2_EPOCH)
         )

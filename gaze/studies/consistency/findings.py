@@ -47,8 +47,9 @@ HOW_TO_READ = (  # {} is the CAM method
     "by all classes; 1: each class has its own fixed gaze. L_CAM falls both where all share one gaze and where each "
     "class has its own; eta squared tells these two apart. It is above 0 by chance where images are few, by (classes - "
     "1)/(images - 1) on average; epsilon squared is not.",
-    "Kappa: agreement beyond chance, 0 where one class alone is predicted. The evaluation set is also what the "
-    "learning rate follows, as in the thesis: these are validation figures.",
+    "Kappa: agreement beyond chance, 0 where one class alone is predicted. The learning rate "
+    "follows the images that each epoch is judged by, the test images as in the thesis or a part of the training ones "
+    "(dataset.validation): these are validation figures. Test figures, where there are any, have a table of their own.",
     "Seeds are the samples. Intervals are 95 % and, with two or three seeds, wide for good reason; a p that cannot be "
     "small with so few seeds says nothing against an effect.",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,8 @@ from gaze.report.style import model_styles
 from gaze.report.words import each, estimate, listed, number, p_value, with_sd
 from gaze.report.write import TableItem
 from gaze.runs.collapse import COLLAPSED, shortly
+from gaze.runs.run import LAST, Run
+from gaze.runs.status import read_facts
 from gaze.studies.consistency.published import (
     STUDY1_EPOCH,
     Beside,
@@ -30,6 +33,7 @@ STUDY2_NOTE = (
     "Published: 1 run of 50 epochs at 224 px, mean of the last 5, l2 form, alpha constant. Where the runs here were "
     "trained in another way the cell says in which: such figures do not compare."
 )
+TESTED_MEASURES = ("accuracy", "kappa", "balanced_accuracy", "f1_macro", "gaze_consistency")
 DATASET_NAMES = {"brain_tumor_mri": "Brain Tumor MRI", "chest_xray": "Chest X-Ray"}
 
 
@@ -249,6 +253,33 @@ def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     )
     shown = _without_empty(pd.DataFrame(rows), "collapsed")
     return TableItem(name, f"The gaze by lambda, {where}", table, shown, notes)
+
+
+def tested_item(runs: pd.DataFrame, used: Mapping[str, Run], name: str, where: str) -> TableItem | None:
+    """Figures on the test images of runs that each epoch judged by others; None where there are none.
+
+    Args:
+        runs: rows of the tidy frame of one study and data set.
+        used: its runs by their names.
+    """
+    known, rows = measures(), list[dict[str, Any]]()
+    for own in each(runs.drop_duplicates("run")):
+        tested = read_facts(used[own.run].test_file) if own.run in used else {}
+        for weights, figures in tested.items():
+            keys = {"model": own.model, "lambda": own.weight, "seed": own.seed, "weights": weights}
+            rows.append(keys | {m: figures.get(f"test/{m}", math.nan) for m in TESTED_MEASURES})
+    if not rows:
+        return None
+    frame, shown = pd.DataFrame(rows), []
+    for (model, weight, weights), part in frame.groupby(["model", "lambda", "weights"], sort=True):
+        means = {known[m].heading: with_sd(part[m].mean(), part[m].std(), known[m].digits) for m in TESTED_MEASURES}
+        after = "last epoch" if weights == LAST else "best kappa"
+        shown.append({"model": model, "lambda": f"{weight:g}", "weights": after, "seeds": str(len(part)), **means})
+    notes = (
+        "Evaluated once, when a run was complete; mean over seeds ± SD. Weights: those after the last epoch, or at the "
+        "best kappa of the validation images. All other tables and figures are of the validation images.",
+    )
+    return TableItem(name, f"On the test images, {where}", frame, pd.DataFrame(shown), notes)
 
 
 def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:

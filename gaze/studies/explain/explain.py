@@ -89,7 +89,7 @@ def find_images(one: Opened, where: str | None, console: Console) -> Shown:
         check_images([one.run])
         images = evaluation_images(one.dataset, None, partial(say, console))
         one.check_classes(images.classes)
-        split, number = images.data.data.test, len(images.target)
+        split, number = images.data.data.evaluated, len(images.target)
         source = "evaluation images of the run"
         return Shown(
             source, split.paths, split.images, images.target, [None] * number, [None] * number, split.masks, []
@@ -195,7 +195,7 @@ def typical_gaze(one: Opened, console: Console) -> Typical:
         note = f"The run's evaluation images are not at hand ({why}): class means are those of its {file}."
         return Typical(kept.gaze, kept.counts, [np.empty(0, np.float32)] * number, note)
     with progress_bar(console, f"mean gazes over {len(images.target)} evaluation images") as progress:
-        looked = one.look(images.data.data.test.images, torch.from_numpy(images.target), progress)
+        looked = one.look(images.data.data.evaluated.images, torch.from_numpy(images.target), progress)
     return typical_of(looked, images.target, number)
 
 

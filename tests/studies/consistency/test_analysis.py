@@ -27,6 +27,7 @@ from gaze.config.analysis import AnalyzeConfig
 from gaze.config.train import check_config
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError, DataError
+from gaze.files import write_json
 from gaze.runs.load import read_runs
 from gaze.runs.tidy import TIDY_COLUMNS
 from gaze.studies.consistency.analysis import sections
@@ -213,6 +214,18 @@ def test_a_grid_without_lambda_0_has_its_pictures_without_colour(tmp_path, undra
 
 
 # ---- from run folders
+
+
+def test_test_figures_have_a_table_of_their_own(tiny, tmp_path, undrawn):
+    for seed in (0, 1):
+        folder = write_run(tmp_path / "runs" / str(seed), tiny(f"seed={seed}", "trainer.max_epochs=1"), list(CLASSES))
+        figures = {"test/accuracy": 0.8 + 0.1 * seed, "test/kappa": 0.6, "test/gaze_consistency": 0.05}
+        write_json(folder / "test.json", {"last": figures, "best": figures | {"test/kappa": 0.7}})
+    analyse(tmp_path / "runs", tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    table = text[text.index("On the test images") :]
+    assert re.search(r"\| last epoch +\| +2 \| +0\.850 ± 0\.071 \| +0\.600 ± 0\.000", table)
+    assert re.search(r"\| best kappa +\| +2 \| +0\.850 ± 0\.071 \| +0\.700 ± 0\.000", table)
 
 
 @pytest.mark.slow

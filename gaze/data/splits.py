@@ -1,0 +1,88 @@
+"""Which images belong together, and a part drawn of them: of each class alike, no group divided."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+from gaze.data.audit import Record
+from gaze.errors import DataError
+
+FOLDS = 10  # at most, unless the share is smaller: groups are drawn as m of k folds
+
+
+def group_names(paths: Sequence[str], pattern: str | None) -> list[str | None]:
+    """The group of each file by its name: what ``pattern`` captures there, all of it where it captures nothing by
+    itself; None for a file that it does not match, which is a group of its own.
+    """
+    if pattern is None:
+        return [None] * len(paths)
+    found = [re.search(pattern, PurePosixPath(path).name) for path in paths]
+    return [None if m is None else "/".join(part or "" for part in m.groups()) if m.groups() else m[0] for m in found]
+
+
+def groups_of(records: Sequence[Record], names: Sequence[str | None]) -> NDArray[np.int64]:
+    """A number for each image, equal where images belong together: of one name, or pixel-identical, or by a chain of
+    these.
+    """
+    first: dict[object, int] = {}  # the first image of a name, and of some pixels
+    links = [
+        (i, first.setdefault(shared, i))
+        for i, (record, name) in enumerate(zip(records, names, strict=True))
+        for shared in (record.digest, *([] if name is None else [name]))
+    ]
+    graph = coo_array((np.ones(len(links), bool), tuple(zip(*links, strict=True))), (len(records),) * 2)
+    groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return groups
+
+
+def drawn_part(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], share: float, seed: int, classes: Sequence[str], what: str
+) -> NDArray[np.int64]:
+    """Places of about ``share`` of the images, drawn by scikit-learn's StratifiedShuffleSplit, or StratifiedGroupKFold
+    where several images make a group (m of k folds).
+
+    Args:
+        labels: (N,) indices of ``classes``.
+        groups: (N,) of :func:`groups_of`.
+        share: in [0.01, 0.5].
+        seed: of the draw.
+        classes: their names.
+        what: the setting, for an error.
+
+    Raises:
+        DataError: a class that would be absent from one of both parts.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit  # a second, where it is needed
+
+    of_class = [len(np.unique(groups[labels == label])) for label in range(len(classes))]
+    lone = [name for name, number in zip(classes, of_class, strict=True) if number < 2]
+    if lone:
+        raise DataError(f"{what}: no two images, or groups of them, to part of: {', '.join(lone)}. Give more of them.")
+    if len(np.unique(groups)) == len(groups):
+        drawn = next(StratifiedShuffleSplit(1, test_size=share, random_state=seed).split(labels, labels))[1]
+    else:
+        most = max(2, min(max(FOLDS, round(1 / share)), *of_class))
+        fold = max(Fraction(share).limit_denominator(most), Fraction(1, most))
+        folds = StratifiedGroupKFold(fold.denominator, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few images in a class: what comes of it is looked at below
+            parts = [part for _, part in folds.split(labels, labels, groups)]
+        drawn = np.concatenate(parts[: fold.numerator])
+    kept = np.setdiff1d(np.arange(len(labels)), drawn)
+    both = set(labels[drawn].tolist()) & set(labels[kept].tolist())
+    absent = [name for label, name in enumerate(classes) if label not in both]
+    if absent:
+        raise DataError(
+            f"{what}: no image of {', '.join(absent)} would be left in one of both parts, since its groups are few or "
+            "large. Give another share or dataset.split_seed."
+        )
+    return np.sort(drawn)
