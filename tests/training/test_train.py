@@ -74,7 +74,7 @@ def toy(tmp_path: Path) -> Path:
 def test_run_folder_holds_what_the_manual_promises(tiny_run):
     names = {path.name for path in tiny_run.folder.iterdir() if not path.name.startswith("events.out")}
     assert names == {
-        *("config.json", "metrics.csv", "maps.npz", "environment.json", "audit.json"),
+        *("config.json", "metrics.csv", "maps.npz", "environment.json", "audit.json", "split.csv"),
         *("gaze_maps.npy", "gaze_last.npz", "gaze_grid.csv"),
         *("pictures", "checkpoints", "hparams.yaml", "status.json", ".lock"),
     }
@@ -254,7 +254,13 @@ def test_the_window_of_a_run_is_kept_and_used_again(composed, tmp_path):
                 values = np.random.default_rng(more + i).integers(100, 1000, (8, 8)) + more
                 (tmp_path / "set" / split / name).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values.astype(np.uint16)).save(tmp_path / "set" / split / name / f"{i}.png")
-    words = ["dataset=folder", f"dataset.root={tmp_path / 'set'}", "dataset.image_size=8", "model=level1"]
+    words = [
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'set'}",
+        "dataset.image_size=8",
+        "dataset.on_leak=warn",
+        "model=level1",
+    ]
     config = check_config(composed(*words, "trainer.max_epochs=2", "trainer.accelerator=cpu"))
     run_training(config, tmp_path / "run")
     window = json.loads((tmp_path / "run" / "audit.json").read_text())["window"]
