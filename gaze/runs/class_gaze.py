@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gaze.errors import DataError, LeftOut
-from gaze.files import atomic_path, printable
+from gaze.files import atomic_path
+from gaze.names import printable
 from gaze.runs.arrays import Arrays, array, read_arrays
 from gaze.runs.run import Run, run_named
 from gaze.runs.tidy import ROUNDING, RUN_KEYS

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaze.errors import DataError, LeftOut
-from gaze.files import atomic_path, open_regular, printable
+from gaze.files import atomic_path, open_regular
+from gaze.names import printable
 from gaze.runs.arrays import DAMAGED, array, read_arrays
 from gaze.runs.run import Run
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from gaze.config.settings import Settings, shown
+from gaze.choices import shown
+from gaze.config.settings import Settings
 from gaze.errors import ConfigError, DataError
 from gaze.files import read_bytes_of
 

@@ -17,10 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gaze.choices import METHODS
+from gaze.choices import METHODS, shown
 from gaze.config.data import DatasetConfig
-from gaze.config.settings import shown
-from gaze.config.train import PRECISIONS, TrainConfig
+from gaze.config.train import TrainConfig
+from gaze.config.trainer import PRECISIONS
 from gaze.errors import ConfigError, DataError
 from gaze.files import MOST_BYTES, check_links, open_regular, read_bytes_of
 from gaze.runs.collapse import collapse_of
