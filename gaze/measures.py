@@ -76,7 +76,7 @@ MEASURES = Registry(  # in the order of metrics.csv
     Measure("accuracy", "accuracy", "share of images", better="higher"),
     Measure("kappa", "Cohen's kappa", range=(-1.0, 1.0), better="higher"),
     Measure("balanced_accuracy", "balanced accuracy", "mean recall of the classes", better="higher", compared=False),
-    Measure("f1_macro", "F1", "mean over the classes", better="higher", compared=False),
+    Measure("f1_macro", "macro F1", "mean over the classes", better="higher", compared=False),
     Measure("gaze_consistency", "gaze consistency L_CAM, squared", LOWER, "L_CAM squared", "squared", (0.0, 0.25),
             "lower", digits=4),
     Measure("gaze_consistency_l2", "gaze consistency L_CAM, l2 form", LOWER, "L_CAM l2", "l2 (published form)",

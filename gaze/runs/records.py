@@ -20,6 +20,7 @@ from gaze.files import read_bytes_of
 
 DEEPEST = 20  # groups within groups; settings have 3
 Seconds = Annotated[float, Field(ge=0)]
+Figures = dict[str, Annotated[float, Field(allow_inf_nan=True)]]  # kappa of one class is NaN
 
 
 class Record(Settings):
@@ -41,7 +42,7 @@ class Status(Record):
     resumed_from_epoch: int = Field(0, ge=0)
     error: str = ""
     traceback: str = ""
-    metrics: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = Field({})  # kappa of one class is NaN
+    metrics: Figures = Field({})
     metrics_sha256: str | None = None
 
 
@@ -67,6 +68,13 @@ class Images(Record):
 
     classes: list[str] = Field([])
     sha256: str = ""
+
+
+class Tested(Record):
+    """``test.json``: figures on the test images by their names in the log, of the last and of the best weights."""
+
+    last: Figures = Field({})
+    best: Figures = Field({})
 
 
 def read_json(path: Path) -> dict[str, Any]:

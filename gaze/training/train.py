@@ -36,6 +36,7 @@ from gaze.errors import BusyError, ConfigError, TrainingError
 from gaze.files import atomic_path, check_links, remove_parts, write_json
 from gaze.measures import measures
 from gaze.metrics.compare import MIN_GRID
+from gaze.names import csv_cell
 from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
 from gaze.runs.kept_maps import finish_maps
 from gaze.runs.run import BEFORE, BEST, LAST, ROOT_GIVEN, Run
@@ -220,10 +221,9 @@ def write_split(file: Path, data: ImageData) -> None:
         writer.writerow(("part", "file", "class"))
         for name, split in parts.items():
             if split is not None:
-                writer.writerows(
-                    (name, path, data.classes[label])
-                    for path, label in zip(split.paths, split.targets.tolist(), strict=True)
-                )
+                labels = (data.classes[label] for label in split.targets.tolist())
+                rows = zip(split.paths, labels, strict=True)
+                writer.writerows((name, csv_cell(path), csv_cell(label)) for path, label in rows)
 
 
 def _tested(run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule) -> dict[str, dict[str, float]]:

@@ -13,8 +13,8 @@ from gaze.report.style import model_styles
 from gaze.report.words import each, estimate, listed, number, p_value, with_sd
 from gaze.report.write import TableItem
 from gaze.runs.collapse import COLLAPSED, shortly
-from gaze.runs.run import LAST, Run
-from gaze.runs.status import read_facts
+from gaze.runs.records import Tested, read_facts
+from gaze.runs.run import BEST, LAST, Run
 from gaze.studies.consistency.published import (
     STUDY1_EPOCH,
     Beside,
@@ -264,16 +264,16 @@ def tested_item(runs: pd.DataFrame, used: Mapping[str, Run], name: str, where: s
     """
     known, rows = measures(), list[dict[str, Any]]()
     for own in each(runs.drop_duplicates("run")):
-        tested = read_facts(used[own.run].test_file) if own.run in used else {}
-        for weights, figures in tested.items():
+        tested = read_facts(used[own.run].test_file, Tested) if own.run in used else {}
+        for weights, figures in ((name, tested[name]) for name in (LAST, BEST) if name in tested):
             keys = {"model": own.model, "lambda": own.weight, "seed": own.seed, "weights": weights}
             rows.append(keys | {m: figures.get(f"test/{m}", math.nan) for m in TESTED_MEASURES})
     if not rows:
         return None
-    frame, shown = pd.DataFrame(rows), []
-    for (model, weight, weights), part in frame.groupby(["model", "lambda", "weights"], sort=True):
+    frame, shown = pd.DataFrame(rows), list[dict[str, Any]]()
+    for (model, weight, which), part in frame.groupby(["model", "lambda", "weights"], sort=True):
         means = {known[m].heading: with_sd(part[m].mean(), part[m].std(), known[m].digits) for m in TESTED_MEASURES}
-        after = "last epoch" if weights == LAST else "best kappa"
+        after = "last epoch" if which == LAST else "best kappa"
         shown.append({"model": model, "lambda": f"{weight:g}", "weights": after, "seeds": str(len(part)), **means})
     notes = (
         "Evaluated once, when a run was complete; mean over seeds ± SD. Weights: those after the last epoch, or at the "
