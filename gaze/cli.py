@@ -95,10 +95,11 @@ def analyze_job(cfg: DictConfig) -> None:
     from gaze.config.train import check_analysis  # after Hydra: --help answers at once
 
     note_what_is_left_out()
-    config = check_analysis(cfg)
-    from gaze.studies.run import run_analysis
+    with clear_errors():  # else Hydra says a line of its own first
+        config = check_analysis(cfg)
+        from gaze.studies.run import run_analysis
 
-    run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
+        run_analysis(config, Path(HydraConfig.get().runtime.output_dir), Console())
 
 
 def train() -> None:

@@ -34,6 +34,8 @@ def test_a_refused_command_leaves_no_folder(tmp_path):
 INTERRUPT = """
 import os, signal, sys, time
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a command started in the background lacks
+
 class Pressed:
     def find_spec(self, name, path=None, target=None):
         if name == os.environ["PRESSED_AT"]:

@@ -1,6 +1,7 @@
 """What README and docs/ show is what the code does."""
 
 import re
+import shlex
 import sys
 
 import pytest
@@ -59,11 +60,11 @@ def test_python_example_is_the_file_that_its_own_test_runs():
 def check(script: str, command: str, composed: Compose) -> None:
     """Compose a command's settings and check them."""
     if script == "train":
-        words = cli.TRAIN.prepared(command.split())
+        words = cli.TRAIN.prepared(shlex.split(command))
         check_config(composed(*[word.split(",")[0] for word in words if word != "-m"]))
         return
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        check_analysis(compose("analyze", cli.ANALYZE.prepared(command.split())))
+        check_analysis(compose("analyze", cli.ANALYZE.prepared(shlex.split(command))))
 
 
 @pytest.mark.parametrize("script", ["train", "analyze"])

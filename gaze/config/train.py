@@ -70,7 +70,7 @@ class LossConfig(Settings):
 class OptimizerConfig(Settings):
     """Group ``optimizer``: Adam, as published."""
 
-    lr: float = Field(1e-4, gt=0, le=1000)
+    lr: float = Field(1e-4, gt=0, le=1e30)
     betas: list[float] = [0.9, 0.999]
     eps: float = Field(1e-8, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0, le=1000)

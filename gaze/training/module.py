@@ -282,6 +282,17 @@ class GazeModule(LightningModule):
                 if key.startswith("train_means."):
                     checkpoint["state_dict"][key] = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "class_weights" not in checkpoint["hyper_parameters"]:  # of before: it counted batches, here images count
+            for key, value in checkpoint["state_dict"].items():
+                if key.startswith("train_means."):
+                    checkpoint["state_dict"][key] = value * self._images_a_batch()
+
+    def _images_a_batch(self) -> int:
+        """Of the loaders of a fit that goes on; 1 where there is none."""
+        data = getattr(self._trainer, "datamodule", None)
+        return int(data.config.batch_size) if data is not None else 1
+
     def on_train_start(self) -> None:
         self._logged_epoch = -1
         if self.trainer.global_rank > 0:  # the first process goes on with that sum

@@ -32,7 +32,7 @@ from gaze.config.train import LossConfig, TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import ImageData
 from gaze.data.sources.listing import files_at_hand
-from gaze.errors import BusyError, ConfigError, TrainingError
+from gaze.errors import BusyError, ConfigError, GazeError, TrainingError
 from gaze.files import atomic_path, check_links, remove_parts, write_json
 from gaze.measures import measures
 from gaze.metrics.compare import MIN_GRID
@@ -270,6 +270,8 @@ def explained(config: TrainConfig, folder: Path) -> Iterator[None]:
             f"{error.filename or folder} could not be written: {error.strerror}. Make room, then start the same "
             "command again."
         ) from error
+    except GazeError:
+        raise
     except (MisconfigurationException, ValueError) as error:  # Lightning's words on limits, once it knows the batches
         if "Expected more than 1 value per channel" in str(error):
             raise TrainingError(

@@ -94,7 +94,10 @@ def test_defaults_on_real_images_equal_the_reference(composed):
 
 def test_defaults_of_the_models_are_those_of_the_yaml(composed):
     real = check_config(composed("dataset=folder", "dataset.root=/images", "augmentation=none"))
-    alone = TrainConfig(dataset=DatasetConfig(name="folder", kind="folder", root="/images"), trainer=real.trainer)
+    alone = TrainConfig(
+        dataset=DatasetConfig(name="folder", kind="folder", root="/images", validation=0.15, on_leak="error"),
+        trainer=real.trainer,
+    )
     assert real == alone
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         assert check_analysis(compose("analyze")) == AnalyzeConfig()
@@ -210,9 +213,9 @@ def test_bad_setting_of_the_ultrasound_set(composed, override, words):
 
 
 OTHERS = {  # of other sources: one word that each kind of set does not read
-    "phantom": ("root=/x", "handle=a/b/versions/1", "mask_dir=m", "test_fraction=0.3", "split_seed=1", "test_dir=a"),
-    "folder": ("handle=a/b/versions/1", "test_fraction=0.3", "split_seed=1", "classes=[a,b]", "counts={a:1}"),
-    "chest_xray": ("test_fraction=0.3", "split_seed=1", "classes=[a,b]"),
+    "phantom": ("root=/x", "handle=a/b/versions/1", "mask_dir=m", "test_fraction=0.3", "test_dir=a"),
+    "folder": ("handle=a/b/versions/1", "test_fraction=0.3", "classes=[a,b]", "counts={a:1}"),
+    "chest_xray": ("test_fraction=0.3", "classes=[a,b]"),
     "breast_ultrasound": ("train_dir=a", "test_dir=a", "mask_dir=m", "train_counts={a:1}"),
 }  # fmt: skip
 
@@ -241,9 +244,7 @@ def test_settings_that_a_source_does_not_read_are_not_written(composed):
     written = {
         name: check_config(composed(f"dataset={name}")).to_dict()["dataset"] for name in ("phantom", "chest_xray")
     }
-    assert not {"root", "handle", "train_dir", "test_fraction", "split_seed", "counts", "mask_dir"} & set(
-        written["phantom"]
-    )
+    assert not {"root", "handle", "train_dir", "test_fraction", "counts", "mask_dir"} & set(written["phantom"])
     assert "handle" in written["chest_xray"] and not {"test_fraction", "split_seed", "classes"} & set(
         written["chest_xray"]
     )

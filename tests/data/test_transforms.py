@@ -168,7 +168,7 @@ def test_a_mixed_image_has_no_gaze_of_one_class(composed):
 def test_strengths_out_of_range_are_refused(composed):
     for setting, words in [
         ("rotation=-1", "must be 1e-06 .. 180, or 0 (off)"),
-        ("rotation=400", "180: turned by up to X degrees to either side."),
+        ("rotation=400", "180, or 0 (off): turned by up to X degrees to either side."),
         ("erasing=2", "1e-06 .. 1, or 0 (off): a rectangle erased"),
         ("gamma=[2,1]", "1e-06 <= low <= high <= 100000, or [1.0, 1.0] (off)"),
         ("blur=[0.5,0.6]", "<= 0.2"),

@@ -140,7 +140,7 @@ class World:
         """What the sweeper would compose, in the folders of this world."""
         runs = []
         for overrides in combinations:
-            screened = any(word.startswith("hydra.sweep.dir=") for word in overrides)
+            screened = any(word.startswith("study=") and "-screen" in word for word in overrides)
             own = sorted(word for word in overrides if not word.startswith("hydra."))
             run = remembered(tuple(own), lambda own=own: compose([own])[0])
             (_, place) = str(run.folder).split("/phantom/")

@@ -120,6 +120,7 @@ def test_what_is_no_regular_file_or_is_compressed_is_no_checkpoint(tmp_path):
 def test_a_checkpoint_says_of_no_file_that_it_is_to_be_removed(tmp_path):
     foreign = tmp_path / "foreign.txt"
     foreign.write_text("mine")
+    (tmp_path / "run").mkdir()
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
 
     def trained(epochs: int, ckpt_path=None) -> None:

@@ -203,7 +203,7 @@ def test_identical_images_stay_on_one_side(root):
 
 def test_unreadable_images_are_in_neither_half(root):
     image(root, "benign", 4).write_bytes(b"hello")
-    assert "benign/benign (4).png: not an image" in refused(config(root))
+    assert "benign/benign (4).png: no image of a format that is read" in refused(config(root))
     data = load_dataset(config(root, on_bad_image="skip"))
     assert len(data.train.paths) + len(data.test.paths) == 39
     assert data.audit.unreadable == ["benign/benign (4).png: no image of a format that is read"]
