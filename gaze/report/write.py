@@ -198,7 +198,8 @@ def write_report(
     files: dict[str, bytes] = {}
     for entry in (entry for part in parts for entry in part.entries):
         files |= _table_files(entry) if isinstance(entry, _Table) else _picture_files(entry)
-    facts = [(visible(str(key)), *map(visible, _fact(value))) for key, value in provenance.items()]
+    kept = ((key, *_fact(value)) for key, value in provenance.items())
+    facts = [(visible(str(key)), visible(text), visible(code)) for key, text, code in kept]
     lines = [_line(text) for text in summary]
     report = _Report(_line(title), parts[: len(lead)], lines, parts[len(lead) :], facts)
     files["report.md"] = _encode(_markdown_report(report))
