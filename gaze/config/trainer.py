@@ -58,15 +58,16 @@ Duration = Annotated[
     AfterValidator(_duration),
     Field(description="a time above 0 (DD:HH:MM:SS, or such as {hours: 2, minutes: 30})"),
 ]
+MINUS_ONE = Annotated[int, Ge(-1), Le(-1), Field(description="-1")]  # Literal[-1] takes -1.0 as well
 Batches = _whole(1) | Annotated[float, Gt(0), Le(1)]  # so many, or a share of them
 BOUNDS: dict[str, Any] = {  # of what Lightning's annotation alone leaves too wide
-    "devices": _whole(1, 1024) | _whole(-1, -1) | Annotated[list[Annotated[int, Ge(0), Le(1023)]], Field(min_length=1)]
+    "devices": _whole(1, 1024) | MINUS_ONE | Annotated[list[Annotated[int, Ge(0), Le(1023)]], Field(min_length=1)]
     | _text(r"auto|-1|\d{1,4}(,\d{1,4})*", "auto"),
     "num_nodes": _whole(1, 100_000),
     "fast_dev_run": bool | _whole(0),
     "max_epochs": _whole(1),
     "min_epochs": _whole(0) | None,
-    "max_steps": _whole(-1, -1) | _whole(1),
+    "max_steps": MINUS_ONE | _whole(1),
     "min_steps": _whole(0) | None,
     "max_time": Duration | None,
     "limit_train_batches": Batches | None,
