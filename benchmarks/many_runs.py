@@ -26,8 +26,8 @@ SMALL = (
     "dataset.train_images=16", "dataset.test_images=16", "dataset.image_size=32", "dataset.batch_size=8",
     "trainer.accelerator=cpu",
 )  # fmt: skip
-MODELS, LAMBDAS = ("level1", "level2"), (0.0, 50.0)
-CELLS = len(MODELS) * len(LAMBDAS)
+MODELS, SEEDS = ("level1", "level2"), 10
+FEW = len(MODELS) * SEEDS  # runs of one lambda
 # Linux counts what a process had before exec, so the one that is measured is begun by a small one.
 WATCHED = """
 import resource, subprocess, sys
@@ -43,9 +43,9 @@ def restart(settings: Settings) -> list[Section]:
     """A grid whose runs are all finished, started again."""
     section = Section("Restart of a finished grid", ["runs", "seconds of CPU", "MiB", "ms a run", "target"])
     with _runs(settings) as (folder, count):
-        few, many = (_restarted(folder, runs, settings) for runs in (CELLS, count))
-    section.rows.append([f"{CELLS}", f"{few[0]:.2f}", f"{few[1]:.0f}", "", ""])
-    each = 1000 * (many[0] - few[0]) / (count - CELLS)
+        few, many = (_restarted(folder, runs, settings) for runs in (FEW, count))
+    section.rows.append([f"{FEW}", f"{few[0]:.2f}", f"{few[1]:.0f}", "", ""])
+    each = 1000 * (many[0] - few[0]) / (count - FEW)
     section.rows.append([f"{count}", f"{many[0]:.2f}", f"{many[1]:.0f}", f"{each:.2f}", "<= 5"])
     return [section]
 
@@ -54,14 +54,14 @@ def analysis(settings: Settings) -> list[Section]:
     """analyze.py of all runs, and of a small study beside them."""
     section = Section("Analysis of many runs", ["what", "runs read", "seconds of CPU", "MiB", "target"])
     with _runs(settings) as (folder, count):
-        for study, read, target in (("few", CELLS, "of few runs"), ("many", count, "<= 30 for 5,000")):
+        for study, read, target in (("few", FEW, "of few runs"), ("many", count, "<= 30 for 5,000")):
             seconds, memory = _measured([str(REPO / "analyze.py"), f"study={study}"], folder, settings)
             section.rows.append([f"study={study}", f"{read}", f"{seconds:.2f}", f"{memory:.0f}", target])
     return [section]
 
 
 def _restarted(folder: Path, runs: int, settings: Settings) -> tuple[float, float]:
-    grid = [f"model={','.join(MODELS)}", f"lambda={','.join(map(number, LAMBDAS))}", f"seed=range({runs // CELLS})"]
+    grid = [f"model={','.join(MODELS)}", f"lambda=range({runs // FEW})", f"seed=range({SEEDS})"]
     return _measured([str(REPO / "train.py"), "-m", "study=many", *grid, *_words(settings)], folder, settings)
 
 
@@ -79,14 +79,14 @@ def _measured(words: Sequence[str], folder: Path, settings: Settings) -> tuple[f
 
 @contextmanager
 def _runs(settings: Settings) -> Iterator[tuple[Path, int]]:
-    """A folder with ``outputs/many`` of so many finished runs, and ``outputs/few`` of four."""
-    count = 2 * CELLS if settings.quick else settings.runs // CELLS * CELLS
+    """A folder with ``outputs/many`` of so many finished runs, and ``outputs/few`` of one lambda."""
+    count = 2 * FEW if settings.quick else settings.runs // FEW * FEW
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = _words(settings)
         _measured([str(REPO / "train.py"), "model=level1", *words, "hydra.run.dir=one"], folder, settings)
         one = Run(folder / "one")
-        for study, runs in (("few", CELLS), ("many", count)):
+        for study, runs in (("few", FEW), ("many", count)):
             for place in range(runs):
                 _made_up(one, folder / "outputs" / study, place, other_overrides(words))
         yield folder, count
@@ -98,7 +98,7 @@ def _words(settings: Settings) -> list[str]:
 
 def _made_up(one: Run, root: Path, place: int, others: str) -> None:
     """A run of its own settings, with curves of its own, as a training leaves it."""
-    model, weight, seed = MODELS[place % 2], LAMBDAS[place // 2 % 2], place // CELLS
+    model, weight, seed = MODELS[place % 2], float(place // FEW), place // 2 % SEEDS
     own = {"study": root.name, "lambda_": weight, "seed": seed, "model": ModelConfig(name=model)}
     config, random = one.settings.model_copy(update=own), Random(place)
     run = Run(root / f"phantom/{model}/lambda={number(weight)}/seed={seed}{others}")
