@@ -9,10 +9,12 @@ A series is a measure over the epochs of a run (T,), NaN where it has no value.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gaze.statistics.intervals import TIE, Floats
 
@@ -64,7 +66,26 @@ def repeated_measures(x: Floats, y: Floats) -> float:
 
 def correlation_matrix(x: Floats, y: Floats) -> Floats:
     """:func:`pearson` of each series of x (n, T) with each of y (n, T), as (n, n)."""
+    if x.shape[1] > 1 and np.isfinite(x).all() and np.isfinite(y).all():  # all at once
+        return np.clip(_directions(x) @ _directions(y).T, -1, 1)
     return np.array([[pearson(a, b) for b in y] for a in x]).reshape(len(x), len(y))
+
+
+def _directions(series: Floats) -> Floats:
+    """Each of n series (n, T) as :func:`pearson` centres it, of length 1; NaN where it is constant."""
+    flat = np.ptp(series, axis=1, keepdims=True) == 0
+    v = series - series.mean(1, keepdims=True)
+    v = v / np.where(flat, 1, np.abs(v).max(1, keepdims=True))
+    v = v - v.mean(1, keepdims=True)
+    return np.where(flat, np.nan, v / np.where(flat, 1, np.sqrt((v * v).sum(1, keepdims=True))))
+
+
+@lru_cache(maxsize=8)
+def _orders(n: int, draws: int, seed: int, exact: bool) -> NDArray[np.int64]:
+    """All pairings of n runs (n!, n), or as many as drawn (draws, n)."""
+    if exact:
+        return np.array(list(permutations(range(n))))
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
 
 
 class Pairing(NamedTuple):
@@ -101,10 +122,7 @@ def pairing_test(r: Floats, draws: int = DRAWS, seed: int = 0) -> Pairing:
     strangers = float((r.sum() - np.trace(r)) / (n * (n - 1)))
     if np.ptp(r) <= TIE:
         return Pairing(own, strangers, math.nan, n)
-    if n <= EXACT_SEEDS:
-        orders = np.array(list(permutations(range(n))))
-    else:
-        orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
+    orders = _orders(n, draws, seed, n <= EXACT_SEEDS)
     centred = r - r.mean()
     far = abs(np.trace(centred)) - TIE * np.abs(r).sum()  # ties count
     hits = int(np.count_nonzero(np.abs(centred[np.arange(n), orders].sum(1)) >= far))

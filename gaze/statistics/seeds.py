@@ -98,9 +98,10 @@ def pearson_table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     keys = [*CELL_KEYS, "measure"]
     rows = []
+    cells = runs.groupby(CELL_KEYS, dropna=False).indices if len(runs) else {}
     for cell, of_cell in run_correlations(runs).groupby(CELL_KEYS, dropna=False):
         given = ["kappa", *of_cell["measure"].unique()]
-        own = runs[(runs[CELL_KEYS] == list(cell)).all(axis=1)].replace([np.inf, -np.inf], np.nan)
+        own = runs.iloc[cells.get(cell, [])].replace([np.inf, -np.inf], np.nan)
         series = own.pivot_table(given, "seed", "epoch", dropna=False)  # several runs of a seed: their mean
         for measure, part in of_cell.groupby("measure"):
             x, y = (series[name].to_numpy(np.float64) for name in ("kappa", measure))  # (seeds, epochs)

@@ -14,6 +14,7 @@ from gaze.statistics.pairing import (
     of_differences,
     pairing_floor,
     pairing_test,
+    pearson,
     repeated_measures,
 )
 
@@ -119,3 +120,16 @@ def test_level_and_power_by_simulation():
     assert simulate("no curve, independent noise", 5000, seed=1).rejected <= 0.06
     assert simulate("shared curve, noise with a memory", 5000, seed=2).rejected <= 0.06
     assert simulate("no curve, r = -0.6", 5000, seed=3).rejected > 0.95
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-160, 1e150])
+def test_all_correlations_at_once_are_those_of_each_pair(scale):
+    g = np.random.default_rng(0)
+    x, y = scale * g.standard_normal((9, 20)), g.standard_normal((9, 20)) * 1e-9 + 1.0
+    x[3], y[5], y[6] = 0.25 * scale, 7.0, y[2]
+    plain = np.array([[pearson(a, b) for b in y] for a in x])
+    np.testing.assert_allclose(correlation_matrix(x, y), plain, atol=1e-12)
+    assert np.isnan(plain[3]).all() and np.isnan(plain[:, 5]).all()
+    keep = [i for i in range(9) if i not in (3, 5)]
+    fast, slow = (pairing_test(r[np.ix_(keep, keep)]) for r in (correlation_matrix(x, y), plain))
+    assert fast.p == slow.p and fast.own == pytest.approx(slow.own, abs=1e-12)
