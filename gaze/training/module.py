@@ -25,7 +25,7 @@ from gaze.config.model import ModelConfig
 from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.consistency.schedule import curriculum
-from gaze.data.datamodule import Batch, as_batch, scaled
+from gaze.data.datamodule import Batch, GazeDataModule, as_batch, scaled
 from gaze.data.decode import decode_image, is_deep
 from gaze.metrics.c_score import CScore
 from gaze.metrics.classification import BalancedAccuracy, CohenKappa, MacroF1
@@ -283,7 +283,9 @@ class GazeModule(LightningModule):
                     checkpoint["state_dict"][key] = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "class_weights" not in checkpoint["hyper_parameters"]:  # of before: it counted batches, here images count
+        if "class_weights" not in checkpoint.get(
+            "hyper_parameters", {}
+        ):  # of before: it counted batches, here images count
             for key, value in checkpoint["state_dict"].items():
                 if key.startswith("train_means."):
                     checkpoint["state_dict"][key] = value * self._images_a_batch()
@@ -291,7 +293,7 @@ class GazeModule(LightningModule):
     def _images_a_batch(self) -> int:
         """Of the loaders of a fit that goes on; 1 where there is none."""
         data = getattr(self._trainer, "datamodule", None)
-        return int(data.config.batch_size) if data is not None else 1
+        return data.config.batch_size if isinstance(data, GazeDataModule) else 1
 
     def on_train_start(self) -> None:
         self._logged_epoch = -1
