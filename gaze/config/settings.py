@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticKnownError
 
-from gaze.choices import did_you_mean, shown, unknown
+from gaze.choices import did_you_mean, either, shown, unknown
 from gaze.errors import ConfigError
 
 MOST = 10**9  # of what is counted, where nothing else limits it
 TYPES = {
-    "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "text",
-    "list_type": "a list", "dict_type": "a group of settings", "model_type": "a group of settings",
+    "bool_type": "true or false", "string_type": "text", "list_type": "a list", "dict_type": "a group of settings",
+    "model_type": "a group of settings",
 }  # fmt: skip
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+LIMITS = ((Ge, "ge", "from"), (Gt, "gt", "above"), (Le, "le", "to"), (Lt, "lt", "to below"))
 
 
 class Settings(BaseModel):
@@ -81,13 +86,15 @@ def _elsewhere(model: type[BaseModel], name: str) -> str:
 
 
 def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
-    """``gaze.ema_decay=1.5 must be less than 1.``"""
+    """``gaze.ema_decay=1.5 must be a number from 0 to below 1.``"""
     known: dict[Any, Any] = {}
     kind: Any = model
     for part in problem["loc"]:
         if _is_group(kind):
-            known = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+            known = {field.alias or name: _kind(field) for name, field in kind.model_fields.items()}
             kind = known.get(part)
+        else:  # of a list or of a dict's values
+            kind = next((get_args(k)[-1] for k in [kind, *get_args(kind)] if get_origin(k) in (list, dict)), None)
     name = ".".join(part for part in problem["loc"] if isinstance(part, str))
     value, words = problem["input"], problem.get("ctx", {})
     match problem["type"]:
@@ -103,6 +110,33 @@ def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
             what = (kind.__doc__ or "").partition(": ")[2].strip(".\n ")
             own = ", ".join(f"{name}.{key}={shown(field.default)}" for key, field in kind.model_fields.items())
             return f"{name}={shown(value)} must be a group of settings, {what}. They are given one by one: {own}."
+        case other if other.startswith(("int_", "float_", "finite_", "greater_", "less_")):
+            return f"{name}={shown(value)} must be {said(kind)}."
         case other:
             wanted = f"must be {TYPES[other]}" if other in TYPES else problem["msg"].replace("Input should", "must")
-            return f"{name}={shown(value)} {wanted}{', or null' if type(None) in get_args(kind) else ''}."
+            return f"{name}={shown(value)} {wanted}{', or null' if NoneType in get_args(kind) else ''}."
+
+
+def _kind(field: FieldInfo) -> Any:
+    """A field's type with its bounds, of which null has none."""
+    parts = get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else (field.annotation,)
+    bounded = [part if part is NoneType else Annotated[part, *field.metadata] for part in parts if field.metadata]
+    return Union[*bounded] if bounded else field.annotation
+
+
+def said(kind: Any) -> str:
+    """A type with its bounds in words: ``a whole number from 1 to 1000, or null``."""
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        words = [said(part) for part in parts if part is not NoneType]
+        return ", or ".join([*dict.fromkeys(words), *(["null"] if NoneType in parts else [])])
+    if get_origin(kind) is Literal:
+        return either(shown(word) for word in parts)
+    if get_origin(kind) is list:
+        return f"a list, each {said(parts[0])}"
+    if get_origin(kind) is not Annotated:
+        return WORDS.get(kind, str(getattr(kind, "__name__", kind)))
+    described = next((m.description for m in parts[1:] if isinstance(m, FieldInfo) and m.description), None)
+    bounds = [bound for m in parts[1:] for bound in (m.metadata if isinstance(m, FieldInfo) else [m])]
+    limits = [f"{word} {getattr(b, name)}" for b in bounds for limit, name, word in LIMITS if isinstance(b, limit)]
+    return described or " ".join([said(parts[0]), *limits])

@@ -9,23 +9,19 @@ import inspect
 import re
 from datetime import timedelta
 from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 
 from gaze.choices import either, shown
-from gaze.config.settings import MOST, no_such, one_of
+from gaze.config.settings import MOST, no_such, one_of, said
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 OWN = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "plugins", "barebones",
        "model_registry")  # fmt: skip
 EVERY = "Else there are epochs without a kappa and a gaze consistency."
 WHY = {"check_val_every_n_epoch": EVERY, "limit_val_batches": EVERY}
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-LIMITS = ((Ge, "ge", "from"), (Gt, "gt", "above"), (Le, "le", "to"))
 FORKED = ("spawn", "fork", "notebook")
 
 
@@ -138,20 +134,3 @@ def _problem(key: str, value: Any) -> str | None:
 def _adapter(key: str) -> TypeAdapter[Any]:
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     return TypeAdapter(arguments()[key], config=config)
-
-
-def said(kind: Any) -> str:
-    """A type with its bounds in words: ``a whole number from 1 to 1000, or null``."""
-    parts = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        words = [said(part) for part in parts if part is not NoneType]
-        return ", or ".join([*dict.fromkeys(words), *(["null"] if NoneType in parts else [])])
-    if get_origin(kind) is Literal:
-        return either(shown(word) for word in parts)
-    if get_origin(kind) is list:
-        return f"a list, each {said(parts[0])}"
-    if get_origin(kind) is not Annotated:
-        return WORDS.get(kind, str(getattr(kind, "__name__", kind)))
-    described = next((m.description for m in parts[1:] if isinstance(m, FieldInfo) and m.description), None)
-    limits = [f"{word} {getattr(m, name)}" for m in parts[1:] for bound, name, word in LIMITS if isinstance(m, bound)]
-    return described or " ".join([said(parts[0]), *limits])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -68,7 +69,8 @@ def drawn_part(
     if lone:
         raise DataError(f"{what}: no two images, or groups of them, to part of: {', '.join(lone)}. Give more of them.")
     if len(np.unique(groups)) == len(groups):
-        drawn = next(StratifiedShuffleSplit(1, test_size=share, random_state=seed).split(labels, labels))[1]
+        number = max(math.ceil(share * len(labels)), len(classes))  # it asks for one of each class
+        drawn = next(StratifiedShuffleSplit(1, test_size=number, random_state=seed).split(labels, labels))[1]
     else:
         most = max(2, min(max(FOLDS, round(1 / share)), *of_class))
         fold = max(Fraction(share).limit_denominator(most), Fraction(1, most))

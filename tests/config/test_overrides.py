@@ -240,15 +240,15 @@ SENSELESS = {
     "trainer.accelerator=wort": "auto, gpu, ",
     "trainer.strategy=wort": "auto, ddp, ",
     "dataset.cache=nan": "auto, off or a folder.",
-    "dataset.batch_size=99999999999999999999999": "less than or equal to 1000000000.",
-    "dataset.image_size=1e308": "a whole number.",
-    "dataset.train_images=99999999999999999999999": "less than or equal to 1000000000, or null.",
-    "gaze.min_samples=99999999999999999999999": "less than or equal to 1000000000.",
-    "optimizer.weight_decay=1e308": "less than or equal to 1000.",
+    "dataset.batch_size=99999999999999999999999": "a whole number from 1 to 1000000000.",
+    "dataset.image_size=1e308": "a whole number from 2 to 16384.",
+    "dataset.train_images=99999999999999999999999": "a whole number from 1 to 1000000000, or null.",
+    "gaze.min_samples=99999999999999999999999": "a whole number from 1 to 1000000000.",
+    "optimizer.weight_decay=1e308": "a number from 0 to 1000.",
     "augmentation.elastic=1e308": "1e-06 .. 100000, or 0 (off): bent",
     "augmentation.mixup=1e-320": "1e-06 .. 100000, or 0 (off): blended",
     "augmentation.crop_scale=[]": "[low, high] with 1e-06 <= low <= high <= 1, or [1.0, 1.0] (off)",
-    "dataset.seed=-1": "greater than or equal to 0.",
+    "dataset.seed=-1": "a whole number from 0 to below 9223372036854775808.",
 }
 
 
@@ -285,6 +285,7 @@ def test_what_cannot_be_composed_is_one_line(capsys, word):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_sample_of_the_words_in_processes(tmp_path):
     """Refused as above, or trained to its end."""
     sample = random.Random(7).sample(drawn(500, settings_of_a_run(), seed=25), 12)

@@ -55,6 +55,11 @@ def test_a_drawn_part_divides_no_group_and_has_each_class(seed, share, largest):
     np.testing.assert_array_equal(part, drawn_part(labels, groups, share, seed % 100, ("a", "b", "c"), "x"))
 
 
+def test_a_share_below_one_image_a_class_still_has_one_of_each():
+    labels = np.repeat(np.arange(4), 5)
+    assert sorted(labels[drawn_part(labels, np.arange(20), 0.05, 0, tuple("abcd"), "x")]) == [0, 1, 2, 3]
+
+
 def test_what_cannot_be_parted_is_refused_by_name():
     with pytest.raises(DataError, match="no two images, or groups of them, to part of: b"):
         drawn_part(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 3, 3]), 0.5, 0, ("a", "b"), "x")
