@@ -216,7 +216,7 @@ DISTANCES = Registry(
     Distance("ssim", "SSIM", "Wang et al. 2004, IEEE TIP 13", f"{DISTANCE}:ssim", most=2.0),
     Distance("soft_iou", "soft IoU", "Ruzicka 1958", f"{DISTANCE}:soft_iou"),
 )
-FILES = ("window", "on_bad_image", "on_missing_mask")  # settings of images that lie in files
+FILES = ("window", "orient", "on_bad_image", "on_missing_mask")  # settings of images that lie in files
 PAIR = (*FILES, "train_dir", "test_dir", "train_counts", "test_counts", "mask_dir")  # of two folders of class folders
 SOURCES = Registry(
     "dataset.kind",

@@ -12,7 +12,9 @@ NEWEST_ONLY = {"gaze-consistency", "ruff", "mypy", "pandas-stubs"}  # ourselves,
 def test_the_constraints_are_the_stated_bounds():
     project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    stated = map(Requirement, [*project["dependencies"], *extras["slurm"], *extras["timm"], *extras["test"]])
+    stated = map(
+        Requirement, [*project["dependencies"], *extras["slurm"], *extras["timm"], *extras["medical"], *extras["test"]]
+    )
     bounds = {
         r.name: s.version for r in stated for s in r.specifier if s.operator == ">=" and r.name not in NEWEST_ONLY
     }

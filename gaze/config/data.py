@@ -11,6 +11,7 @@ from gaze.choices import SOURCES, either, readers
 from gaze.config.settings import MOST, FolderName, Settings, one_of
 
 Counts = dict[str, Annotated[int, Field(ge=0, le=MOST)]]  # images of each class
+Window = Literal["auto", "file", "image"] | list[int] | list[float] | None
 DRAWN = {"train_images": 640, "test_images": 320}  # by the phantom
 
 
@@ -30,8 +31,10 @@ class DatasetConfig(Settings):
     channels: int = 1  # 1 grey, 3 RGB
     batch_size: int = Field(32, ge=1, le=MOST)
     sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: each class as often as another, with replacement
-    # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; null: [0, 65535]
-    window: Literal["auto"] | list[int] | None = "auto"
+    # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; file: what a DICOM file says;
+    # image: of each image; null: [0, 65535], or what the bits of a DICOM file hold
+    window: Window = "auto"
+    orient: bool | None = True  # whether an EXIF orientation is applied; null: as in older runs, which did not
     train_images: int | None = Field(
         None, ge=1, le=MOST
     )  # phantom: drawn; others: as even a choice of classes, null for all
@@ -70,9 +73,9 @@ class DatasetConfig(Settings):
     @field_validator("window", mode="before")
     @classmethod
     def _low_and_high(cls, value: Any) -> Any:
-        pair = isinstance(value, list) and [type(end) for end in value] == [int, int]
-        if not (value in ("auto", None) or (pair and -(2**31) <= value[0] < value[1] < 2**31)):
-            raise ValueError("must be auto, null or two whole numbers [low, high] of 32 bits, which become 0 and 255")
+        pair = isinstance(value, list) and len(value) == 2 and {type(end) for end in value} <= {int, float}
+        if not (value in ("auto", "file", "image", None) or (pair and -(2**31) <= value[0] < value[1] < 2**31)):
+            raise ValueError("must be auto, file, image, null or two numbers [low, high], which become 0 and 255")
         return value
 
     @field_validator("validation", mode="before")

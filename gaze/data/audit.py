@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gaze.config.data import Window
 from gaze.names import printable
 
 Pixels = NDArray[np.uint8]
@@ -64,7 +65,7 @@ class Audit:
 
     ``widths`` and ``heights`` are (lowest, highest) in pixels before resizing, ``common_sizes`` maps the three
     most frequent "WIDTHxHEIGHT" to their counts, ``remarks`` what is odd about images to how many there are of them,
-    ``window`` is the values that become 0 and 255 in images beyond 8 bits, ``unreadable`` holds "path: cause".
+    ``window`` says what becomes 0 and 255 in images beyond 8 bits, ``unreadable`` holds "path: cause".
     """
 
     name: str
@@ -76,7 +77,7 @@ class Audit:
     common_sizes: dict[str, int]
     modes: dict[str, int]
     remarks: dict[str, int] = field(default_factory=dict)
-    window: list[int] | None = None
+    window: Window = None
     validation_counts: dict[str, int] | None = None  # None where the test images are what each epoch is judged by
     twins: Twins = field(default_factory=Twins)
     dropped: int = 0  # training images left out because they also stand in test
@@ -99,7 +100,7 @@ class Audit:
             f"  sizes: {self._sizes()}",
             f"  modes: {counts}",
             *(f"  {n:,} images: {remark}" for remark, n in self.remarks.items()),
-            *([self._window_line()] if DEEP in self.remarks else []),
+            *([self._window_line()] if DEEP in self.remarks or self.window == "file" else []),
             *self._twin_lines(),
             *_listed("unreadable, left out", self.unreadable),
             *_listed("left out, no image of a format that is read", self.ignored),
@@ -132,8 +133,7 @@ class Audit:
         return f"width {w0}-{w1}, height {h0}-{h1} pixels; most often {common} ({count:,})"
 
     def _window_line(self) -> str:
-        low, high = self.window or (0, 65535)
-        return f"  window: {low} becomes 0 and {high} becomes 255 in images of more than 8 bits"
+        return f"  window: {window_text(self.window)} in images of more than 8 bits"
 
     def _twin_lines(self) -> list[str]:
         t = self.twins
@@ -158,13 +158,26 @@ class Audit:
         )
 
 
+def window_text(window: Window) -> str:
+    """What becomes of images of more than 8 bits, in words."""
+    if window == "file":
+        return "what a DICOM file says itself, else all that its bits hold, becomes 0 to 255"
+    if isinstance(window, str):
+        return "0.5 % of each image's pixels become 0 and 0.5 % become 255"
+    if window is None:
+        return "0 becomes 0 and 65535 becomes 255 (of DICOM files what their bits hold)"
+    low, high = (f"{end:.6g}" if isinstance(end, float) else str(end) for end in window)
+    return f"{low} becomes 0 and {high} becomes 255"
+
+
 def pixel_digest(pixels: NDArray[Any]) -> bytes:
     """Sixteen bytes that are equal for equal images: blake2b over the array's shape and its bytes.
 
     Args:
         pixels: (H, W) or (H, W, 3) uint8, decoded and converted to the channels in use, at native size. So two
             files are twins when a model would see the same image, whatever their names, formats or metadata. Beyond 8
-            bits (H, W) uint16, the values of the file: images that differ in them are not alike.
+            bits (H, W), the values of the file (:func:`gaze.data.decode.plain_values`): images that differ in them are
+            not alike.
     """
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)

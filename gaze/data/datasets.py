@@ -8,7 +8,7 @@ images out of the cache or decodes them into it (:mod:`gaze.data.decode`, :mod:`
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from gaze.cam import pool
 from gaze.choices import SOURCES
-from gaze.config.data import DatasetConfig
-from gaze.data import decode, masks
+from gaze.config.data import DatasetConfig, Window
+from gaze.data import decode, dicom, masks
 from gaze.data.audit import DEEP, Audit, Pixels, Record, first_few, make_audit, pixel_digest
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
-from gaze.data.decode import Half, find_window, is_deep, read_images
+from gaze.data.decode import Half, find_window, read_images
 from gaze.data.masks import add_masks, check_seen
 from gaze.data.sources import phantom, ultrasound
 from gaze.data.sources.folders import local_root
@@ -102,9 +102,7 @@ def load_folders(config: DatasetConfig, say: Say) -> ImageData:
     place, remedy = _root(config, f"Give the folder that holds {config.train_dir}/ and {config.test_dir}/.", say)
     remedy = remedy or "Compare dataset.root, dataset.train_dir and dataset.test_dir with what is there."
     listing = list_splits(place, config, remedy)
-    halves = _decoded(listing, config, say)
-    data = assemble(listing.root, listing.classes, halves["train"], halves["test"], config)
-    return _with_remarks(data, halves, listing)
+    return _loaded(listing, config, say, lambda halves: halves)
 
 
 def load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
@@ -112,10 +110,25 @@ def load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
     then."""
     place, remedy = _root(config, ultrasound.WANTED, say)
     listing = ultrasound.list_pairs(place, config, remedy or ultrasound.WANTED)
+    return _loaded(listing, config, say, lambda halves: ultrasound.divide(halves["all"], config))
+
+
+def _loaded(
+    listing: Listing, config: DatasetConfig, say: Say, divide: Callable[[dict[str, Half]], dict[str, Half]]
+) -> ImageData:
+    """The images of a listing. Where some are beyond 8 bits and ``dataset.window`` is auto, all are decoded again,
+    through the window of those that are trained on: which these are is known only then."""
+
+    def assembled(halves: dict[str, Half]) -> ImageData:
+        parts = divide(halves)
+        return assemble(listing.root, listing.classes, parts["train"], parts["test"], config)
+
     halves = _decoded(listing, config, say)
-    parts = ultrasound.divide(halves["all"], config)
-    data = assemble(listing.root, listing.classes, parts["train"], parts["test"], config)
-    return _with_remarks(data, halves, listing)
+    if config.window == "auto" and any(r and DEEP in r.remarks for half in halves.values() for r in half.records):
+        parts = divide(halves)
+        trained = _divided(parts["train"], parts["test"], listing.classes, config).records("train")
+        halves = _decoded(listing, config, say, [r.path for r in trained if DEEP in r.remarks])
+    return _with_remarks(assembled(halves), halves, listing)
 
 
 def _root(config: DatasetConfig, wanted: str, say: Say) -> tuple[Path, str]:
@@ -126,8 +139,11 @@ def _root(config: DatasetConfig, wanted: str, say: Say) -> tuple[Path, str]:
     return root, f"Delete the folder {root} and run again: the download is damaged or has changed. {WAYS_OUT}"
 
 
-def _decoded(listing: Listing, config: DatasetConfig, say: Say) -> dict[str, Half]:
-    """A set's images, and their masks where there are any: out of the cache, or decoded into it."""
+def _decoded(
+    listing: Listing, config: DatasetConfig, say: Say, window_of: Sequence[str] | None = None
+) -> dict[str, Half]:
+    """A set's images, and their masks where there are any: out of the cache, or decoded into it. ``window_of`` are the
+    files that a window is found from."""
     root, folders, found, _ = listing
     wanted = {
         "root": os.path.realpath(root),
@@ -136,14 +152,10 @@ def _decoded(listing: Listing, config: DatasetConfig, say: Say) -> dict[str, Hal
         "channels": config.channels,
         "on_bad_image": config.on_bad_image,
         "window": config.window,
+        "window_of": window_of,
+        "orient": config.orient,
     }
-    if (
-        "all" in folders
-        and config.window == "auto"
-        and any(is_deep(root / path) for path, _ in folders["all"].labelled())
-    ):
-        wanted |= {"split": [config.test_fraction, config.split_seed]}  # whose training images the window is of
-    source = {"source": _source(decode), "pillow": PIL.__version__}
+    source = {"source": _source(decode) + _source(dicom), "pillow": PIL.__version__}
     if found is not None:
         wanted |= {"masks": os.path.realpath(found.root), "classes": listing.classes}
         source |= {"masks": _source(masks), "pool": _source(pool)}
@@ -156,7 +168,7 @@ def _decoded(listing: Listing, config: DatasetConfig, say: Say) -> dict[str, Hal
         return {**source, "files": images, "mask_files": stamps}
 
     def build() -> Entry:
-        return _packed(_read_folders(listing, config, say))
+        return _packed(_read_folders(listing, config, say, window_of))
 
     return _unpacked(cached(cache_folder(config.cache), Request(config.name, wanted, made_from), build, say))
 
@@ -170,25 +182,24 @@ def _with_remarks(data: ImageData, halves: dict[str, Half], listing: Listing) ->
     return data
 
 
-def _read_folders(listing: Listing, config: DatasetConfig, say: Say) -> dict[str, Half]:
+def _read_folders(
+    listing: Listing, config: DatasetConfig, say: Say, window_of: Sequence[str] | None
+) -> dict[str, Half]:
     """Decode all folders; refuse what cannot be trained on, so that it is not kept in the cache."""
     root, folders, found, _ = listing
 
-    def read(window: list[int] | None) -> dict[str, Half]:
-        size = config.channels, config.image_size
-        return {
-            split: read_images(root, folder.name or root.name, folder.labelled(), split, *size, say, window)
-            for split, folder in folders.items()
-        }
-
-    halves = read(config.window if isinstance(config.window, list) else None)
-    if config.window == "auto":
-        train = halves["train"] if "train" in halves else ultrasound.divide(halves["all"], config)["train"]
-        window = find_window([root / r.path for r in train.records if r is not None and DEEP in r.remarks])
-        if window is not None:
-            halves = read(window)
+    window: Window = config.window
+    if window == "auto":  # a first look, at which nothing needs to be seen, or the one that counts
+        window = "image" if window_of is None else find_window([root / path for path in window_of])
+    size = config.channels, config.image_size
+    halves = {
+        split: read_images(
+            root, folder.name or root.name, folder.labelled(), split, *size, say, window, bool(config.orient)
+        )
+        for split, folder in folders.items()
+    }
     if found is not None:
-        halves = {split: add_masks(half, found, say) for split, half in halves.items()}
+        halves = {split: add_masks(half, found, say, bool(config.orient)) for split, half in halves.items()}
         check_seen(found.root, halves.values())
     bad = [line for half in halves.values() for line in half.bad]
     if bad and config.on_bad_image == "error":
@@ -275,6 +286,31 @@ def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Hal
     Raises:
         DataError: images leaked where none may; a class has no image left.
     """
+    divided = _divided(train, test, classes, config)
+    used = [r for split in divided.places for r in divided.records(split)]
+    _check_classes_left(root, classes, used)
+    place = None if root is None else printable(str(root))
+    audit = make_audit(config.name, place, classes, used, list(divided.dropped))
+    audit.warnings = divided.remarks
+    audit.window = train.window if any(DEEP in r.remarks for r in used) or train.window == "file" else None
+    kept = {split: _keep(divided.halves[split], own) for split, own in divided.places.items()}
+    return ImageData(classes, kept["train"], kept["test"], audit, kept.get("validation"))
+
+
+class Divided(NamedTuple):
+    """Which image of which half stands in which split, what leaked and is left out, what is to be said."""
+
+    halves: dict[str, Half]
+    places: dict[str, list[int]]
+    dropped: set[Record]
+    remarks: list[str]
+
+    def records(self, split: str) -> list[Record]:
+        """Of a split's images."""
+        return _records(self.halves[split], self.places[split])
+
+
+def _divided(train: Half, test: Half, classes: tuple[str, ...], config: DatasetConfig) -> Divided:
     leaked, shared, remarks = _leaked(train, test, config)
     dropped = leaked if config.on_leak != "warn" else set()
     if dropped and config.on_leak == "error":
@@ -291,13 +327,7 @@ def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Hal
     if config.validation != "test":
         places["train"], places["validation"] = _parted(train, places["train"], classes, config)
         train = _of_part(train, places["validation"], "validation")
-    halves = {"train": train, "test": test, "validation": train}
-    used = [r for split, own in places.items() for r in _records(halves[split], own)]
-    _check_classes_left(root, classes, used)
-    audit = make_audit(config.name, None if root is None else printable(str(root)), classes, used, list(dropped))
-    audit.window, audit.warnings = train.window, remarks
-    kept = {split: _keep(halves[split], own) for split, own in places.items()}
-    return ImageData(classes, kept["train"], kept["test"], audit, kept.get("validation"))
+    return Divided({"train": train, "test": test, "validation": train}, places, dropped, remarks)
 
 
 def _leaked(train: Half, test: Half, config: DatasetConfig) -> tuple[set[Record], int, list[str]]:

@@ -24,15 +24,15 @@ from PIL import Image
 
 from gaze.cam.pool import pool_to_grid
 from gaze.data.audit import Pixels, Record
-from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image, opened_image, shape_in_alpha, upright
+from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image, read_frame, shape_in_alpha
 from gaze.data.sources.listing import MaskFiles
-from gaze.errors import DataError
+from gaze.errors import ConfigError, DataError
 
 COVERED = 0.5 - 1e-9  # share of a pixel that makes it lesion, but for rounding
 SHAPE_TOLERANCE = 0.02  # aspects of mask and image may differ by that share, which rounding of sizes explains
 
 
-def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[int, int], bool]:
+def decode_mask(paths: Sequence[Path], image_size: int, orient: bool = True) -> tuple[Pixels, tuple[int, int], bool]:
     """The union of one image's masks: (1, S, S) uint8 of 0 and 1, its size (W, H) before resizing, and whether any
     pixel was set before resizing.
 
@@ -42,8 +42,8 @@ def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[i
     """
     layers = []
     for path in paths:
-        with opened_image(path) as opened:
-            values = mask_values(upright(opened)[0])
+        frame = read_frame(path, orient)
+        values = mask_values(frame.image) if frame.image is not None else np.asarray(frame.values)
         layers.append((values > 0) & (values >= values.max() / 2))
     sizes = sorted({(layer.shape[1], layer.shape[0]) for layer in layers})
     if len(sizes) > 1:
@@ -55,10 +55,8 @@ def decode_mask(paths: Sequence[Path], image_size: int) -> tuple[Pixels, tuple[i
 
 
 def mask_values(image: Image.Image) -> NDArray[Any]:
-    """What a mask's threshold is about, (H, W): the file's own values where they are beyond 8 bits, opacity where all
-    else is of one colour, else grey values."""
-    if image.mode[0] in "IF":
-        return np.asarray(image)
+    """What the threshold of a mask of 8 bits is about, (H, W): opacity where all else is of one colour, else grey
+    values. Beyond 8 bits it is about the file's own values."""
     if image.has_transparency_data and shape_in_alpha(image):
         return np.asarray(image.convert("RGBA").getchannel("A"))
     return np.asarray(convert_image(image, 1))
@@ -74,13 +72,14 @@ def check_seen(root: Path, halves: Iterable[Half]) -> None:
         )
 
 
-def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None]) -> Half:
+def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None], orient: bool = True) -> Half:
     """A decoded split with its masks (N, 1, S, S). An image whose mask cannot be read counts as one that cannot.
 
     Args:
         half: decoded images, without masks.
         masks: of its images, by their paths.
         say: called with a line now and then.
+        orient: as the images were.
     """
     size = half.images.shape[2]
     pixels = np.zeros((len(half.records), 1, size, size), np.uint8)
@@ -91,8 +90,8 @@ def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None]) -> Half:
         if record is None or not files:
             return None
         try:
-            pixels[i], mask_size, seen = decode_mask([masks.root / file for file in files], size)
-        except MemoryError:
+            pixels[i], mask_size, seen = decode_mask([masks.root / file for file in files], size, orient)
+        except (MemoryError, ConfigError):
             raise
         except Exception as error:  # as in gaze.data.decode
             return error

@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from gaze.config.data import Window
 from gaze.config.settings import FolderName, Settings
 from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
@@ -139,16 +140,23 @@ def _shown(value: Any) -> str:
 
 
 def as_begun(run: Run) -> Run:
-    """The run with the window that it was begun with, where that follows from the images."""
-    config = run.settings
-    if config.dataset.window != "auto":
-        return run
-    return replace(run, given=with_window(config, Run(run.folder).settings.dataset.window))
+    """The run with the window that it was begun with, where that follows from the images, and with images turned as
+    they were before there was ``dataset.orient``."""
+    config, begun = run.settings, Run(run.folder).settings.dataset
+    if config.dataset.window == "auto":
+        config = with_window(config, begun.window)
+    if begun.orient is None:
+        config = _with(config, orient=None)
+    return run if config is run.settings else replace(run, given=config)
 
 
-def with_window(config: TrainConfig, window: Literal["auto"] | list[int] | None) -> TrainConfig:
+def with_window(config: TrainConfig, window: Window) -> TrainConfig:
     """Settings with another ``dataset.window``."""
-    return config.model_copy(update={"dataset": config.dataset.model_copy(update={"window": window})})
+    return _with(config, window=window)
+
+
+def _with(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return config.model_copy(update={"dataset": config.dataset.model_copy(update=changes)})
 
 
 def finished_row(run: Run) -> dict[str, float] | None:
@@ -173,6 +181,8 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
     there, now = (flat_settings(place_free(own.settings.to_dict())) for own in (Run(run.folder), run))
     if run.settings.dataset.window == "auto":
         there.pop("dataset.window", None)  # what it was for those images
+    if there.get("dataset.orient", "") is None:  # a run from before there was a choice goes on as it was
+        now["dataset.orient"] = None
     if now.get("dataset.root") and there.get("dataset.root"):
         now["dataset.root"], there["dataset.root"] = run.dataset.root, run.where(there["dataset.root"])
     pairs = {name: (there.get(name), now.get(name)) for name in sorted(there.keys() | now.keys())}

@@ -19,9 +19,9 @@ def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(optimizer, Mapping) and {"plateau_factor", "plateau_patience"} <= optimizer.keys():
         values["optimizer"] = {key: value for key, value in optimizer.items() if not key.startswith("plateau_")}
         values["scheduler"] = {"factor": optimizer["plateau_factor"], "patience": optimizer["plateau_patience"]}
-    if isinstance(values.get("dataset"), Mapping):
-        values["dataset"] = {"window": None, **values["dataset"]}  # before there was one, 0..65535 became 0..255
     dataset = values.get("dataset")
+    if isinstance(dataset, Mapping) and "window" not in dataset:  # then 0..65535 became 0..255, and nothing was turned
+        dataset = values["dataset"] = {"window": None, "orient": None, **dataset}
     if isinstance(dataset, Mapping) and isinstance(dataset.get("drop_leaked", ""), bool | None):
         values["dataset"] = {key: value for key, value in dataset.items() if key != "drop_leaked"}
         values["dataset"]["on_leak"] = "drop" if dataset["drop_leaked"] else "warn"

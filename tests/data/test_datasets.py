@@ -15,9 +15,10 @@ from PIL import Image, features
 from torchvision import transforms
 
 from gaze.config.data import DatasetConfig
+from gaze.data import decode
 from gaze.data.audit import ALPHA, DEEP_COLOUR, FRAMES, Audit
 from gaze.data.datasets import load_dataset
-from gaze.data.decode import convert_image, decode_image, find_window
+from gaze.data.decode import convert_image, decode_image, find_window, grey_image, read_frame
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError
 
@@ -117,21 +118,56 @@ def test_sixteen_bits_scale_to_eight(tmp_path):
     for suffix in ["png", "tif"]:
         values = np.array([[0, 128, 129, 257], [385, 386, 32768, 65535]], np.uint16)
         Image.fromarray(values).save(tmp_path / f"x.{suffix}")
-        with Image.open(tmp_path / f"x.{suffix}") as image:
-            assert image.mode.startswith("I")
-            assert np.asarray(convert_image(image, 1)).tolist() == [[0, 0, 1, 1], [1, 2, 128, 255]]
+        frame = read_frame(tmp_path / f"x.{suffix}")
+        assert frame.mode.startswith("I") and frame.values.dtype == np.uint16
+        assert np.asarray(grey_image(frame)).tolist() == [[0, 0, 1, 1], [1, 2, 128, 255]]
 
 
-def test_mode_i_scales_like_sixteen_bits():
-    image = Image.fromarray(np.array([[0, 257], [514, 65535]], np.int32))
-    assert image.mode == "I"
-    assert np.asarray(convert_image(image, 3))[..., 2].tolist() == [[0, 1], [2, 255]]
+def test_mode_i_scales_like_sixteen_bits(tmp_path):
+    Image.fromarray(np.array([[0, 257], [514, 65535]], np.int32)).save(tmp_path / "x.tif")
+    assert read_frame(tmp_path / "x.tif").mode == "I"
+    assert decode_image(tmp_path / "x.tif", 3, 2).pixels[2].tolist() == [[0, 1], [2, 255]]
 
 
-def test_pixels_without_known_range_are_refused():
-    for values in [np.ones((2, 2), np.float32), np.full((2, 2), 70000, np.int32)]:
-        with pytest.raises(ValueError, match="8 or 16 bits"):
-            convert_image(Image.fromarray(values), 1)
+def test_pixels_without_known_range_need_a_window(tmp_path):
+    values = np.array([[0.25, 0.5], [0.75, 1.5]], np.float32)
+    for kind, scale in ((np.float32, 1), (np.int32, 80000), (np.int32, -80000)):
+        Image.fromarray((values * scale).astype(kind)).save(tmp_path / "x.tif")
+        for window in (None, "file"):
+            with pytest.raises(ValueError, match=r"no fixed range: give it by dataset\.window=\[low,high\]"):
+                decode_image(tmp_path / "x.tif", 1, 2, window)
+        low, high = sorted((0.25 * scale, 1.25 * scale))
+        shown = decode_image(tmp_path / "x.tif", 1, 2, [low, high]).pixels[0]
+        assert shown.tolist() == ([[0, 64], [128, 255]] if scale > 0 else [[255, 191], [128, 0]])
+        ends = decode_image(tmp_path / "x.tif", 1, 2, "image").pixels
+        assert (ends.min(), ends.max()) == (0, 255)
+    Image.fromarray(np.array([[np.nan, 1]], np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match="no numbers"):
+        decode_image(tmp_path / "x.tif", 1, 2, [0, 1])
+
+
+def test_tiff_files_hold_what_tifffile_writes(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    draw = np.random.default_rng(0)
+    for kind in ("uint16", "int16", "uint32", "int32", "float32"):
+        ends = (-1000.0, 1000.0) if kind[0] == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        values = draw.uniform(*ends, (7, 9)).astype(kind)
+        tifffile.imwrite(tmp_path / "x.tif", values)
+        frame = read_frame(tmp_path / "x.tif")
+        assert frame.deep and np.array_equal(frame.values, values)
+        low, high = np.quantile(values, [0.1, 0.9]).tolist()
+        expected = np.rint(np.clip((values.astype(float) - low) / (high - low) * 255, 0, 255))
+        assert abs(np.asarray(grey_image(frame, [low, high])) - expected).max() <= (kind[0] == "f")
+
+
+def test_a_window_of_floats_is_that_of_all_their_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "MOST_VALUES", 0)  # 1,000 of each image
+    draw, files = np.random.default_rng(0), [tmp_path / f"{i}.tif" for i in range(5)]
+    values = draw.normal(0, 300, (5, 80, 80)).astype(np.float32)
+    for file, each in zip(files, values, strict=True):
+        Image.fromarray(each).save(file)
+    ranks = [(values <= end).mean() for end in find_window(files)]
+    assert np.allclose(ranks, decode.PERCENTILES, atol=0.0006)
 
 
 def bright(seed: int, name: str) -> np.ndarray:
@@ -174,6 +210,35 @@ def test_beyond_8_bits_one_window_is_taken_from_the_training_images(tmp_path, sc
     assert np.array_equal(whole.train.images[:4, 0], np.rint(train["cat"] * scale / 257))
 
 
+def test_the_window_sees_no_validation_image(tmp_path):
+    """Of the images that are trained on alone: not those of the validation part, nor what is dropped or too many."""
+    deep_set(tmp_path, lambda v: (v * 16).astype(np.uint16))
+    for changes in ({"validation": 0.5}, {"validation": 0.5, "split_seed": 3}, {"validation": "test"}):
+        for more in ({}, {"train_images": 4}):
+            data = load_dataset(config(tmp_path, image_size=24, **changes, **more))
+            pixels = np.concatenate([np.asarray(Image.open(tmp_path / path)).ravel() for path in data.train.paths])
+            expected = [int(np.percentile(pixels, q, method="inverted_cdf")) for q in (0.5, 99.5)]
+            assert data.audit.window == expected
+    for path in data.test.paths:
+        (tmp_path / path).unlink()
+        Image.fromarray(np.full((24, 24), 65535, np.uint16)).save(tmp_path / path)
+    Image.fromarray(np.full((24, 24), 65535, np.uint16)).save(tmp_path / "train" / "cat" / "9.png")
+    settings = config(tmp_path, image_size=24, validation=0.5, on_leak="warn")
+    drawn = load_dataset(settings)
+    assert ("train/cat/9.png" in drawn.validation.paths) == (drawn.audit.window[1] < 65535)
+    other = load_dataset(settings.model_copy(update={"on_leak": "drop"}))
+    assert "train/cat/9.png" not in other.train.paths and other.audit.window[1] < 65535
+
+
+def test_a_window_of_each_image(tmp_path):
+    train = deep_set(tmp_path, lambda v: (v * 16).astype(np.uint16))
+    data = load_dataset(config(tmp_path, image_size=24, window="image", validation="test"))
+    assert data.audit.window == "image" and "0.5 % of each image's pixels become 0" in "\n".join(data.audit.lines())
+    for shown, values in zip(data.train.images[:4, 0], train["cat"] * 16, strict=True):
+        low, high = np.percentile(values, [0.5, 99.5], method="inverted_cdf")
+        assert np.array_equal(shown, np.rint(np.clip((values - low) / (high - low) * 255, 0, 255)))
+
+
 def test_8_bit_images_have_no_window(root):
     audit = load_dataset(config(root)).audit
     assert audit.window is None and "window" not in "\n".join(audit.lines())
@@ -200,8 +265,10 @@ def test_a_format_that_declares_its_range_keeps_it(root):
 
 
 def test_windows_that_are_none_are_refused():
-    for value in ([3, 3], [1], [0.5, 2.0], "wide", 5, [True, 4]):
-        with pytest.raises(ConfigError, match=r"window=.* must be auto, null or two whole numbers \[low, high\]"):
+    for value in ([3, 3], [1], [0.5, 0.25], "wide", 5, [True, 4], [0.0, float("nan")], [0.0, float("inf")]):
+        with pytest.raises(
+            ConfigError, match=r"window=.* must be auto, file, image, null or two numbers \[low, high\]"
+        ):
             DatasetConfig(window=value)
 
 
@@ -223,6 +290,17 @@ def test_exif_orientation_is_applied_and_counted(root, suffix):
     assert data.audit.remarks == {"turned as their EXIF orientation says": 4}
     assert "4 images: turned as their EXIF orientation says" in "\n".join(data.audit.lines())
     assert data.audit.common_sizes["48x32"] == 4
+
+
+def test_orientation_is_left_alone_where_that_is_asked_for(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for suffix in ("png", "jpg", "webp"):
+        Image.fromarray(noise(1, (32, 48))).save(tmp_path / f"x.{suffix}", exif=exif)
+        assert decode_image(tmp_path / f"x.{suffix}", 1, 8).size == (32, 48)
+        for orient in (False, None):
+            found = decode_image(tmp_path / f"x.{suffix}", 1, 8, orient=bool(orient))
+            assert found.size == (48, 32) and found.remarks == ()
 
 
 def test_damaged_exif_data_say_nothing(tmp_path):

@@ -274,9 +274,19 @@ def test_the_window_of_a_run_is_kept_and_used_again(composed, tmp_path):
     with pytest.raises(ConfigError, match=r"dataset\.window: \[.*\] there, \[0, 4095\] now"):
         plan_run(Run(run.folder, other))
     values = run.values()
-    del values["dataset"]["window"]  # a run from before, which took the whole range
+    del values["dataset"]["window"], values["dataset"]["orient"]  # a run from before, which took the whole range
     run.config_file.write_text(json.dumps(values))
-    assert plan_run(Run(run.folder, config)).run.settings.dataset.window is None
+    begun = plan_run(Run(run.folder, config)).run.settings.dataset
+    assert begun.window is None and begun.orient is None  # nor did it turn an image
+    run.config_file.write_text(json.dumps(plan_run(Run(run.folder, config)).run.settings.to_dict()))  # resumed once
+    assert plan_run(Run(run.folder, config)).run.settings.dataset.orient is None
+    values["dataset"] |= {"window": window, "orient": False}  # chosen: another run
+    run.config_file.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"dataset\.orient: False there, True now"):
+        plan_run(Run(run.folder, config))
+    del values["dataset"]["orient"]  # a run with a window, when orientations were always applied
+    run.config_file.write_text(json.dumps(values))
+    assert plan_run(Run(run.folder, config)).run.settings.dataset.orient is True
 
 
 @pytest.fixture

@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import first_few
+from gaze.data.dicom import is_dicom
 from gaze.errors import DataError
+from gaze.files import open_regular
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".avif", ".jp2"
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp", ".avif", ".jp2",
+    ".dcm", ".dicom",
 )  # fmt: skip
 # What other systems, network drives and tools leave behind; compared in lower case.
 CLUTTER = (
@@ -101,6 +104,18 @@ def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield entry
 
 
+def is_image_file(file: Path) -> bool:
+    """Whether a file counts as an image: by its suffix, or as DICOM whose name has none (IM0001, 1.2.840.10008.5)."""
+    suffix = file.suffix.lower()
+    if suffix in SUFFIXES or not (suffix[1:].isdigit() or not suffix):
+        return suffix in SUFFIXES
+    try:
+        with open_regular(file) as opened:
+            return is_dicom(opened)
+    except OSError:
+        return False
+
+
 def list_folder(root: Path, name: str) -> Folder:
     """Class folders and images of one split, in order of their names; ``name`` "" is the root itself."""
     listing = Folder(name, {}, [])
@@ -110,7 +125,7 @@ def list_folder(root: Path, name: str) -> Folder:
             continue
         files = listing.files.setdefault(entry.name, [])
         for file in walk(entry, set()):
-            goal = files if file.suffix.lower() in SUFFIXES else listing.ignored
+            goal = files if is_image_file(file) else listing.ignored
             goal.append(file.relative_to(root).as_posix())
     return listing
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from gaze.choices import SOURCES
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import first_few
-from gaze.data.sources.folders import Folder, check_folders, find_splits, list_folder, local_root
+from gaze.data.sources.folders import SUFFIXES, Folder, check_folders, find_splits, list_folder, local_root
 from gaze.data.sources.kaggle import downloaded
 from gaze.errors import DataError
 from gaze.names import printable
@@ -152,5 +152,6 @@ def checked_masks(root: Path, images: Sequence[str], files: dict[str, list[str]]
 
 
 def bare(path: str) -> str:
-    """A path without its suffix."""
-    return PurePosixPath(path).with_suffix("").as_posix()
+    """A path without its suffix of an image."""
+    found = PurePosixPath(path)
+    return found.with_suffix("").as_posix() if found.suffix.lower() in SUFFIXES else path

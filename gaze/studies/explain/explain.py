@@ -23,11 +23,11 @@ from rich.console import Console
 from torch import Tensor
 
 from gaze.consistency.deviation import gaze_deviation
-from gaze.data.audit import DEEP, first_few
+from gaze.data.audit import DEEP, first_few, window_text
 from gaze.data.decode import cause_of, decode_image
-from gaze.data.sources.folders import SUFFIXES, walk
+from gaze.data.sources.folders import SUFFIXES, is_image_file, walk
 from gaze.data.sources.ultrasound import MASK_NAME
-from gaze.errors import DataError
+from gaze.errors import ConfigError, DataError
 from gaze.names import printable
 from gaze.runs.class_gaze import read_run_maps
 from gaze.studies.opened import Looked, Opened, check_images, evaluation_images
@@ -116,8 +116,8 @@ def _files(one: Opened, path: Path) -> tuple[list[Path], list[str]]:
     if path.is_file():
         return [path], []
     found = list(walk(path, set()))
-    files = [file for file in found if file.suffix.lower() in SUFFIXES]
-    others = [file.relative_to(path).as_posix() for file in found if file.suffix.lower() not in SUFFIXES]
+    files = [file for file in found if is_image_file(file)]
+    others = [file.relative_to(path).as_posix() for file in found if file not in set(files)]
     if one.dataset.kind == "ultrasound":  # its masks lie beside the images
         files = [file for file in files if not MASK_NAME.fullmatch(file.stem)]
     if not files:
@@ -128,12 +128,12 @@ def _files(one: Opened, path: Path) -> tuple[list[Path], list[str]]:
 
 def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -> Shown:
     d = one.dataset
-    window = d.window if isinstance(d.window, list) else None
+    window = None if d.window == "auto" else d.window  # a run that never saw its images
 
     def read(file: Path) -> Any:
         try:
-            return decode_image(file, d.channels, d.image_size, window)
-        except MemoryError:
+            return decode_image(file, d.channels, d.image_size, window, bool(d.orient))
+        except (MemoryError, ConfigError):
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error and more
             return error
@@ -156,9 +156,8 @@ def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -
             progress(number / len(files))
     if not names:
         raise DataError(f"images={path}: none of {len(files)} files can be read.\n  " + "\n  ".join(first_few(bad)))
-    low, high = window or (0, 65535)
     whose = "dataset.window of the run" if window else "the run has no dataset.window"
-    more = {DEEP: f", {low} becomes 0 and {high} becomes 255 ({whose})"}
+    more = {DEEP: f", {window_text(window)} ({whose})"}
     notes = [f"{n} of {len(names)} images: {remark}{more.get(remark, '')}" for remark, n in remarks.items()]
     return Shown(printable(str(path)), names, torch.stack(pixels), np.array(labels), sizes, modes, None, bad, notes)
 

@@ -297,6 +297,28 @@ def test_deep_images_are_read_through_the_runs_window_and_what_is_left_out_is_na
         find_images(one, str(tmp_path / "deep"), quiet())
 
 
+@pytest.mark.parametrize(("window", "ends"), [([-900, 1100], (-900, 1100)), ("file", None), (None, (-33792, 31743))])
+def test_a_dicom_file_is_read_through_the_runs_window(one, tmp_path, window, ends):
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.pixels import apply_modality_lut
+
+    name = "CT_small" if ends else "MR_small"  # the latter has a window of its own
+    source = Path(pydicom.__file__).parent / "data" / "test_files" / f"{name}.dcm"
+    shutil.copy(source, tmp_path / "1.2.3")  # as archives name them
+    file, console = pydicom.dcmread(source), quiet()
+    center, width = (0, 0) if ends else (float(file.WindowCenter) - 0.5, float(file.WindowWidth) - 1)
+    low, high = ends or (center - width / 2, center + width / 2)
+    values = (apply_modality_lut(file.pixel_array, file) - low) / (high - low)
+    own = one._replace(run=Run(one.run.folder, with_window(one.run.settings, window)))
+    found = find_images(own, str(tmp_path), console)
+    exact = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+    expected = np.asarray(exact.resize((32, 32), Image.Resampling.BILINEAR))
+    assert abs(found.pixels[0, 0].numpy().astype(int) - expected).max() <= 1
+    assert found.names == ["1.2.3"] and found.modes == ["MONOCHROME2, 16 bits"]
+    assert "1 of 1 images: more than 8 bits, " in console.file.getvalue()
+    assert str(file.PatientName) not in console.file.getvalue()
+
+
 def test_names_that_are_no_utf8_line_breaks_and_markup(one, folder, tmp_path):
     place = tmp_path / os.fsdecode(b"f\xf6lder") / one.classes[0]
     (place / "x[").mkdir(parents=True)
