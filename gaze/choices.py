@@ -217,7 +217,15 @@ DISTANCES = Registry(
     Distance("soft_iou", "soft IoU", "Ruzicka 1958", f"{DISTANCE}:soft_iou"),
 )
 FILES = ("window", "orient", "on_bad_image", "on_missing_mask")  # settings of images that lie in files
-PAIR = (*FILES, "train_dir", "test_dir", "train_counts", "test_counts", "mask_dir")  # of two folders of class folders
+PAIR = (
+    *FILES,
+    "frames",
+    "train_dir",
+    "test_dir",
+    "train_counts",
+    "test_counts",
+    "mask_dir",
+)  # of two folders of class folders
 SOURCES = Registry(
     "dataset.kind",
     Source("phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom", groups=("phantom",)),

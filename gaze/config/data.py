@@ -35,6 +35,7 @@ class DatasetConfig(Settings):
     # image: of each image; null: [0, 65535], or what the bits of a DICOM file hold
     window: Window = "auto"
     orient: bool | None = True  # whether an EXIF orientation is applied; null: as in older runs, which did not
+    frames: Literal["first", "all"] = "first"  # of a file that holds several; all: images of one group
     train_images: int | None = Field(
         None, ge=1, le=MOST
     )  # phantom: drawn; others: as even a choice of classes, null for all
@@ -136,7 +137,11 @@ class DatasetConfig(Settings):
 
     @field_validator("mask_dir")
     @classmethod
-    def _not_empty(cls, value: str | None) -> str | None:
+    def _not_empty(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("frames") == "all":
+            raise ValueError(
+                "has a mask for each file, and dataset.frames=all takes several images of it: leave one out"
+            )
         if value is not None and not value.strip():
             raise ValueError("must be a folder of masks, or null")
         return value

@@ -6,6 +6,7 @@ The trainer stores :meth:`Audit.to_dict` as ``audit.json`` with every run and pr
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,15 @@ TURNED = "turned as their EXIF orientation says"
 FRAMES = "several frames, of which the first is read"
 ALPHA = "a shape in transparency alone, which is dropped"
 DEEP_COLOUR = "16 bits a colour, of which the upper 8 are read"
+
+
+FRAME = re.compile(r"(.+)#(\d+)", re.DOTALL)  # no file that is listed as an image has such a name
+
+
+def file_and_frame(path: str) -> tuple[str, int | None]:
+    """The file and, where ``dataset.frames=all`` made images of its frames, the number (from 0) of ``FILE#NUMBER``."""
+    found = FRAME.fullmatch(path)
+    return (found[1], int(found[2])) if found else (path, None)
 
 
 class Record(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,9 @@ from gaze.cam import pool
 from gaze.choices import SOURCES
 from gaze.config.data import DatasetConfig, Window
 from gaze.data import decode, dicom, masks
-from gaze.data.audit import DEEP, Audit, Pixels, Record, first_few, make_audit, pixel_digest
+from gaze.data.audit import DEEP, Audit, Pixels, Record, file_and_frame, first_few, make_audit, pixel_digest
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
-from gaze.data.decode import Half, find_window, read_images
+from gaze.data.decode import Half, count_frames, find_window, read_images
 from gaze.data.masks import add_masks, check_seen
 from gaze.data.sources import phantom, ultrasound
 from gaze.data.sources.folders import local_root
@@ -35,6 +36,8 @@ from gaze.data.sources.phantom import CLASSES, make_phantom
 from gaze.data.splits import drawn_part, group_names, groups_of
 from gaze.errors import DataError
 from gaze.names import printable
+
+MOST_FRAMES = 10_000  # of a file
 
 
 class Split(NamedTuple):
@@ -119,6 +122,9 @@ def _loaded(
     """The images of a listing. Where some are beyond 8 bits and ``dataset.window`` is auto, all are decoded again,
     through the window of those that are trained on: which these are is known only then."""
 
+    if config.frames == "all":
+        listing = _framed(listing)
+
     def assembled(halves: dict[str, Half]) -> ImageData:
         parts = divide(halves)
         return assemble(listing.root, listing.classes, parts["train"], parts["test"], config)
@@ -137,6 +143,27 @@ def _root(config: DatasetConfig, wanted: str, say: Say) -> tuple[Path, str]:
         return local_root(config, wanted), ""
     root = download(config.handle or "", say)
     return root, f"Delete the folder {root} and run again: the download is damaged or has changed. {WAYS_OUT}"
+
+
+def _framed(listing: Listing) -> Listing:
+    """With an image for each frame of the files that hold several, as ``FILE#NUMBER``."""
+    paths = [path for folder in listing.folders.values() for path, _ in folder.labelled()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = dict(zip(paths, pool.map(lambda path: count_frames(listing.root / path), paths), strict=True))
+
+    if many := [path for path, count in counts.items() if count > MOST_FRAMES]:
+        raise DataError(
+            f"{listing.root / many[0]} says that it has {counts[many[0]]:,} frames: at most {MOST_FRAMES:,}."
+        )
+
+    def images(path: str) -> list[str]:
+        return [path] if counts[path] == 1 else [f"{path}#{number}" for number in range(counts[path])]
+
+    folders = {
+        split: folder._replace(files={name: [i for p in own for i in images(p)] for name, own in folder.files.items()})
+        for split, folder in listing.folders.items()
+    }
+    return listing._replace(folders=folders)
 
 
 def _decoded(
@@ -161,7 +188,11 @@ def _decoded(
         source |= {"masks": _source(masks), "pool": _source(pool)}
 
     def made_from() -> Any:
-        images = [[path, *_stamp(root, path)] for folder in folders.values() for path, _ in folder.labelled()]
+        images = [
+            [path, *_stamp(root, file_and_frame(path)[0])]
+            for folder in folders.values()
+            for path, _ in folder.labelled()
+        ]
         if found is None:
             return {**source, "files": images}
         stamps = [[path, file, *_stamp(found.root, file)] for path, files in found.files.items() for file in files]

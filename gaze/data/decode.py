@@ -17,8 +17,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, Unidentif
 
 from gaze.config.data import Window
 from gaze.data import dicom
-from gaze.data.audit import ALPHA, DEEP, DEEP_COLOUR, FRAMES, TURNED, Pixels, Record, pixel_digest
-from gaze.data.dicom import is_dicom, read_dicom, read_header
+from gaze.data.audit import ALPHA, DEEP, DEEP_COLOUR, FRAMES, TURNED, Pixels, Record, file_and_frame, pixel_digest
+from gaze.data.dicom import frames_of, is_dicom, read_dicom, read_header
 from gaze.errors import ConfigError
 from gaze.files import open_regular
 
@@ -203,7 +203,7 @@ def _oriented(image: Image.Image) -> bool:
 
 
 def read_frame(path: Path, orient: bool = True, own: bool = False) -> Frame:
-    """The first image of a file.
+    """The first image of a file, or the one of ``FILE#NUMBER``.
 
     Args:
         path: of :data:`FORMATS`, or DICOM.
@@ -213,19 +213,22 @@ def read_frame(path: Path, orient: bool = True, own: bool = False) -> Frame:
     Raises:
         Exception: whatever the decoder raises for a file that is missing, damaged, truncated or not an image.
     """
-    with open_regular(path, MOST_BYTES) as file:
+    name, number = file_and_frame(str(path))
+    with open_regular(Path(name), MOST_BYTES) as file:
         if is_dicom(file):
-            found = read_dicom(file, own=own)
-            said = {DEEP: found.deep, FRAMES: found.frames > 1}
+            found = read_dicom(file, number or 0, own)
+            said = {DEEP: found.deep, FRAMES: found.frames > 1 and number is None}
             remarks = tuple(key for key, holds in said.items() if holds)
             values = plain_values(found.values)
             return Frame(found.mode, remarks, None, values, found.deep, found.whole, found.own, found.inverted)
         with opened_image(file) as opened:
-            return _read_frame(opened, orient)
+            return _read_frame(opened, orient, number)
 
 
-def _read_frame(opened: ImageFile.ImageFile, orient: bool) -> Frame:
-    several = getattr(opened, "is_animated", False) and opened.format != "MPO"  # whose others are previews
+def _read_frame(opened: ImageFile.ImageFile, orient: bool, number: int | None) -> Frame:
+    several = number is None and getattr(opened, "is_animated", False) and opened.format != "MPO"  # other: previews
+    if number is not None:
+        opened.seek(number)
     deep_colour = any(";16" in str(tile) for tile in opened.tile) and not opened.mode.startswith("I")
     source, turned = upright(opened, orient)
     deep, mode = _is_deep(opened), opened.mode
@@ -270,6 +273,20 @@ def _compared(frame: Frame, image: Image.Image, channels: int) -> NDArray[Any]:
     if not frame.deep and frame.whole is not None:  # DICOM of 8 bits, as if it had been saved as PNG
         return np.asarray(convert_image(grey_image(frame), channels))
     return plain_values(sum(frame.whole or (0, 0)) - frame.values) if frame.inverted else frame.values
+
+
+def count_frames(path: Path) -> int:
+    """Images in a file; 1 where it cannot be read, which is said when it is decoded. Only its head is read."""
+    try:
+        with open_regular(path, MOST_BYTES) as file:
+            if is_dicom(file):
+                return frames_of(read_header(file))
+            with opened_image(file) as opened:
+                return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))  # whose others are previews
+    except ConfigError:
+        raise
+    except Exception:
+        return 1
 
 
 def is_deep(path: Path) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from gaze.data.audit import Record
+from gaze.data.audit import Record, file_and_frame
 from gaze.errors import DataError
 
 FOLDS = 10  # at most, unless the share is smaller: groups are drawn as m of k folds
@@ -24,10 +24,13 @@ def group_names(paths: Sequence[str], pattern: str | None) -> list[str | None]:
     """The group of each file by its name: what ``pattern`` captures there, all of it where it captures nothing by
     itself; None for a file that it does not match, which is a group of its own.
     """
-    if pattern is None:
-        return [None] * len(paths)
-    found = [re.search(pattern, PurePosixPath(path).name) for path in paths]
-    return [None if m is None else "/".join(part or "" for part in m.groups()) if m.groups() else m[0] for m in found]
+    named = []
+    for path in paths:
+        file, frame = file_and_frame(path)
+        m = None if pattern is None else re.search(pattern, PurePosixPath(file).name)
+        own = None if frame is None else file  # the frames of a file belong together
+        named.append(own if m is None else "/".join(part or "" for part in m.groups()) if m.groups() else m[0])
+    return named
 
 
 def groups_of(records: Sequence[Record], names: Sequence[str | None]) -> NDArray[np.int64]:

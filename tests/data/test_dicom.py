@@ -248,6 +248,37 @@ def test_nothing_of_a_header_is_kept(tmp_path):
     )
 
 
+def test_all_frames_are_images_of_one_group(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 1)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                dicom(tmp_path / split / name / f"{i}.dcm", draw.integers(0, 4096, (3, 16, 16)).astype(np.uint16))
+    frames = [Image.fromarray(draw.integers(0, 256, (16, 16), np.uint8)) for _ in range(2)]
+    frames[0].save(tmp_path / "train" / "cat" / "x.tif", save_all=True, append_images=frames[1:])
+    first = load_dataset(config(tmp_path, image_size=16, validation=0.3))
+    assert sum(first.audit.train_counts.values()) + sum(first.audit.validation_counts.values()) == 11
+    assert first.audit.remarks["several frames, of which the first is read"] == 13
+    data = load_dataset(config(tmp_path, image_size=16, validation=0.3, frames="all", window=[0, 4095]))
+    assert len(data.train.paths) + len(data.validation.paths) == 32 and len(data.test.paths) == 6
+    assert "several frames, of which the first is read" not in data.audit.remarks
+    parts = [{path.partition("#")[0] for path in split.paths} for split in (data.train, data.validation)]
+    assert not parts[0] & parts[1] and all(parts)
+    for split in (data.train, data.validation):
+        for shown_image, path in zip(split.images[:, 0], split.paths, strict=True):
+            file, _, number = path.partition("#")
+            if file.endswith(".tif"):
+                expected = np.asarray(frames[int(number)])
+            else:
+                values = pydicom.dcmread(tmp_path / file).pixel_array[int(number)]
+                expected = np.rint(values / 4095 * 255)
+            assert np.array_equal(shown_image, expected)
+    dicom(tmp_path / "test" / "cat" / "many.dcm", NumberOfFrames=2_000_000_000)
+    assert "many.dcm says that it has 2,000,000,000 frames" in refused(config(tmp_path, frames="all"))
+    with pytest.raises(ConfigError, match=r"dataset\.frames=all"):
+        config(tmp_path, frames="all", mask_dir="masks")
+
+
 # ---- what is refused
 
 

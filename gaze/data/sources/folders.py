@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaze.config.data import DatasetConfig
-from gaze.data.audit import first_few
+from gaze.data.audit import FRAME, first_few
 from gaze.data.dicom import is_dicom
 from gaze.errors import DataError
 from gaze.files import open_regular
@@ -107,7 +107,7 @@ def walk(folder: Path, seen: set[str]) -> Iterator[Path]:
 def is_image_file(file: Path) -> bool:
     """Whether a file counts as an image: by its suffix, or as DICOM whose name has none (IM0001, 1.2.840.10008.5)."""
     suffix = file.suffix.lower()
-    if suffix in SUFFIXES or not (suffix[1:].isdigit() or not suffix):
+    if suffix in SUFFIXES or not (suffix[1:].isdigit() or not suffix) or FRAME.fullmatch(file.name):
         return suffix in SUFFIXES
     try:
         with open_regular(file) as opened:
