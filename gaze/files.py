@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,8 +10,10 @@ import secrets
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from gaze.errors import DataError
 from gaze.names import csv_text
@@ -62,6 +65,22 @@ def read_bytes_of(path: Path, most: int = MOST_BYTES) -> bytes:
     """All of a regular file, as :func:`open_regular` opens it. A file that grows meanwhile is read up to ``most``."""
     with open_regular(path, most) as file:
         return file.read(most)
+
+
+def file_digest(path: Path) -> str:
+    """Twelve hex digits of SHA-256 over a regular file's bytes; the same file is read once.
+
+    Raises:
+        OSError: as :func:`open_regular`.
+    """
+    about = path.stat()
+    return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, *stamp: int) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(cast(FileIO, file), "sha256").hexdigest()[:12]
 
 
 # ---- writing

@@ -61,6 +61,9 @@ def check(script: str, command: str, composed: Compose) -> None:
     """Compose a command's settings and check them."""
     if script == "train":
         words = cli.TRAIN.prepared(shlex.split(command))
+        words = [
+            re.sub(r"^(\+*model\.checkpoint)=.*", rf"\1='{REPO / 'README.md'}'", word) for word in words
+        ]  # is read
         check_config(composed(*[word.split(",")[0] for word in words if word != "-m"]))
         return
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from gaze.backbones.levels import SplitBackbone, build_backbone, check_method, hooked_map_size
 from gaze.cam.layers import Target, find_target
 from gaze.cam.probe import check_target
-from gaze.choices import did_you_mean
+from gaze.choices import did_you_mean, shown
 from gaze.config.model import ModelConfig
 from gaze.errors import ConfigError
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")  # their training output has heads of its own, which are left out
 Built = dict[str, dict[str, Any]]  # name of a module -> name of an attribute -> its plain value
+PLAIN = (bool, int, float, str, type(None))
 SIZED = {"vit": "image_size", "maxvit": "input_size"}  # torchvision's networks that are built for one size
 
 
@@ -49,8 +50,7 @@ class HookedBackbone(nn.Module):
         super().__init__()
         self.network = network
         self.built = built or {}
-        for name, values in self.built.items():
-            vars(network.get_submodule(name)).update(values)
+        _set_plain(network, self.built)
         self.target = target._replace(layer=f"network.{target.layer}")  # where gaze.look looks
         mean = torch.tensor([0.5] * 3 if mean is None else mean, dtype=torch.float32).view(1, 3, 1, 1)
         std = torch.tensor([0.5] * 3 if std is None else std, dtype=torch.float32).view(1, 3, 1, 1)
@@ -90,6 +90,8 @@ def build_network(
         raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
     target = _target(model.source, model.name, model.layer, image_size)
     network, mean, std = _weighted(model, num_classes, image_size)
+    if model.mean is not None:
+        mean, std = model.mean, model.std
     if model.weights is not None:
         with torch.random.fork_rng(devices=[]):
             plain = _plain_values(_plain(model.source, model.name, num_classes, image_size))
@@ -100,11 +102,68 @@ def build_network(
 
 def _plain_values(network: nn.Module) -> Built:
     """Attributes of all its modules that are plain values: options, no weights and no other modules."""
-    kinds = (bool, int, float, str, type(None))
     return {
-        name: {key: value for key, value in vars(module).items() if isinstance(value, kinds)}
+        name: {key: value for key, value in vars(module).items() if isinstance(value, PLAIN)}
         for name, module in network.named_modules()
     }
+
+
+def _set_plain(network: nn.Module, built: Any) -> None:
+    """Options of modules, which may come from a stranger's checkpoint: what is none there already is refused."""
+    modules = dict(network.named_modules())
+    for name, values in built.items() if isinstance(built, dict) else [("", built)]:
+        own: dict[str, Any] = vars(modules[name]) if name in modules else {}  # type: ignore[assignment]
+        known = {key for key, value in own.items() if isinstance(value, PLAIN) and not key.startswith("_")}
+        if (
+            not isinstance(values, dict)
+            or not values.keys() <= known
+            or not all(isinstance(v, PLAIN) for v in values.values())
+        ):
+            raise ConfigError(f"built: {shown(name)} has no such options: {shown(values)}.")
+        own.update(values)
+
+
+class Expected(NamedTuple):
+    """How a network's published weights expect images: mean and SD of each channel of 0..1, and how to resize them."""
+
+    mean: list[float]
+    std: list[float]
+    interpolation: str
+
+
+def expected(model: ModelConfig) -> Expected | None:
+    """What a library says of the images of a network; None where it says nothing, as of one without weights."""
+    if model.source == "timm":
+        timm = _timm()
+        name = model.name if model.weights in (None, "default") else f"{model.name.split('.')[0]}.{model.weights}"
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if cfg is None:
+            return None
+        own = timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
+        return Expected(list(own["mean"]), list(own["std"]), own["interpolation"])
+    if model.source == "torchvision":
+        known = torchvision.models.get_model_weights(model.name)
+        if not len(known):
+            return None
+        chosen = "DEFAULT" if model.weights in (None, "default") else str(model.weights)
+        own = known[chosen].transforms()
+        return Expected(list(own.mean), list(own.std), own.interpolation.value)
+    return None
+
+
+def weight_shapes(model: ModelConfig, image_size: int, in_channels: int) -> tuple[dict[str, torch.Size], set[str]]:
+    """Shapes of a network's weights at two classes, by its own names, and which of them have a row a class."""
+
+    def shapes(classes: int) -> dict[str, torch.Size]:
+        if model.source == "gaze":
+            network: nn.Module = build_backbone(model.name, classes, in_channels)
+        else:
+            network = _plain(model.source, model.name, classes, image_size)
+        return {key: value.shape for key, value in network.state_dict().items()}
+
+    with torch.random.fork_rng(devices=[]):
+        two, three = shapes(2), shapes(3)
+    return two, {key for key in two if two[key] != three[key]}
 
 
 def map_size(model: ModelConfig, image_size: int, in_channels: int) -> tuple[int, int]:
@@ -227,8 +286,8 @@ def _weighted(model: ModelConfig, num_classes: int, image_size: int) -> tuple[nn
         if model.source == "timm":
             name = model.name if model.weights == "default" else f"{model.name.split('.')[0]}.{model.weights}"
             network = _plain("timm", name, num_classes, image_size, pretrained=True)
-            cfg: Any = network.pretrained_cfg
-            return network, cfg["mean"], cfg["std"]
+            own = expected(model)
+            return network, own and own.mean, own and own.std
         return _from_torchvision(model, num_classes, image_size)
     except ConfigError:
         raise

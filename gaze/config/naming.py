@@ -20,6 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gaze.files import file_digest
 from gaze.names import LONGEST, visible
 
 # Have a folder of their own.
@@ -68,7 +69,19 @@ def _value(text: str) -> str:
 
 
 def _others(*, _root_: Any) -> str:
-    return other_overrides(list(_root_.hydra.overrides.task))
+    home = Path(_root_.hydra.runtime.cwd)
+    return other_overrides([_by_content(word, home) for word in _root_.hydra.overrides.task])
+
+
+def _by_content(override: str, home: Path) -> str:
+    """``model.checkpoint=a/resnet.pt`` as ``model.checkpoint=resnet-`` and its digest: the same file, the same run."""
+    key, _, value = override.partition("=")
+    if key.lstrip("+") != "model.checkpoint":
+        return override
+    with suppress(OSError, RuntimeError):  # what is wrong with it is said by check_config
+        path = home / Path(value.strip("'\"")).expanduser()
+        return f"{key}={path.stem}-{file_digest(path)}"
+    return override
 
 
 def _network(*, _root_: Any) -> str:

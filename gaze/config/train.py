@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,7 @@ from gaze.config.model import ModelConfig
 from gaze.config.settings import MOST, FolderName, Settings, one_of
 from gaze.config.trainer import trainer_problems
 from gaze.errors import ConfigError
+from gaze.files import file_digest
 
 REFERENCES = ("ema", "batch")
 
@@ -112,6 +114,7 @@ class TrainConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     pictures: PicturesConfig = PicturesConfig()
+    measure: bool = False  # evaluate model.checkpoint once, without training
     trainer: dict[str, Any] = {}
     resume: bool = True  # go on with an interrupted run from its last checkpoint
     rerun: bool = False  # train a finished run anew
@@ -126,6 +129,18 @@ class TrainConfig(Settings):
                 "Take lambda=0, or another augmentation"
             )
         return value
+
+    @field_validator("measure")
+    @classmethod
+    def _something_trained(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "model" in info.data and info.data["model"].checkpoint is None:
+            raise ValueError("evaluates a network that was trained elsewhere: give model.checkpoint=PATH")
+        return value
+
+    @field_validator("trainer")
+    @classmethod
+    def _once(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return {**value, "max_epochs": 1} if info.data.get("measure") else value
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values with the user's own key names: what a checkpoint and a logger may hold.
@@ -163,7 +178,25 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
         problems += trainer_problems(values.get("trainer", {}))
     if problems:
         raise ConfigError("\n".join(problems))
-    return config
+    return _with_digest(config)
+
+
+def _with_digest(config: TrainConfig) -> TrainConfig:
+    """Settings that say which checkpoint they mean, whatever stands at its path later."""
+    model = config.model
+    if model.checkpoint is None:
+        return config
+    try:
+        digest = file_digest(Path(model.checkpoint).expanduser())
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"model.checkpoint={shown(model.checkpoint, 200)} cannot be read: {why}.") from error
+    if model.checkpoint_digest not in (None, digest):
+        raise ConfigError(
+            f"model.checkpoint={shown(model.checkpoint, 200)} is another file than asked for: its digest is {digest}, "
+            f"model.checkpoint_digest={model.checkpoint_digest}."
+        )
+    return config.model_copy(update={"model": model.model_copy(update={"checkpoint_digest": digest})})
 
 
 def check_trainer(config: TrainConfig) -> None:
@@ -213,4 +246,5 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     trainer.pop("accelerator", None)
     if SOURCES[dataset["kind"]].needs != ("root",):
         dataset.pop("root", None)
-    return {**values, "dataset": dataset, "trainer": trainer}
+    model = {key: value for key, value in values["model"].items() if key != "checkpoint"}  # its digest says which
+    return {**values, "dataset": dataset, "model": model, "trainer": trainer}

@@ -29,7 +29,16 @@ from gaze.runs.run import Run, runs_below
 from gaze.runs.tidy import RUN_KEYS, absent_columns, add_derived, check_columns, check_tidy, read_tidy_csv
 
 # Settings that say which run it is, or change no figure; and lambda's schedule, which parts runs by itself.
-KEYS_AND_PLACES = {"study", "dataset.name", "model.name", "model.source", "lambda", "seed", "dataset.cache"}
+KEYS_AND_PLACES = {
+    "study",
+    "dataset.name",
+    "model.name",
+    "model.source",
+    "lambda",
+    "seed",
+    "dataset.cache",
+    "model.checkpoint",
+}
 KEYS_AND_PLACES |= {"gaze.start_epoch", "gaze.end_epoch", "gaze.keep_maps"}
 PARTS = ("variant", "of_study")  # of a study: columns that only some runs have
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]

@@ -33,6 +33,7 @@ DAMAGED = (
     EOFError,
     LookupError,
     TypeError,
+    AttributeError,
     zipfile.BadZipFile,
 )  # ways of reading so
 
@@ -91,7 +92,7 @@ def load_whole(path: Path, device: str = "cpu") -> dict[str, Any]:
         Exception: of :data:`DAMAGED`; it is no regular file, or not whole.
     """
     with open_regular(path, MOST_BYTES) as file:
-        _check_sums(file)
+        check_sums(file)
         content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
     return content
 
@@ -100,13 +101,15 @@ def check_whole(path: Path) -> None:
     """Raise CheckpointError where a file is no checkpoint, or not as it was written."""
     try:
         with open_regular(path, MOST_BYTES) as file:
-            _check_sums(file)
+            check_sums(file)
     except DAMAGED as error:
         raise CheckpointError(f"{path} is no whole checkpoint: {str(error) or type(error).__name__}.") from error
 
 
-def _check_sums(file: BinaryIO) -> None:
-    """Which torch.load does not look at. It stores without compression, so nothing swells here."""
+def check_sums(file: BinaryIO) -> None:
+    """Raise ValueError for a zip that is not as it was written, which torch.load does not look at. It stores without
+    compression, so nothing swells here.
+    """
     with zipfile.ZipFile(file) as archive:
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
         bad = "it is compressed" if packed else archive.testzip()

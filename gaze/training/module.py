@@ -92,6 +92,8 @@ class GazeModule(LightningModule):
         built: of the network in a checkpoint, see ``HookedBackbone``.
         class_weights: K weights of the cross entropy, in training and in ``val/loss``; None weighs all alike.
         label_smoothing: of the same, in [0, 1).
+        mean, std: of each channel of an image in 0..1, as a network that is no level expects them; None for those of
+            ``weights``, or 0.5. A checkpoint has them with its weights.
 
     Attributes:
         gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
@@ -119,6 +121,8 @@ class GazeModule(LightningModule):
         built: Built | None = None,
         class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
     ) -> None:
         super().__init__()
         gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
@@ -126,7 +130,15 @@ class GazeModule(LightningModule):
         optimizer, scheduler = own["optimizer"], own["scheduler"]
         optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer)
         scheduler = scheduler if isinstance(scheduler, SchedulerConfig) else SchedulerConfig(**scheduler)
-        network = ModelConfig(name=model, channels_last=channels_last, source=source, weights=weights, layer=layer)
+        own_network: dict[str, Any] = {
+            "name": model,
+            "source": source,
+            "weights": weights,
+            "layer": layer,
+            "mean": mean,
+            "std": std,
+        }
+        network = ModelConfig(channels_last=channels_last, **own_network)
         check_method_of(gaze.method, network, in_channels)
         size = map_size(network, image_size, in_channels)
         self.backbone = build_network(network, num_classes, in_channels, image_size, built)
@@ -165,8 +177,8 @@ class GazeModule(LightningModule):
         # Kept in checkpoints, so that an epoch that was broken off goes on to the same means.
         means = {name: WeightedMean() for name in ("loss", "loss_cls", "loss_gaze")}
         self.train_means = torch.nn.ModuleDict(means)
-        for mean in means.values():
-            mean.persistent(True)
+        for each in means.values():
+            each.persistent(True)
         self.val_loss = WeightedMean()
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
         self.mask_metrics = _mask_metrics(num_classes)

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
 from gaze import terminal
-from gaze.backbones.library import check_method_of, check_network, map_size
+from gaze.backbones.library import check_method_of, check_network, expected, map_size
 from gaze.choices import unknown
 from gaze.config.naming import unwritable
 from gaze.config.train import LossConfig, TrainConfig, config_hash
@@ -46,6 +46,7 @@ from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, Gr
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.environment import device_name, environment
 from gaze.training.module import GazeModule
+from gaze.training.weights import Given, place_weights, read_given
 
 LATER = "while training/"
 _shown: set[tuple[str, ...]] = set()
@@ -107,23 +108,24 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     plan = plan_run(run)
     if plan.action == "skip":
         return run.rows[-1]
-    found = find_checkpoint(plan.run, say) if plan.action == "resume" else None
-    table = EpochTable(plan.run.metrics_file, say)
+    found = find_checkpoint(plan.run, say) if plan.action == "resume" and not config.measure else None
+    table = EpochTable(plan.run.metrics_file, None if config.measure else say)
     # What Lightning or the backbone refuses is refused before images are read and before anything is written.
     trainer = build_trainer(config, plan.run.folder, [table], say, found)
     check_method_of(config.gaze.method, config.model, config.dataset.channels)
     looked_at = check_network(config.model, config.dataset.image_size, config.dataset.channels)
+    given = None if config.model.checkpoint is None else read_given(config.model, config.dataset)
     problem = unwritable(directory)
     if problem is not None:
         raise ConfigError(f"{problem} Give another hydra.run.dir=PATH.")
-    for line in (looked_at, _coarse(config)):
+    for line in (looked_at, _coarse(config), *(given.notes if given else [])):
         if line is not None:
             say(line)
     with explained(config, directory), locked(directory):
         if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
         remove_parts(directory, *run.names)
-        _train(plan.run, found, trainer, table, say, on_start)
+        _train(plan.run, found, given, trainer, table, say, on_start)
         finish_rerun(run)
     return table.rows[-1]
 
@@ -141,7 +143,13 @@ def _coarse(config: TrainConfig) -> str | None:
 
 
 def _train(
-    run: Run, found: Found | None, trainer: Trainer, table: EpochTable, say: Say, on_start: Callable[[], None] | None
+    run: Run,
+    found: Found | None,
+    given: Given | None,
+    trainer: Trainer,
+    table: EpochTable,
+    say: Say,
+    on_start: Callable[[], None] | None,
 ) -> None:
     """The process that owns the folder."""
     config = run.settings
@@ -158,12 +166,17 @@ def _train(
         "seconds_before": run.status.get("seconds", 0.0) if found else 0.0,
     }
     with tracked(run.folder, **facts) as results, explained(config, run.folder):
-        module = _build_module(config, data)
+        module = _build_module(config, data, given, say)
         if config.dataset.window == "auto":  # known now
             write_json(run.config_file, with_window(config, data.data.audit.window).to_dict())
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         _say_once(data.data.audit.lines(), say)
+        if config.measure and data.data.validation is not None:
+            say(
+                "The validation images are a share of train, which the checkpoint may have been trained on: test.json "
+                "has the figures of the test images. dataset.validation=test looks at those throughout."
+            )
         if found is not None:
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
@@ -177,7 +190,7 @@ def _train(
         # Lightning starts the other processes of a data-parallel run later, with this one's environment.
         told = (str(run.folder.absolute()), str(found.path.absolute()) if found else "")
         os.environ.update(zip(TOLD, told, strict=True))
-        trainer.fit(module, datamodule=data, ckpt_path=str(found.path) if found else None)
+        _fit(run, trainer, module, data, table, str(found.path) if found else None)
         if not table.rows:
             raise TrainingError("The training ended before its first epoch was evaluated: see trainer.max_time.")
         finish_maps(run, data.data.evaluated.targets.numpy())
@@ -206,11 +219,25 @@ def _train_beside(run: Run) -> dict[str, float]:
         checkpoint = str(found.path) if found else ""
     config = as_begun(run).settings if checkpoint else config
     data = GazeDataModule(config.dataset, config.augmentation, seed=config.seed)
-    trainer = build_trainer(config, run.folder, [EpochTable(run.metrics_file)])
-    module = _build_module(config, data)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint or None)
+    table = EpochTable(run.metrics_file)
+    trainer = build_trainer(config, run.folder, [table])
+    given = None if config.model.checkpoint is None else read_given(config.model, config.dataset)
+    module = _build_module(config, data, given)
+    _fit(run, trainer, module, data, table, checkpoint or None)
     _tested(run, trainer, module, data)
     return {}
+
+
+def _fit(
+    run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule, table: EpochTable, checkpoint: str | None
+) -> None:
+    """Train; or evaluate once, where the network is only measured."""
+    if not run.settings.measure:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        return
+    trainer.validate(module, datamodule=data, verbose=False)
+    table.on_train_epoch_end(trainer, module)
+    trainer.save_checkpoint(run.checkpoint(LAST))
 
 
 def write_split(file: Path, data: ImageData) -> None:
@@ -233,7 +260,7 @@ def _tested(run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule
     if data.data.validation is None:
         return {}
     found, loggers = {}, trainer.loggers
-    for name in (LAST, BEST):
+    for name in (LAST,) if run.settings.measure else (LAST, BEST):
         path = run.checkpoint(name)
         trainer.test(module, datamodule=data, ckpt_path=str(path), verbose=False)
         found[name] = {key: float(f"{v:.9g}") for key, v in trainer.callback_metrics.items() if key.startswith("test/")}
@@ -244,6 +271,7 @@ def _tested(run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule
 
 def _test_lines(tested: Mapping[str, Mapping[str, float]]) -> list[str]:
     words = {LAST: "after the last epoch", BEST: "at the best kappa of the validation images"}
+    words |= {LAST: "once"} if len(tested) == 1 else {}
     return [
         f"test images, {words[name]}: accuracy {own['test/accuracy']:.3f}, kappa {own['test/kappa']:.3f}, "
         f"gaze consistency {own['test/gaze_consistency']:.4f}"
@@ -310,7 +338,8 @@ def build_trainer(
         GradCAM(directory, pictures.every_n_epochs, pictures.images_per_class),
         *([KeepMaps(run)] if config.gaze.keep_maps else []),
         *extra,
-        ProgressLines(run, None if sys.stdout.isatty() else say),  # behind the pictures, which take time as well
+        # Behind the pictures, which take time as well.
+        *([] if config.measure else [ProgressLines(run, None if sys.stdout.isatty() else say)]),
         StopOnSignal(run, say),
         # Two of them: save_last=True would renew last.ckpt only in epochs that are the best so far.
         ModelCheckpoint(run.checkpoints, BEST, monitor="val/kappa", mode="max", **at_epoch_end),
@@ -334,8 +363,17 @@ def build_trainer(
         raise ConfigError(f"trainer: {error}") from error
 
 
-def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
-    return GazeModule(
+def _build_module(
+    config: TrainConfig, data: GazeDataModule, given: Given | None = None, say: Say = lambda line: None
+) -> GazeModule:
+    model = config.model
+    own = None if given is None or model.mean is not None else expected(model)
+    if own is not None and given is not None and "scale" not in given.own:
+        say(
+            f"Images are scaled as {model.source}'s own {model.name} expects it, mean {own.mean}, SD {own.std}. "
+            "Trained otherwise: model.mean=[...] model.std=[...]"
+        )
+    module = GazeModule(
         model=config.model.name,
         num_classes=len(data.classes),
         in_channels=config.dataset.channels,
@@ -351,7 +389,13 @@ def _build_module(config: TrainConfig, data: GazeDataModule) -> GazeModule:
         layer=config.model.layer,
         class_weights=class_weights(config.loss, data.data.audit.train_counts),
         label_smoothing=config.loss.label_smoothing,
+        built=None if given is None else given.own.get("built"),
+        mean=own.mean if own else model.mean,
+        std=own.std if own else model.std,
     )
+    for line in [] if given is None else place_weights(module, given, config.measure):
+        say(line)
+    return module
 
 
 def class_weights(loss: LossConfig, counts: Mapping[str, int]) -> list[float] | None:
@@ -382,10 +426,12 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:
             logger.log_hyperparams(_hyperparameters(run), final)
             logger.save()
             logger.finalize("success")
-    numbers = [f"last epoch ({int(last['epoch'])})", f"best kappa (epoch {int(best['epoch'])})"]
-    rows = [[m.title, *(f"{row.get(m.column, nan):.{m.digits}f}" for row in (last, best))] for m in shown]
+    numbers = {f"last epoch ({int(last['epoch'])})": last, f"best kappa (epoch {int(best['epoch'])})": best}
+    if run.settings.measure:
+        numbers = {"measured once": last}
+    rows = [[m.title, *(f"{row.get(m.column, nan):.{m.digits}f}" for row in numbers.values())] for m in shown]
     terminal.say(
-        get_console(), terminal.table("  ".join(run.words), ["on the evaluation set", *numbers], rows, numbers)
+        get_console(), terminal.table("  ".join(run.words), ["on the evaluation set", *numbers], rows, [*numbers])
     )
     folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
     say(f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}")
