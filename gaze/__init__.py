@@ -3,7 +3,7 @@
 What a training loop of one's own needs can be imported from here, the rest from the wings below:
 
     from gaze import CohenKappa, GazeConsistency, GazeConsistencyLoss
-    from gaze import curriculum, gaze_deviation, grad_cam, look, normalize_cam
+    from gaze import curriculum, gaze_deviation, grad_cam, load_run, look, normalize_cam
 """
 
 from importlib.metadata import PackageNotFoundError, version

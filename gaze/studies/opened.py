@@ -11,13 +11,15 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from gaze.backbones.library import map_size
@@ -27,6 +29,7 @@ from gaze.config.model import model_label
 from gaze.data.cache import OFF
 from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.data.datasets import balanced_choice
+from gaze.data.decode import cause_of, decode_image
 from gaze.data.sources.kaggle import downloaded
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
@@ -219,6 +222,15 @@ class Looked(NamedTuple):
         return found
 
 
+class Prediction(NamedTuple):
+    """Of one image: the class that the network takes it for, the probability of each by its name, and the map (H', W')
+    in [0, 1] of that class, un-enlarged."""
+
+    label: str
+    probabilities: dict[str, float]
+    map: NDArray[np.float32]
+
+
 class Opened(NamedTuple):
     """A run with its network, in evaluation mode on the device.
 
@@ -266,6 +278,32 @@ class Opened(NamedTuple):
         batch = Batch(pixels.to(self.device), target.to(self.device), torch.arange(len(target)), None)
         return GazeDataModule(self.dataset).prepare(batch, training=False)
 
+    def predict(self, images: Any) -> Any:
+        """What the network says of an image, and where it looks: ``label, probabilities, map = run.predict("a.png")``.
+
+        Converted and resized as the run's own images were (``dataset.window`` and all).
+
+        Args:
+            images: an image, or a list of them: a file, one of Pillow's, or pixels (H, W), (H, W, 3) or (C, H, W), as
+                whole numbers of 8 or 16 bits or floating in 0..1. Pixels (B, C, H, W) are a list.
+
+        Returns:
+            A :class:`Prediction`, or a list of them.
+
+        Raises:
+            DataError: what cannot be read as an image, with the reason.
+        """
+        several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+        pixels = [_pixels(image, self.dataset) for image in (images if several else [images])]
+        if not pixels:
+            return []
+        looked = self.look(torch.stack(pixels), None)
+        found = [
+            Prediction(self.classes[int(p.argmax())], dict(zip(self.classes, map(float, p), strict=True)), cam)
+            for p, cam in zip(looked.probabilities, looked.cams, strict=True)
+        ]
+        return found if several else found[0]
+
     def score(self, target: Tensor) -> Callable[[Tensor], Tensor]:
         """Images (B, C, S, S) -> probability of the classes ``target`` (B,)."""
 
@@ -299,6 +337,63 @@ class Opened(NamedTuple):
         if not np.isfinite(looked.logits).all():
             raise DataError(f"{self.checkpoint} gives scores that are NaN or infinite: this training broke down.")
         return looked
+
+
+def _pixels(image: Any, dataset: DatasetConfig) -> Tensor:
+    """Bytes (C, S, S) of an image in any form that :meth:`Opened.predict` takes."""
+    channels, size, name = dataset.channels, dataset.image_size, type(image).__name__
+    window = None if dataset.window == "auto" else dataset.window  # it never met an image that needs one
+    try:
+        if isinstance(image, str | Path):
+            name = str(image)
+            found = decode_image(Path(image).expanduser(), channels, size, window, bool(dataset.orient))
+            return torch.from_numpy(found.pixels.copy())
+        own = image if isinstance(image, Image.Image) else Image.fromarray(_values(image))
+        with TemporaryDirectory() as folder:  # one way of reading for all
+            file = Path(folder, "image.png")
+            own.save(file, exif=own.getexif())
+            return _pixels(file, dataset)
+    except DataError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error and more
+        raise DataError(f"{name} cannot be read as an image: {cause_of(error)}.") from error
+
+
+def _values(pixels: Any) -> NDArray[Any]:
+    """Pixels as Pillow takes them: (H, W) or (H, W, 3), of 8 or 16 bits."""
+    values = np.asarray(pixels.detach().cpu() if isinstance(pixels, Tensor) else pixels)
+    if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] != 3:
+        values = values.transpose(1, 2, 0)
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
+        raise ValueError(f"pixels are (H, W), (H, W, 3) or (C, H, W), not {values.shape}")
+    if np.issubdtype(values.dtype, np.floating):
+        if not (values.size and values.min() >= 0 and values.max() <= 1):
+            raise ValueError("floating pixels must be in 0..1")
+        values = np.rint(values * 255).astype(np.uint8)
+    if values.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"pixels must be uint8, uint16 or floating, not {values.dtype}")
+    return np.ascontiguousarray(values)
+
+
+def load_run(
+    folder: str | Path, checkpoint: Literal["last", "best"] = "last", device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> Opened:
+    """A run's network, ready to look at images: ``gaze.load_run(folder).predict("image.png")``.
+
+    Nothing that stands in the folder is executed, and its images are not needed.
+
+    Args:
+        folder: of the run.
+        checkpoint: last, or best (highest kappa).
+        device: auto, cpu or cuda.
+
+    Raises:
+        DataError: as :func:`open_run`.
+    """
+    return open_run(Path(folder), CompareConfig(checkpoint=checkpoint, device=device))
 
 
 def open_run(folder: Path, config: CompareConfig) -> Opened:

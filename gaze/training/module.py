@@ -193,7 +193,9 @@ class GazeModule(LightningModule):
         """
         if isinstance(checkpoint_path, str | Path) and Path(checkpoint_path).exists():  # no URL
             check_whole(Path(checkpoint_path))
-        found: Self = super().load_from_checkpoint(checkpoint_path, *args, **{"weights": None, **kwargs})
+        found: Self = super().load_from_checkpoint(
+            checkpoint_path, *args, **{"weights": None, "weights_only": True, **kwargs}
+        )
         return found
 
     @property

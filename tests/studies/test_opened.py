@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from lightning import Trainer
+from PIL import Image
 from run_folders import SMALL, write_run
 
+import gaze
 from gaze.config.analysis import CompareConfig
 from gaze.config.data import DatasetConfig
 from gaze.config.train import check_config
-from gaze.data.sources.phantom import CLASSES
+from gaze.data.sources.phantom import CLASSES, make_phantom
 from gaze.errors import DataError
 from gaze.runs.run import Run
 from gaze.studies.opened import check_maps, evaluation_images, how_looked, load_module, open_run, precision_of
@@ -129,3 +131,43 @@ def test_a_damaged_checkpoint_is_refused(run):
         DataError, match=r"last\.ckpt cannot be read.*: wrong checksum of .*checkpoint=best.*rerun=true"
     ):
         open_run(sent.folder, CompareConfig(device="cpu"))
+
+
+# ---- load_run
+
+
+def test_load_run_predicts_in_three_lines_whatever_form_an_image_has(tiny_run, tmp_path):
+    run = gaze.load_run(tiny_run.folder)
+    drawn = make_phantom(4, 32, split="test").images
+    for number, image in enumerate(drawn):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{number}.png")
+    label, probabilities, cam = run.predict(str(tmp_path / "0.png"))
+    with torch.no_grad():  # the module by itself
+        scores = run.module(drawn / 127.5 - 1).softmax(1)
+    assert label == run.classes[int(scores[0].argmax())] and list(probabilities) == run.classes
+    np.testing.assert_allclose(list(probabilities.values()), scores[0].numpy(), rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(cam), run.module.look(drawn[:1] / 127.5 - 1).cam[0])
+    forms = (
+        tmp_path / "0.png", Image.open(tmp_path / "0.png"), drawn[0], drawn[0, 0], drawn[0].numpy(), drawn[0] / 255,
+        drawn[0, 0].double().numpy() / 255, drawn[0].expand(3, -1, -1),
+    )  # fmt: skip
+    for form in forms:
+        again = run.predict(form)
+        assert again.label == label and np.array_equal(again.map, cam) and again.probabilities == probabilities
+    for one, image in zip(run.predict(drawn), drawn, strict=True):  # a batch rounds otherwise
+        assert one.probabilities == pytest.approx(run.predict(image).probabilities, rel=1e-5)
+    assert len(run.predict([tmp_path / "0.png", drawn[1]])) == 2 and run.predict([]) == []
+
+
+def test_what_load_run_cannot_take_is_one_line(tiny_run, tmp_path):
+    (tmp_path / "no.png").write_bytes(b"no image")
+    run = gaze.load_run(tiny_run.folder, checkpoint="best", device="cpu")
+    for image, words in (
+        (tmp_path / "no.png", "no image of a format that is read"), ("gone.png", "gone.png .*No such file"),
+        (torch.randn(1, 32, 32), "floating pixels must be in 0..1"), (np.zeros((5, 8, 8), "u1"), r"not \(5, 8, 8\)"),
+        (np.zeros((8, 8), np.int64), "not int64"), (None, "NoneType cannot be read as an image"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            run.predict(image)
+    with pytest.raises(DataError, match=r"does not exist\. A run folder is"):
+        gaze.load_run(tmp_path / "gone")
