@@ -68,9 +68,14 @@ def _value(text: str) -> str:
         return text
 
 
-def _others(*, _root_: Any) -> str:
+def _folder(*, _root_: Any) -> str:
+    """``phantom/level2/lambda=0/seed=0``, and what :func:`other_overrides` adds."""
+    from gaze.config.model import model_label  # --help answers before pydantic is loaded
+
     home = Path(_root_.hydra.runtime.cwd)
-    return other_overrides([_by_content(word, home) for word in _root_.hydra.overrides.task])
+    others = other_overrides([_by_content(word, home) for word in _root_.hydra.overrides.task])
+    last = f"lambda={number(_root_['lambda'])}/seed={_root_.seed}{others}"
+    return f"{_root_.dataset.name}/{model_label(_root_.model)}/{last}"
 
 
 def _by_content(override: str, home: Path) -> str:
@@ -84,12 +89,6 @@ def _by_content(override: str, home: Path) -> str:
     return override
 
 
-def _network(*, _root_: Any) -> str:
-    from gaze.config.model import model_label  # --help answers before pydantic is loaded
-
-    return model_label(_root_.model)
-
-
 def gpu_share(share: float) -> float:
     """``share`` where this machine has an NVIDIA GPU, else 0: what a run asks Ray for."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
@@ -97,10 +96,8 @@ def gpu_share(share: float) -> float:
 
 
 def register() -> None:
-    """Make this module's names known to OmegaConf: ``${number:...}``, ``${network:}``, ``${others:}`` and so on."""
-    OmegaConf.register_new_resolver("number", number, replace=True)
-    OmegaConf.register_new_resolver("network", _network, replace=True)
-    OmegaConf.register_new_resolver("others", _others, replace=True)
+    """Make this module's names known to OmegaConf: ``${folder:}``, ``${gpu_share:...}``, ``${analysis_name:...}``."""
+    OmegaConf.register_new_resolver("folder", _folder, replace=True)
     OmegaConf.register_new_resolver("gpu_share", gpu_share, replace=True)
     OmegaConf.register_new_resolver("analysis_name", analysis_name, replace=True)
 

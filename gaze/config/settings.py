@@ -111,7 +111,10 @@ def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
             own = ", ".join(f"{name}.{key}={shown(field.default)}" for key, field in kind.model_fields.items())
             return f"{name}={shown(value)} must be a group of settings, {what}. They are given one by one: {own}."
         case other if other.startswith(("int_", "float_", "finite_", "greater_", "less_")):
-            return f"{name}={shown(value)} must be {said(kind)}."
+            allowed = said(kind)
+            if other.startswith("finite_"):
+                allowed = allowed.replace("a number", "a finite number")
+            return f"{name}={shown(value)} must be {allowed}."
         case other:
             wanted = f"must be {TYPES[other]}" if other in TYPES else problem["msg"].replace("Input should", "must")
             return f"{name}={shown(value)} {wanted}{', or null' if NoneType in get_args(kind) else ''}."

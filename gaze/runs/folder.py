@@ -178,7 +178,10 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
     Raises:
         DataError: the settings that stand there cannot be read.
     """
-    there, now = (flat_settings(place_free(own.settings.to_dict())) for own in (Run(run.folder), run))
+    kept, given = Run(run.folder), run.settings.to_dict()
+    if kept.values() == given:
+        return {}
+    there, now = (flat_settings(place_free(values)) for values in (kept.settings.to_dict(), given))
     if run.settings.dataset.window == "auto":
         there.pop("dataset.window", None)  # what it was for those images
     if there.get("dataset.orient", "") is None:  # a run from before there was a choice goes on as it was

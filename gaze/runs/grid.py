@@ -21,7 +21,7 @@ from gaze.errors import BusyError, ConfigError, GazeError
 from gaze.runs.collapse import shortly
 from gaze.runs.folder import changed_images, plan_run
 from gaze.runs.run import Run
-from gaze.runs.status import wait_for_sign, written
+from gaze.runs.status import state_of, wait_for_sign, written
 from gaze.terminal import table
 
 MOST = 12  # problems shown of a grid
@@ -116,10 +116,10 @@ def runs_left(runs: Sequence[Run]) -> list[Run]:
     return free + busy
 
 
-def changed_line(runs: Sequence[Run]) -> str | None:
+def changed_line(finished: Sequence[Run]) -> str | None:
     """A sentence on finished runs whose images are other ones now; None where there is none."""
     seen: dict[str, Any] = {}
-    changed = [(run, changes) for run in runs if run.finished and (changes := changed_images(run, seen))]
+    changed = [(run, changes) for run in finished if (changes := changed_images(run, seen))]
     if not changed:
         return None
     (run, changes), *others = changed
@@ -147,7 +147,7 @@ def outcome(run: Run, error: BaseException | None = None, before: Mapping[str, A
             an earlier start of it ended is no outcome of this one.
     """
     status = run.status
-    state = run.state or "left"
+    state = state_of(status, run.folder) or "left"
     if status == before and state in ("failed", "interrupted"):
         status, state = {}, "left"
     metrics = status.get("metrics", {})

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -131,7 +131,12 @@ def read_status(directory: Path) -> dict[str, Any]:
 
 def run_state(directory: Path) -> str | None:
     """State of a run as it is now: "running" only while a process works on it, "interrupted" where it was killed."""
-    state = read_status(directory).get("state")
+    return state_of(read_status(directory), directory)
+
+
+def state_of(status: Mapping[str, Any], directory: Path) -> str | None:
+    """The same where :func:`read_status` was called already."""
+    state = status.get("state")
     return "interrupted" if state == "running" and not is_busy(directory) else state
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gaze.runs.run import Run
 
 ATTEMPTS = 3  # to launch what is left, where a launcher itself breaks off
+LONG = 200  # runs: the table of a longer grid leaves out those that were finished before
 
 
 def say(what: str | Table) -> None:
@@ -105,7 +106,10 @@ class GridSweeper(Sweeper):
             for line in design_lines(runs):
                 say(line)
         outcomes, code = self._run(runs, left)
-        say(grid_table(runs, outcomes))
+        begun = {run.folder for run in left}
+        listed = [pair for pair in zip(runs, outcomes, strict=True) if len(runs) <= LONG or pair[0].folder in begun]
+        if listed:
+            say(grid_table(*zip(*listed, strict=True)))
         for line in error_lines(runs, outcomes):
             say(line)
         say(f"Look at them: tensorboard --logdir {os.path.commonpath([run.folder for run in runs])}")  # short names
@@ -118,9 +122,11 @@ class GridSweeper(Sweeper):
         """Run ``left``, and say what became of all ``runs``; the code is 0 unless something broke the launcher off."""
         from gaze.runs.grid import changed_line, outcome
 
-        if len(left) < len(runs):
-            say(f"{len(runs) - len(left)} of {len(runs)} runs are finished already.")
-            changed = changed_line(runs)
+        begun = {run.folder for run in left}
+        finished = [run for run in runs if run.folder not in begun]
+        if finished:
+            say(f"{len(finished)} of {len(runs)} runs are finished already.")
+            changed = changed_line(finished)
             if changed:
                 say(changed)
         errors: dict[Path, BaseException] = {}

@@ -274,7 +274,7 @@ GROUPED = {
     "study='${x}'": "study='${x}': Interpolation key 'x' not found. ${NAME} stands for another setting",
     "study=???": "study=???: MissingMandatoryValue while resolving interpolation",
     "gaze.distance='${oc.env:NOT_THERE}'": "gaze.distance='${oc.env:NOT_THERE}': ",
-    "~seed": "~seed: Interpolation key 'seed' not found.",
+    "~seed": "~seed: ConfigAttributeError raised while resolving interpolation: Key 'seed' is not in struct",
 }
 
 

@@ -105,13 +105,19 @@ def free_ports(number: int) -> list[int]:
 
 
 @pytest.fixture
-def two_machines() -> Iterator[tuple[Path, str, subprocess.Popen[bytes]]]:
+def two_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, str, subprocess.Popen[bytes]]]:
     """A folder for the grid, the cluster's address, and the raylet of the second machine."""
     import ray
 
     if subprocess.run([*OTHER_MACHINE, "true"], capture_output=True).returncode:
         pytest.skip("needs unshare and the right to give a process another host name")
     port, client = free_ports(2)
+    secret = tmp_path / "ray-token"  # as docs/grids.md has it
+    secret.write_text("0123456789abcdef" * 4)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(secret))
     address = f"{ray.util.get_node_ip_address()}:{port}"
     with tempfile.TemporaryDirectory(prefix="gaze-ray-", ignore_cleanup_errors=True) as name, ExitStack() as at_end:
         root = Path(name)  # a socket's path has 107 characters at most: not tmp_path

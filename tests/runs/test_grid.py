@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,6 +164,29 @@ def test_a_launcher_that_takes_no_run_is_not_asked_again(runs, monkeypatch, caps
     assert len(calls) == 1 and code == 1 and {o.state for o in outcomes} == {"failed"}
     said = capsys.readouterr().out
     assert "broke off: ValueError: sbatch: error: Batch job submission failed: Invalid account" in said
+
+
+def test_the_table_of_a_long_grid_leaves_out_what_was_finished_before(runs, monkeypatch, capsys):
+    monkeypatch.setattr("gaze.studies.design.design_lines", lambda runs: [])
+    plugin = import_module("hydra_plugins.hydra_gaze_sweeper")
+    monkeypatch.setattr(plugin, "LONG", 3)
+    runs = numbered(runs)
+    for run in runs[:3]:
+        finish(run)
+
+    def launch(overrides, first):
+        finish(runs[3])
+        return [JobReturn(status=JobStatus.COMPLETED)]
+
+    assert sweeper_with(launch, runs)._finish(runs, runs[3:]) == 0
+    said = capsys.readouterr().out
+    assert "3 of 4 runs are finished already." in said
+    assert said.count("complete") == 1 and "level2 lambda=0 seed=1" in " ".join(said.split())
+    assert sweeper_with(launch, runs)._finish(runs, []) == 0
+    assert "complete" not in capsys.readouterr().out
+    monkeypatch.setattr(plugin, "LONG", 4)
+    assert sweeper_with(launch, runs)._finish(runs, []) == 0
+    assert capsys.readouterr().out.count("complete") == 4
 
 
 def test_after_a_launcher_broke_off_what_was_asked_to_end_is_left_and_the_rest_is_started_again(
