@@ -373,6 +373,8 @@ def _build_module(
             f"Images are scaled as {model.source}'s own {model.name} expects it, mean {own.mean}, SD {own.std}. "
             "Trained otherwise: model.mean=[...] model.std=[...]"
         )
+        if own.interpolation != "bilinear":
+            say(f"note: they are resized bilinearly; {model.source}'s own {model.name} had {own.interpolation} ones.")
     module = GazeModule(
         model=config.model.name,
         num_classes=len(data.classes),

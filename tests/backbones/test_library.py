@@ -16,10 +16,10 @@ from torchvision.models._api import WeightsEnum
 
 import gaze.backbones.library
 from gaze.backbones.levels import SplitBackbone
-from gaze.backbones.library import HookedBackbone, build_network, check_network, map_size
+from gaze.backbones.library import HookedBackbone, build_network, check_network, expected, map_size
 from gaze.backbones.looking import look
 from gaze.cam.hook import captured
-from gaze.cam.layers import find_target
+from gaze.cam.layers import Target, find_target
 from gaze.cam.methods import grad_cam, normalize_cam
 from gaze.config.model import ModelConfig
 from gaze.config.train import check_config
@@ -441,3 +441,33 @@ def test_cross_entropy_alone_gives_the_same_step_at_lambda_zero(weight):
     batch = Batch(_images(), torch.arange(4) % K, torch.arange(4), None)
     expected = F.cross_entropy(module(batch.image), batch.target)
     torch.testing.assert_close(module.training_step(batch, 0), expected, rtol=1e-5, atol=1e-6)
+
+
+TIMM = (
+    "resnet18", "test_vit", "test_convnext", "mobilenetv3_small_050", "tf_efficientnet_b0", "tinynet_e", "lcnet_050",
+    "efficientvit_b0", "inception_v3", "mixnet_s",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_images_reach_a_network_of_timm_as_timms_own_transform_has_them(name):
+    own = timm.data.resolve_model_data_config(timm.create_model(name, pretrained=False))
+    found = expected(ModelConfig(name=name, source="timm"))
+    assert found == (list(own["mean"]), list(own["std"]), own["interpolation"])
+    pixels = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    own |= {"input_size": (3, 8, 8), "crop_pct": 1.0}
+    wanted = timm.data.create_transform(**own)(torchvision.transforms.functional.to_pil_image(pixels))
+    backbone = HookedBackbone(nn.Identity(), Target("", "BCHW", 0, (2, 2)), found.mean, found.std)
+    torch.testing.assert_close(backbone((pixels / 127.5 - 1)[None])[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "inception_v3", "efficientnet_v2_s"])
+def test_images_reach_a_network_of_torchvision_as_its_weights_have_them(name):
+    own = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+    found = expected(ModelConfig(name=name, source="torchvision"))
+    side = own.crop_size[0]
+    pixels = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
+    own.resize_size = [side]
+    backbone = HookedBackbone(nn.Identity(), Target("", "BCHW", 0, (2, 2)), found.mean, found.std)
+    torch.testing.assert_close(backbone((pixels / 127.5 - 1)[None])[0], own(pixels), rtol=1e-4, atol=1e-5)
+    assert found.interpolation == own.interpolation.value
