@@ -75,8 +75,12 @@ class Run:
     environment_file = Place("environment.json")
     test_file = Place("test.json")  # figures on the test images, once, where each epoch is judged by others
     split_file = Place("split.csv")  # which image stands in which part
+    predictions_file = Place("predictions.csv")  # of each test image, see gaze.runs.predictions
+    classes_file = Place("classes.csv")
+    confusion_file = Place("confusion.csv")
     status_file = Place(STATUS_FILE)
     pictures = Place("pictures")
+    confusion_picture = Place("pictures/confusion.png")
     checkpoints = Place("checkpoints")
     hydra = Place(".hydra")  # Hydra's own three files, where its users look for them
     previous = Place("previous")  # what had to make room, by number
@@ -96,6 +100,7 @@ class Run:
         return [
             *(self.hydra, self.config_file, self.metrics_file, self.maps_file, self.environment_file, self.audit_file),
             *(self.kept_maps, self.last_maps, self.grid_file, self.images_file, self.test_file, self.split_file),
+            *(self.predictions_file, self.classes_file, self.confusion_file),
             *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
         ]
 

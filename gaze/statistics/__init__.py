@@ -1,5 +1,6 @@
 """Statistics over seeds and runs: intervals, tests, permutations, bootstrap, and the tables made of them."""
 
-from gaze.statistics.seeds import pearson_table
+import lazy_loader
 
-__all__ = ["pearson_table"]
+# pandas, which tables need, is loaded at first use: who trains does without it.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

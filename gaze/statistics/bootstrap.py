@@ -21,7 +21,7 @@ def nan_mean(values: ArrayLike, axis: int | None = None) -> Floats:
     """Mean along an axis, or of all, without the NaN; NaN, and no warning, where there is nothing else."""
     array = np.asarray(values, dtype=np.float64)
     there = ~np.isnan(array)
-    return _ratio(np.where(there, array, 0).sum(axis), there.sum(axis))
+    return ratio(np.where(there, array, 0).sum(axis), there.sum(axis))
 
 
 def resampling_weights(target: NDArray[np.int64], place: NDArray[np.int64], draws: int, seed: int = 0) -> Floats:
@@ -83,8 +83,8 @@ def interval(draws: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _ratio(numerator: Floats, denominator: NDArray[np.float64 | np.int64]) -> Floats:
-    """NaN where the denominator is 0."""
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
+    """Quotient of arrays of one shape, NaN where the denominator is 0 or less."""
     empty = np.full(np.shape(numerator), np.nan)
     return np.divide(numerator, denominator, out=empty, where=np.asarray(denominator) > 0)
 
@@ -97,7 +97,7 @@ def _classes(target: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
 def _class_means(values: Floats, weights: Floats) -> Floats:
     """Weighted means (B, M) of values (M, n) without the NaN among them, weights (B, n)."""
     there = ~np.isnan(values)
-    return _ratio(weights @ np.where(there, values, 0).T, weights @ there.T.astype(np.float64))
+    return ratio(weights @ np.where(there, values, 0).T, weights @ there.T.astype(np.float64))
 
 
 def _over_classes(means: Iterator[Floats]) -> Floats:
@@ -107,4 +107,4 @@ def _over_classes(means: Iterator[Floats]) -> Floats:
     for mean in means:
         there = ~np.isnan(mean)
         total, counted = total + np.where(there, mean, 0), counted + there.astype(np.int64)
-    return _ratio(np.asarray(total), np.asarray(counted))
+    return ratio(np.asarray(total), np.asarray(counted))

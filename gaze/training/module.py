@@ -361,7 +361,7 @@ class GazeModule(LightningModule):
     # ---- evaluation
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-        """Measure a batch; maps (B, H', W') and predicted classes (B,) are for callbacks."""
+        """Measure a batch; maps (B, H', W'), logits (B, K) and predicted classes (B,) are for callbacks."""
         batch = as_batch(batch)
         # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
         self._masks_seen |= batch.mask is not None
@@ -378,7 +378,7 @@ class GazeModule(LightningModule):
         self.val_metrics.update(cam=cam, preds=preds, target=batch.target, logits=logits)
         if batch.mask is not None:
             self.mask_metrics.update(cam=cam, preds=preds, target=batch.target, mask=batch.mask)
-        return {"cam": cam, "preds": preds}
+        return {"cam": cam, "logits": logits, "preds": preds}
 
     def on_validation_epoch_end(self) -> None:
         stage = "test" if self.trainer.testing else "val"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import logging
 import os
@@ -32,19 +31,21 @@ from gaze.config.train import LossConfig, TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import ImageData
 from gaze.data.sources.listing import files_at_hand
+from gaze.data.splits import group_names
 from gaze.errors import BusyError, ConfigError, GazeError, TrainingError
-from gaze.files import atomic_path, check_links, remove_parts, write_json
+from gaze.files import check_links, remove_parts, write_json
 from gaze.measures import measures
 from gaze.metrics.compare import MIN_GRID
-from gaze.names import csv_cell
 from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
 from gaze.runs.kept_maps import finish_maps
+from gaze.runs.predictions import write_rows
 from gaze.runs.run import BEFORE, BEST, LAST, ROOT_GIVEN, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
 from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, GradCAM, KeepMaps, ProgressLines
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.environment import device_name, environment
+from gaze.training.final import evaluate_finally
 from gaze.training.module import GazeModule
 from gaze.training.weights import Given, place_weights, read_given
 
@@ -181,7 +182,7 @@ def _train(
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
             on_start()
-        write_split(run.split_file, data.data)
+        write_split(run.split_file, data.data, run.dataset.group)
         write_json(run.audit_file, {**data.data.audit.to_dict(), ROOT_GIVEN: run.dataset.root})
         files = files_at_hand(run.dataset)
         if files is not None:
@@ -195,10 +196,7 @@ def _train(
             raise TrainingError("The training ended before its first epoch was evaluated: see trainer.max_time.")
         finish_maps(run, data.data.evaluated.targets.numpy())
         _finish(run, trainer, table, say)
-        tested = _tested(run, trainer, module, data)
-        if tested:
-            write_json(run.test_file, tested)
-            say("\n".join(_test_lines(tested)))
+        evaluate_finally(run, trainer, module, data, say)
         results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
 
@@ -224,7 +222,7 @@ def _train_beside(run: Run) -> dict[str, float]:
     given = None if config.model.checkpoint is None else read_given(config.model, config.dataset)
     module = _build_module(config, data, given)
     _fit(run, trainer, module, data, table, checkpoint or None)
-    _tested(run, trainer, module, data)
+    evaluate_finally(run, trainer, module, data)
     return {}
 
 
@@ -240,43 +238,17 @@ def _fit(
     trainer.save_checkpoint(run.checkpoint(LAST))
 
 
-def write_split(file: Path, data: ImageData) -> None:
-    """Which image stands in which part, as CSV: ``part, file, class``."""
+def write_split(file: Path, data: ImageData, pattern: str | None = None) -> None:
+    """Which image stands in which part, as CSV: ``part, file, class``, and ``group`` where any belongs to one."""
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    with atomic_path(file) as part, part.open("w", newline="", encoding="utf-8") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(("part", "file", "class"))
-        for name, split in parts.items():
-            if split is not None:
-                labels = (data.classes[label] for label in split.targets.tolist())
-                rows = zip(split.paths, labels, strict=True)
-                writer.writerows((name, csv_cell(path), csv_cell(label)) for path, label in rows)
-
-
-def _tested(run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule) -> dict[str, dict[str, float]]:
-    """``test/...`` of the last and of the best weights, by :data:`LAST` and :data:`BEST`; nothing where the test images
-    are what each epoch was judged by.
-    """
-    if data.data.validation is None:
-        return {}
-    found, loggers = {}, trainer.loggers
-    for name in (LAST,) if run.settings.measure else (LAST, BEST):
-        path = run.checkpoint(name)
-        trainer.test(module, datamodule=data, ckpt_path=str(path), verbose=False)
-        found[name] = {key: float(f"{v:.9g}") for key, v in trainer.callback_metrics.items() if key.startswith("test/")}
-        trainer.loggers = []  # TensorBoard shows the last weights' figures
-    trainer.loggers = loggers
-    return found
-
-
-def _test_lines(tested: Mapping[str, Mapping[str, float]]) -> list[str]:
-    words = {LAST: "after the last epoch", BEST: "at the best kappa of the validation images"}
-    words |= {LAST: "once"} if len(tested) == 1 else {}
-    return [
-        f"test images, {words[name]}: accuracy {own['test/accuracy']:.3f}, kappa {own['test/kappa']:.3f}, "
-        f"gaze consistency {own['test/gaze_consistency']:.4f}"
-        for name, own in tested.items()
-    ]
+    rows = []
+    for name, split in parts.items():
+        if split is not None:
+            labels = [data.classes[label] for label in split.targets.tolist()]
+            groups = [group or "" for group in group_names(split.paths, pattern)]
+            rows += [(name, *row) for row in zip(split.paths, labels, groups, strict=True)]
+    width = 4 if any(row[3] for row in rows) else 3
+    write_rows(file, [row[:width] for row in [("part", "file", "class", "group"), *rows]])
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def test_run_folder_holds_what_the_manual_promises(tiny_run):
     assert names == {
         *("config.json", "metrics.csv", "maps.npz", "environment.json", "audit.json", "split.csv"),
         *("gaze_maps.npy", "gaze_last.npz", "gaze_grid.csv"),
+        *("predictions.csv", "classes.csv", "confusion.csv"),
         *("pictures", "checkpoints", "hparams.yaml", "status.json", ".lock"),
     }
     assert {path.name for path in (tiny_run.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

@@ -1,0 +1,3 @@
+from .seeds import pearson_table
+
+__all__ = ["pearson_table"]
