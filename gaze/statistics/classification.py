@@ -29,7 +29,7 @@ NO_SCORES = "probabilities that are not finite"
 Labels = NDArray[np.int64]
 
 
-class Figure(NamedTuple):
+class Reading(NamedTuple):
     """One number: ``of`` :data:`CLASS` (then ``name`` is the class's), :data:`MACRO` or :data:`ALL`; its 95 % interval
     over images; ``reason`` why it is NaN, or has no interval.
     """
@@ -50,7 +50,7 @@ def class_figures(
     probabilities: NDArray[np.float32],
     groups: Labels | None = None,
     draws: int = DRAWS,
-) -> list[Figure]:
+) -> list[Reading]:
     """:data:`BY_CLASS` and the support of each class, their means over classes, then :data:`OVERALL`.
 
     Args:
@@ -73,24 +73,24 @@ def class_figures(
     support, reasons = np.bincount(truth, minlength=len(classes)), _reasons(classes, *given)
     rows = []
     for k, name in enumerate(classes):
-        rows.append(Figure(CLASS, name, "support", float(support[k])))
+        rows.append(Reading(CLASS, name, "support", float(support[k])))
         for m, measure in enumerate(BY_CLASS):
             low, high = interval(found[CLASS][:, k, m])
-            rows.append(Figure(CLASS, name, measure, float(here[CLASS][0, k, m]), low, high, reasons[name, measure]))
+            rows.append(Reading(CLASS, name, measure, float(here[CLASS][0, k, m]), low, high, reasons[name, measure]))
     for m, measure in enumerate(BY_CLASS):
         (low, high), there = interval(found[MACRO][:, m]), int(np.isfinite(here[CLASS][0, :, m]).sum())
         reason = "" if there == len(classes) else f"of {there} of {len(classes)} classes"
-        rows.append(Figure(MACRO, "", measure, float(here[MACRO][0, m]), low, high, reason))
+        rows.append(Reading(MACRO, "", measure, float(here[MACRO][0, m]), low, high, reason))
     for m, measure in enumerate(OVERALL):
         value, (low, high) = float(here[ALL][0, m]), interval(found[ALL][:, m])
         if measure == "ece":
             low = max(2 * value - high, 0.0)
-        rows.append(Figure(ALL, "", measure, value, low, high, "" if np.isfinite(value) else NO_SCORES))
+        rows.append(Reading(ALL, "", measure, value, low, high, "" if np.isfinite(value) else NO_SCORES))
     more = f"no interval: more than {MOST_SCORES:,} probabilities"
     return rows if scored else [r._replace(reason=r.reason or more) if r.measure == "auroc" else r for r in rows]
 
 
-def undefined(figures: Sequence[Figure]) -> str:
+def undefined(figures: Sequence[Reading]) -> str:
     """Which figures of classes there are none of, and why; "" where all are defined."""
     found: dict[str, list[str]] = {}
     for figure in figures:
