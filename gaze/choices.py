@@ -118,12 +118,17 @@ class Source(Choice):
 
     def reads(self, name: str) -> bool:
         """Whether it reads a setting of the group ``dataset``: what no source names, all do."""
-        return name in (*self.needs, *self.takes) or not readers(name)
+        return name in self.own or not readers(name)
+
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """Settings of the group ``dataset`` that it names as its."""
+        return frozenset((*self.needs, *self.takes))
 
 
 def readers(name: str) -> list[Source]:
     """Sources that name a setting of the group ``dataset`` as theirs."""
-    return [source for source in SOURCES.values() if name in (*source.needs, *source.takes)]
+    return [source for source in SOURCES.values() if name in source.own]
 
 
 LEAST = 1e-6  # strength of an augmentation that is on

@@ -28,6 +28,7 @@ from gaze.errors import ConfigError
 from gaze.files import file_digest
 
 REFERENCES = ("ema", "batch")
+OF_A_START = {"resume", "rerun"}  # settings that are about one start, not about the run
 
 
 class GazeConfig(Settings):
@@ -145,9 +146,9 @@ class TrainConfig(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values with the user's own key names: what a checkpoint and a logger may hold.
 
-        ``resume`` and ``rerun`` are about one start, not about the run, and are left out.
+        :data:`OF_A_START` is left out.
         """
-        return self.model_dump(by_alias=True, exclude={"resume", "rerun"})
+        return self.model_dump(by_alias=True, exclude=OF_A_START)
 
 
 def check_analysis(cfg: DictConfig) -> AnalyzeConfig:

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gaze.config.analysis import LEFT_OUT
-from gaze.config.train import place_free
+from gaze.config.train import OF_A_START, TrainConfig, place_free
 from gaze.errors import DataError
 from gaze.measures import measures
 from gaze.runs.folder import flat_settings
@@ -397,7 +397,12 @@ def _mark_duplicates(found: Sequence[Found], arms: bool) -> None:
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Values of each setting that differs among ``runs``, by its dotted name."""
-    flat = [flat_settings(run.settings.to_dict()) for run in runs]
+    settings = [run.settings for run in runs]
+    groups = {
+        name for name in TrainConfig.model_fields
+        if name not in OF_A_START and any(getattr(own, name) != getattr(settings[0], name) for own in settings)
+    }  # fmt: skip
+    flat = [flat_settings(own.model_dump(by_alias=True, include=groups)) for own in settings]
     found = {}
     for name in sorted(set().union(*flat)):
         values = {json.dumps(own.get(name)): own.get(name) for own in flat}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,11 +83,16 @@ def sign_flip_p(values: ArrayLike, draws: int = DRAWS, seed: int = 0) -> float:
     if n <= EXACT_SEEDS:
         bits = np.arange(2**n)[:, None] >> np.arange(n) & 1  # (2^n, n)
         return float(np.mean(np.abs((1 - 2 * bits) @ defined) >= far))
-    random, hits = np.random.default_rng(seed), 0
-    for start in range(0, draws, 10_000):  # bounds the memory
-        signs = 1 - 2 * random.integers(0, 2, (min(10_000, draws - start), n))
-        hits += int(np.count_nonzero(np.abs(signs @ defined) >= far))
+    hits = sum(int(np.count_nonzero(np.abs(signs @ defined) >= far)) for signs in _signs(n, draws, seed))
     return (hits + 1) / (draws + 1)
+
+
+@lru_cache(maxsize=2)
+def _signs(n: int, draws: int, seed: int) -> list[NDArray[np.int8]]:
+    """Random signs (draws, n), a part of them after the other: as floats they would take much memory."""
+    random = np.random.default_rng(seed)
+    parts = [min(10_000, draws - start) for start in range(0, draws, 10_000)]
+    return [(1 - 2 * random.integers(0, 2, (part, n))).astype(np.int8) for part in parts]
 
 
 def sign_flip_floor(n: int, draws: int = DRAWS) -> float:

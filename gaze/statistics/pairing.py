@@ -22,33 +22,52 @@ EXACT_SEEDS = 7  # up to here all n! pairings are enumerated
 DRAWS = 20_000
 
 
-def pearson(x: Floats, y: Floats) -> float:
-    """Pearson's r of two series over the epochs where both have a value; NaN for fewer than 2, or a constant one."""
+def pearson(x: Floats, y: Floats) -> Floats:
+    """Pearson's r of series (..., T) over the epochs where both have a value, as (...); NaN for fewer than 2, and for a
+    constant one.
+    """
     both = np.isfinite(x) & np.isfinite(y)
-    if both.sum() < 2 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
-        return math.nan
-    a, b = x[both] - x[both].mean(), y[both] - y[both].mean()
-    a, b = a / np.abs(a).max(), b / np.abs(b).max()  # squares of tiny numbers would be 0
-    a, b = a - a.mean(), b - b.mean()  # the first mean was rounded, which counts where a series hardly moves
-    return float(np.clip(a @ b / math.sqrt((a @ a) * (b @ b)), -1, 1))
+    a, b = (_centred(v, both) for v in (x, y))
+    defined = (both.sum(-1) > 1) & ~constant(x, both) & ~constant(y, both)
+    size = np.sqrt(np.where(defined, (a * a).sum(-1) * (b * b).sum(-1), 1))
+    return np.where(defined, np.clip((a * b).sum(-1) / size, -1, 1), np.nan)
 
 
-def of_differences(x: Floats, y: Floats) -> float:
+def constant(v: Floats, there: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether all values of a series (..., T) that ``there`` marks are the same in every digit, as (...)."""
+    most = np.max(v, -1, initial=-np.inf, where=there)
+    return np.asarray(most <= np.min(v, -1, initial=np.inf, where=there))
+
+
+def _centred(v: Floats, both: NDArray[np.bool_]) -> Floats:
+    """Deviations from the mean of what ``both`` marks, at most 1 in size; 0 elsewhere."""
+    n = np.maximum(both.sum(-1, keepdims=True), 1)
+    v = np.where(both, v, 0)
+    v = np.where(both, v - v.sum(-1, keepdims=True) / n, 0)
+    largest = np.abs(v).max(-1, keepdims=True, initial=0)
+    v = v / np.where(largest > 0, largest, 1)  # squares of tiny numbers would be 0
+    # the first mean was rounded, which counts where a series hardly moves
+    return np.where(both, v - v.sum(-1, keepdims=True) / n, 0)
+
+
+def of_differences(x: Floats, y: Floats) -> Floats:
     """r of the changes from epoch to epoch: a trend that both have counts once, as a mean, and drops out."""
     return pearson(np.diff(x), np.diff(y))
 
 
-def given_epoch(x: Floats, y: Floats) -> float:
+def given_epoch(x: Floats, y: Floats) -> Floats:
     """Partial r given the epoch: of what a straight line over the epochs leaves of both. NaN below 3 epochs."""
     both = np.isfinite(x) & np.isfinite(y)
-    if both.sum() < 3:
-        return math.nan
-    line = np.vander(np.flatnonzero(both).astype(np.float64), 2)
-    left = [v[both] - line @ np.linalg.lstsq(line, v[both])[0] for v in (x, y)]
-    sizes = [np.abs(v[both]).max() for v in (x, y)]
-    if any(np.abs(r).max() <= 1e-12 * size for r, size in zip(left, sizes, strict=True)):  # rounding of a straight line
-        return math.nan
-    return pearson(*left)
+    epoch = _centred(np.broadcast_to(np.arange(x.shape[-1], dtype=np.float64), x.shape), both)
+    along = np.where(both.sum(-1, keepdims=True) > 1, (epoch * epoch).sum(-1, keepdims=True), 1)
+    left, straight = [], both.sum(-1) < 3
+    for v in (np.where(both, v, 0) for v in (x, y)):
+        centred = v - np.where(both, v.sum(-1, keepdims=True) / np.maximum(both.sum(-1, keepdims=True), 1), 0)
+        rest = centred - (centred * epoch).sum(-1, keepdims=True) / along * epoch
+        # rounding of a straight line
+        straight |= np.abs(rest).max(-1, initial=0) <= 1e-12 * np.abs(v).max(-1, initial=0)
+        left.append(np.where(both, rest, np.nan))
+    return np.where(straight, np.nan, pearson(*left))
 
 
 def repeated_measures(x: Floats, y: Floats) -> float:
@@ -61,14 +80,15 @@ def repeated_measures(x: Floats, y: Floats) -> float:
     """
     both = np.isfinite(x) & np.isfinite(y)
     x, y = (np.where(both, v, np.nan)[both.any(1)] for v in (x, y))
-    return pearson(*((v - np.nanmean(v, 1, keepdims=True)).ravel() for v in (x, y))) if len(x) else math.nan
+    own = (v - np.nanmean(v, 1, keepdims=True) for v in (x, y))
+    return float(pearson(*(v.ravel() for v in own))) if len(x) else math.nan
 
 
 def correlation_matrix(x: Floats, y: Floats) -> Floats:
     """:func:`pearson` of each series of x (n, T) with each of y (n, T), as (n, n)."""
-    if x.shape[1] > 1 and np.isfinite(x).all() and np.isfinite(y).all():  # all at once
+    if x.shape[1] > 1 and np.isfinite(x).all() and np.isfinite(y).all():  # by one product of matrices
         return np.clip(_directions(x) @ _directions(y).T, -1, 1)
-    return np.array([[pearson(a, b) for b in y] for a in x]).reshape(len(x), len(y))
+    return np.array([pearson(np.broadcast_to(a, y.shape), y) for a in x]).reshape(len(x), len(y))
 
 
 def _directions(series: Floats) -> Floats:

@@ -160,7 +160,7 @@ def mean_shift(
         return MeanShift(change, *[math.nan] * 5)
     if np.ptp(pool) <= ROUNDING * np.abs(pool).max():
         pool = np.zeros_like(pool)
-    found = _test((pool[:, None] - pool) ** 2 / 2, in_arm.astype(np.float64), max_permutations, directions=1.0)
+    found = _test(pool, in_arm.astype(np.float64), max_permutations)
     left_out = [
         change - sign * (side - side.mean()) / (side.size - 1) for sign, side in zip((1, -1), sides, strict=True)
     ]
@@ -338,24 +338,42 @@ def _effects(between_runs: Floats, arm: Floats, rest: Floats | None = None) -> t
     return (to_arm * rest).sum(1) / (k * m) - (of_arm + of_rest) / 2, of_arm, of_rest
 
 
+def _shifts(values: Floats, arm: Floats) -> tuple[Floats, Floats, Floats]:
+    """:func:`_effects` of D = (a - b)^2 / 2 between ``values`` (n,), from the sums of each side: its mean D within is
+    its variance.
+    """
+    centred = values - values.mean()
+    rest = 1 - arm
+    (k, mean_k, of_arm), (m, mean_m, of_rest) = (_moments(centred, side) for side in (arm, rest))
+    return (mean_k - mean_m) ** 2 / 2 - (of_arm / k + of_rest / m) / 2, of_arm, of_rest
+
+
+def _moments(values: Floats, side: Floats) -> tuple[Floats, Floats, Floats]:
+    """Number, mean and unbiased variance of the runs of a side (S, n)."""
+    n = side.sum(1)
+    mean = side @ values / n
+    return n, mean, np.maximum(side @ values**2 - n * mean**2, 0) / (n - 1)
+
+
 def _log_ratio(of_arm: Floats, of_rest: Floats) -> Floats:
     """Logarithm of the ratio of scatter from the mean D within; NaN where one of them is 0."""
     there = (of_arm > 0) & (of_rest > 0)
     return np.log(np.where(there, of_arm, np.nan) / np.where(there, of_rest, 1)) / 2
 
 
-def _test(between_runs: Floats, in_arm: Floats, most: int, directions: float | None = None) -> Permutation:
-    """:func:`permutation_p` of two arms, (n, n) and (n,); ``directions``: r, from the distances if None."""
+def _test(runs: Floats, in_arm: Floats, most: int) -> Permutation:
+    """:func:`permutation_p` of two arms, (n,): of distances between their runs (n, n), or of one number a run (n,)."""
     k, n = int(in_arm.sum()), int((1 - in_arm).sum())
     splits, exact = relabellings(n + k, k, most)
-    found, of_arm, of_rest = _effects(between_runs, np.vstack([in_arm, splits]))
+    numbers = runs.ndim == 1
+    found, of_arm, of_rest = (_shifts if numbers else _effects)(runs, np.vstack([in_arm, splits]))
     scale = of_arm / k + of_rest / n
     # T^2 is no smaller where effect / scale is none; multiplied out, so that a scale of 0 needs no case of its own
-    rounding = TIE * np.abs(between_runs).max() * (scale + scale[0])
+    rounding = TIE * (np.ptp(runs) ** 2 / 2 if numbers else np.abs(runs).max()) * (scale + scale[0])
     far = found * scale[0] >= found[0] * scale - rounding
     count = int(np.count_nonzero(far[1:]))
     p = count / len(splits) if exact else (1 + count) / (1 + len(splits))  # Phipson & Smyth 2010
-    own = _directions(between_runs, in_arm) if directions is None else directions
+    own = 1.0 if numbers else _directions(runs, in_arm)
     welch = _welch_p(float(found[0]), float(of_arm[0]) / k, float(of_rest[0]) / n, k, n, own)
     return Permutation(float(found[0]), max(p, welch), len(splits), permutation_floor(n, k, most), exact)
 

@@ -10,12 +10,12 @@ The gaze of runs that do not tell the classes apart counts as missing (``gaze.st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 # The functions behind scipy.stats.t.cdf and .ppf; scipy.stats itself takes seconds to import.
 from scipy.special import stdtr  # type: ignore[import-untyped]
@@ -34,6 +34,7 @@ from gaze.statistics.intervals import (
     sign_flip_p,
 )
 from gaze.statistics.pairing import (
+    constant,
     correlation_matrix,
     given_epoch,
     of_differences,
@@ -71,12 +72,29 @@ def run_correlations(runs: pd.DataFrame, measures: Sequence[str] = HELD_AGAINST_
         (why NaN, such as "constant kappa"; "" if it is not). Constant means equal in every digit.
     """
     keys, given = _given(runs, measures)
-    rows = []
-    for key, part in _each_run(runs, keys):
-        kappa = part["kappa"].to_numpy(np.float64)
-        for measure in given:
-            rows.append((*key, measure, *_correlate(kappa, part[measure].to_numpy(np.float64), measure)))
-    return pd.DataFrame(rows, columns=[*keys, "measure", "epochs", "pearson", "spearman", "reason"])
+    if not given:
+        return pd.DataFrame(columns=[*keys, "measure", "epochs", "pearson", "spearman", "reason"])
+    each, (kappa, *gazes), _ = _series(runs, keys, ["kappa", *given])
+    parts = []
+    for measure, gaze in zip(given, gazes, strict=True):
+        both = np.isfinite(kappa) & np.isfinite(gaze)
+        ranks = [pd.DataFrame(np.where(both, v, np.nan)).rank(axis=1).to_numpy(np.float64) for v in (kappa, gaze)]
+        reasons = _reasons(kappa, gaze, both, measure)
+        own = {"epochs": both.sum(1), "pearson": pearson(kappa, gaze), "spearman": pearson(*ranks), "reason": reasons}
+        parts.append(each.assign(measure=measure, **own))
+    return pd.concat(parts).sort_index(kind="stable", ignore_index=True)  # a run's measures side by side
+
+
+def _reasons(kappa: Floats, gaze: Floats, both: NDArray[np.bool_], measure: str) -> list[str]:
+    """Why a run (of R) has no r; "" where it has one."""
+    found = ["" if number > 1 else "fewer than 2 epochs" for number in both.sum(1)]
+    named = {"kappa": kappa, measure: gaze}
+    flat = {name: constant(v, both) & (both.sum(1) > 1) for name, v in named.items()}
+    absent = {name: np.asarray(~np.isfinite(v).any(1)) for name, v in named.items()}
+    for word, where in (("constant", flat), ("no", absent)):
+        for run in np.flatnonzero(np.any([*where.values()], 0)):
+            found[run] = f"{word} {' and '.join(name for name in named if where[name][run])}"
+    return found
 
 
 def pearson_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +142,7 @@ def _pairing_row(x: Floats, y: Floats) -> tuple[float, ...]:
     """PAIRING_COLUMNS of the seeds' kappa and gaze, each (seeds, epochs)."""
     found = pairing_test(correlation_matrix(x, y))
     means = [
-        float(nan_mean([each(a, b) for a, b in zip(x[:, first:], y[:, first:], strict=True)]))
+        float(nan_mean(each(x[:, first:], y[:, first:])))
         for each, first in ((of_differences, 0), (given_epoch, 0), (pearson, LEFT_OUT_EPOCHS))
     ]
     return found.strangers, found.p, pairing_floor(found.n), *means, repeated_measures(x, y)
@@ -141,13 +159,15 @@ def run_summaries(runs: pd.DataFrame) -> pd.DataFrame:
         reports, so it flatters), ``epochs``.
     """
     keys, given = _given(runs, compared())
-    rows = []
-    for key, part in _each_run(runs, keys):
-        columns = part[given].to_numpy(np.float64).T  # (metrics, epochs)
-        for metric, values in zip(given, columns, strict=True):
-            best = np.fmax.reduce(values) if metric in BEST_METRICS else math.nan  # fmax passes NaN over
-            rows.append((*key, metric, values[-1], float(nan_mean(values[-LAST_EPOCHS:])), best, len(values)))
-    return pd.DataFrame(rows, columns=[*keys, "metric", *SUMMARIES, "epochs"])
+    if not given:
+        return pd.DataFrame(columns=[*keys, "metric", *SUMMARIES, "epochs"])
+    each, series, epochs = _series(runs, keys, given)
+    parts = []
+    for metric, values in zip(given, series, strict=True):
+        best = np.fmax.reduce(values, 1) if metric in BEST_METRICS else math.nan  # fmax passes NaN over
+        late = nan_mean(values[:, -LAST_EPOCHS:], axis=1)
+        parts.append(each.assign(metric=metric, last=values[:, -1], last5=late, best=best, epochs=epochs))
+    return pd.concat(parts).sort_index(kind="stable", ignore_index=True)  # a run's metrics side by side
 
 
 def lambda_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -261,36 +281,29 @@ def _given(runs: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[st
     return run_keys(runs), [name for name in names if name in runs and runs[name].notna().any()]
 
 
-def _each_run(runs: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """The rows of each run, epochs in order, and its key."""
-    if runs.empty:
-        return
+def _series(
+    runs: pd.DataFrame, keys: list[str], names: Sequence[str]
+) -> tuple[pd.DataFrame, list[Floats], NDArray[np.int64]]:
+    """The key of each run (R rows); the series of each of ``names`` (R, T), epochs in order, NaN before a shorter run;
+    and the number of epochs (R,).
+    """
     if (twice := runs.duplicated([*keys, "epoch"])).any():
         row = runs.loc[twice, [*keys, "epoch"]].iloc[0].to_dict()
         raise ValueError(f"Two rows for one epoch of a run: {row}. Runs that share a key need a column 'run'.")
-    yield from runs.sort_values([*keys, "epoch"]).groupby(keys, sort=False, dropna=False)
+    runs = runs.sort_values([*keys, "epoch"])
+    of_run = runs.groupby(keys, sort=False, dropna=False).ngroup().to_numpy(np.int64)  # in order
+    epochs = np.bincount(of_run).astype(np.int64)
+    places = epochs.max(initial=1) - np.repeat(epochs, epochs) + runs.groupby(of_run).cumcount().to_numpy(np.int64)
+    cube = np.full((len(names), len(epochs), epochs.max(initial=1)), np.nan)
+    cube[:, of_run, places] = runs[list(names)].to_numpy(np.float64).T
+    first = np.cumsum(epochs) - epochs
+    return runs[keys].iloc[first].reset_index(drop=True), list(cube), epochs
 
 
 def _sorted(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     order = {name: i for i, name in enumerate((*compared(), *SUMMARIES))}
     named = ("measure", "metric", "summary")
     return table.sort_values(by, key=lambda c: c.map(order) if c.name in named else c, ignore_index=True)
-
-
-def _correlate(kappa: Floats, gaze: Floats, measure: str) -> tuple[int, float, float, str]:
-    """epochs, pearson, spearman, reason."""
-    both = np.isfinite(kappa) & np.isfinite(gaze)
-    named = [("kappa", kappa), (measure, gaze)]
-    reason = "fewer than 2 epochs" if both.sum() < 2 else ""
-    if missing := [name for name, values in named if not np.isfinite(values).any()]:
-        reason = f"no {' and '.join(missing)}"
-    elif not reason and (constant := [name for name, values in named if np.ptp(values[both]) == 0]):
-        reason = f"constant {' and '.join(constant)}"
-    if reason:
-        return int(both.sum()), math.nan, math.nan, reason
-    x, y = kappa[both], gaze[both]
-    ranks = pd.DataFrame({"x": x, "y": y}).rank().to_numpy(np.float64)
-    return x.size, pearson(x, y), pearson(*ranks.T), ""
 
 
 def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from gaze.runs.folder import flat_settings
+from gaze.choices import SOURCES
 from gaze.runs.run import Run
 from gaze.runs.tidy import run_keys
 
@@ -91,7 +91,13 @@ def differences(runs: pd.DataFrame, used: Mapping[str, Run], epochs: int) -> dic
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return {**flat_settings(run.settings.to_dict()), "trainer.precision": run.precision}
+    """Those of PROTOCOL and LOSS that are of this run: its source may not read one."""
+    source, own = SOURCES[run.settings.dataset.kind], {"trainer.precision": run.precision}
+    for name in [*PROTOCOL, *LOSS]:
+        group, _, key = name.partition(".")
+        if group != "trainer" and (group != "dataset" or source.reads(key)):
+            own[name] = getattr(getattr(run.settings, group), key)
+    return own
 
 
 def _unlike(values: Sequence[Any], published: Any, form: str) -> str:
