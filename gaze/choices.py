@@ -227,6 +227,7 @@ PAIR = (
     "frames",
     "train_dir",
     "test_dir",
+    "val_dir",
     "train_counts",
     "test_counts",
     "mask_dir",
@@ -236,7 +237,17 @@ SOURCES = Registry(
     Source("phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom", groups=("phantom",)),
     Source(
         "folder", "class folders of images, ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png", "",
-        "gaze.data.datasets:load_folders", needs=("root",), takes=PAIR, groups=("folder",), listing=SPLITS,
+        "gaze.data.datasets:load_folders", needs=("root",), takes=(*PAIR, "test"), groups=("folder",), listing=SPLITS,
+    ),
+    Source(
+        "table", "images that a table names (CSV, TSV, Parquet, decathlon JSON, a folder with metadata.csv)", "",
+        "gaze.data.datasets:load_table", needs=("table", "root"),
+        takes=(*FILES, "frames", "columns", "outside", "test"), groups=("table",),
+        listing="gaze.data.sources.table:list_table",
+    ),
+    Source(
+        "npz", "a file of MedMNIST", "Yang et al. 2023", "gaze.data.datasets:load_npz", needs=("root",),
+        takes=("test",), groups=("npz",),
     ),
     Source(
         "kaggle", "class folders of images, published at Kaggle", "", "gaze.data.datasets:load_folders",

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 
-from gaze.choices import SOURCES, either, readers
+from gaze.choices import SOURCES, did_you_mean, either, readers
 from gaze.config.settings import MOST, FolderName, Settings, one_of
 
 Counts = dict[str, Annotated[int, Field(ge=0, le=MOST)]]  # images of each class
 Window = Literal["auto", "file", "image"] | list[int] | list[float] | None
 DRAWN = {"train_images": 640, "test_images": 320}  # by the phantom
+ROLES = ("file_name", "label", "patient", "split", "mask")  # of a table's columns
+WORDS = ("auto", "test", "split", "folder")  # of dataset.validation
 
 
 def _is_number(word: str) -> bool:
@@ -20,6 +22,10 @@ def _is_number(word: str) -> bool:
         return float(word) is not None
     except ValueError:
         return False
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.01 <= value <= 0.5
 
 
 class DatasetConfig(Settings):
@@ -43,16 +49,23 @@ class DatasetConfig(Settings):
     seed: int = Field(0, ge=0, lt=2**63)  # of the images drawn or chosen, apart from the run's own seed
     # files
     handle: str | None = None  # Kaggle handle with its version pinned: owner/name/versions/N
-    root: str | None = None  # a local copy; needed offline and for kind folder
+    root: str | None = None  # a local copy; needed offline and for kind folder; the file of kind npz
+    table: str | None = None  # kind table: CSV, TSV, Parquet or decathlon JSON (see gaze.data.sources.table)
+    columns: dict[str, str] | None = None  # what a table calls file_name, label, patient, split and mask
+    outside: bool = False  # whether a table may name files outside root
     train_dir: str = "train"  # folders of class folders, below root
     test_dir: str = "test"
+    val_dir: str = "val"
     train_counts: Counts | None = None  # images per class that the published set has
     test_counts: Counts | None = None
     on_bad_image: Literal["error", "skip"] = "error"  # what an unreadable image does
     drop_leaked: bool | None = Field(None, exclude=True)  # older word for on_leak: true drops, false warns
     on_leak: Literal["warn", "error", "drop"] = "warn"  # what training images do that also stand in the test set, or
     # whose group does
-    validation: Literal["test"] | float = "test"  # what each epoch is judged by: the test images, or a share of train
+    test: float | None = None  # share of train that becomes the test images of a set that has none
+    # what each epoch is judged by: the test images, a share of train, or the set's own part (split or folder); auto:
+    # that part where there is one, else 0.15
+    validation: Literal["auto", "test", "split", "folder"] | float = "test"
     group: str | None = None  # regular expression: images whose file names give the same are kept together
     # of what is drawn; ultrasound: null takes the reference's every fifth image
     split_seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -82,12 +95,27 @@ class DatasetConfig(Settings):
     @field_validator("validation", mode="before")
     @classmethod
     def _share(cls, value: Any) -> Any:
-        share = isinstance(value, int | float) and not isinstance(value, bool) and 0.01 <= value <= 0.5
-        if not (share or value == "test"):
+        if not (_is_share(value) or value in WORDS):
             raise ValueError(
-                "must be test (each epoch is judged by the test images, as published) or a share of the "
-                "training images, 0.01 to 0.5, such as 0.15"
+                "must be test (each epoch is judged by the test images, as published), a share of the training images, "
+                "0.01 to 0.5, such as 0.15, split or folder (the set's own validation part), or auto (that part where "
+                "there is one, else 0.15)"
             )
+        return value
+
+    @field_validator("test", mode="before")
+    @classmethod
+    def _test_share(cls, value: Any) -> Any:
+        if value is not None and not _is_share(value):
+            raise ValueError("must be a share of the images, 0.01 to 0.5, such as 0.2, or null")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _roles(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for role in value or {}:
+            if role not in ROLES:
+                raise ValueError(f"names {role}, and a table has {either(ROLES)}. {did_you_mean(role, ROLES)}".strip())
         return value
 
     @field_validator("group")

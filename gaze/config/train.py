@@ -245,7 +245,7 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     if dataset.get("window") in ("auto", None):
         dataset.pop("window", None)
     trainer.pop("accelerator", None)
-    if SOURCES[dataset["kind"]].needs != ("root",):
+    if "handle" in SOURCES[dataset["kind"]].needs:
         dataset.pop("root", None)
     model = {key: value for key, value in values["model"].items() if key != "checkpoint"}  # its digest says which
     return {**values, "dataset": dataset, "model": model, "trainer": trainer}

@@ -1,4 +1,4 @@
-"""Where images come from: Kaggle, a folder of class folders, or the phantom; and their lesion masks.
+"""Where images come from: Kaggle, class folders, a table, a file of MedMNIST, the phantom; and their lesion masks.
 
 :func:`load_dataset` checks what it finds, says what is wrong in one :class:`~gaze.errors.DataError`, takes the
 images out of the cache or decodes them into it (:mod:`gaze.data.decode`, :mod:`gaze.data.cache`), and audits what came
@@ -8,7 +8,7 @@ images out of the cache or decodes them into it (:mod:`gaze.data.decode`, :mod:`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,31 +28,35 @@ from gaze.data.audit import DEEP, Audit, Pixels, Record, file_and_frame, first_f
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
 from gaze.data.decode import Half, count_frames, find_window, read_images
 from gaze.data.masks import add_masks, check_seen
-from gaze.data.sources import phantom, ultrasound
+from gaze.data.sources import npz, phantom, table, ultrasound
 from gaze.data.sources.folders import local_root
 from gaze.data.sources.kaggle import WAYS_OUT, download
-from gaze.data.sources.listing import Listing, list_splits
+from gaze.data.sources.listing import Listing, list_splits, used_parts
 from gaze.data.sources.phantom import CLASSES, make_phantom
-from gaze.data.splits import drawn_part, group_names, groups_of
+from gaze.data.splits import VALIDATION, drawn_part, group_names, groups_of
 from gaze.errors import DataError
 from gaze.names import printable
 
 MOST_FRAMES = 10_000  # of a file
+PARTS = ("train", "validation", "test")
+SAID = {"train": "Training", "validation": "Validation"}
 
 
 class Split(NamedTuple):
     """Images (N, C, S, S) uint8; targets (N,) int64; N paths below the root, for people to read (``printable``); masks
-    (N, 1, S, S) uint8 or None."""
+    (N, 1, S, S) uint8 or None; N groups (patients), None for an image that is alone, or None where there are none."""
 
     images: Tensor
     targets: Tensor
     paths: list[str]
     masks: Tensor | None = None
+    groups: list[str | None] | None = None
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A loaded data set. ``classes`` are in alphabetical order; a target is an index into them."""
+    """A loaded data set. ``classes`` are in alphabetical order, numbers in their own; a target is an index into
+    them."""
 
     classes: tuple[str, ...]
     train: Split
@@ -108,6 +112,28 @@ def load_folders(config: DatasetConfig, say: Say) -> ImageData:
     return _loaded(listing, config, say, lambda halves: halves)
 
 
+def load_table(config: DatasetConfig, say: Say) -> ImageData:
+    """What a table names, or the metadata files in a folder."""
+    return _loaded(table.list_table(local_root(config, table.WANTED), config, ""), config, say, lambda halves: halves)
+
+
+def load_npz(config: DatasetConfig, say: Say) -> ImageData:
+    """A file of MedMNIST, resized, or out of the cache."""
+    file = Path(config.root or "").expanduser()
+    parts = used_parts(str(file), npz.parts_of(file), config)
+    wanted: dict[str, Any] = {"root": os.path.realpath(file), "parts": parts}
+    wanted |= {"kind": "npz", "image_size": config.image_size, "channels": config.channels}
+    made_from = {"source": _source(npz) + _source(decode), "pillow": PIL.__version__}
+
+    def build() -> Entry:
+        return _packed({part: npz.read_part(file, part, config) for part in parts})
+
+    request = Request(config.name, wanted, lambda: {**made_from, "file": _stamp(file.parent, file.name)})
+    halves = _unpacked(cached(cache_folder(config.cache), request, build, say))
+    classes = npz.classes_of(str(file), halves)
+    return assemble(file, classes, halves["train"], halves.get("test"), config, halves.get("validation"))
+
+
 def load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
     """Breast ultrasound: all images are decoded and kept at once, and divided afterwards: equal ones are known only
     then."""
@@ -126,13 +152,14 @@ def _loaded(
         listing = _framed(listing)
 
     def assembled(halves: dict[str, Half]) -> ImageData:
-        parts = divide(halves)
-        return assemble(listing.root, listing.classes, parts["train"], parts["test"], config)
+        parts, own = divide(halves), (listing.classes, listing.groups)
+        train, test = parts["train"], parts.get("test")
+        return assemble(listing.root, own[0], train, test, config, parts.get("validation"), own[1])
 
     halves = _decoded(listing, config, say)
     if config.window == "auto" and any(r and DEEP in r.remarks for half in halves.values() for r in half.records):
         parts = divide(halves)
-        trained = _divided(parts["train"], parts["test"], listing.classes, config).records("train")
+        trained = _divided(parts, listing.classes, config, listing.groups).records("train")
         halves = _decoded(listing, config, say, [r.path for r in trained if DEEP in r.remarks])
     return _with_remarks(assembled(halves), halves, listing)
 
@@ -171,7 +198,7 @@ def _decoded(
 ) -> dict[str, Half]:
     """A set's images, and their masks where there are any: out of the cache, or decoded into it. ``window_of`` are the
     files that a window is found from."""
-    root, folders, found, _ = listing
+    root, folders, found, *_ = listing
     wanted = {
         "root": os.path.realpath(root),
         "folders": [folder.name for folder in folders.values()],
@@ -189,9 +216,9 @@ def _decoded(
 
     def made_from() -> Any:
         images = [
-            [path, *_stamp(root, file_and_frame(path)[0])]
-            for folder in folders.values()
-            for path, _ in folder.labelled()
+            [split, path, label, *_stamp(root, file_and_frame(path)[0])]
+            for split, folder in folders.items()
+            for path, label in folder.labelled()
         ]
         if found is None:
             return {**source, "files": images}
@@ -217,7 +244,7 @@ def _read_folders(
     listing: Listing, config: DatasetConfig, say: Say, window_of: Sequence[str] | None
 ) -> dict[str, Half]:
     """Decode all folders; refuse what cannot be trained on, so that it is not kept in the cache."""
-    root, folders, found, _ = listing
+    root, folders, found, *_ = listing
 
     window: Window = config.window
     if window == "auto":  # a first look, at which nothing needs to be seen, or the one that counts
@@ -241,7 +268,7 @@ def _read_folders(
         )
     if "all" not in halves:
         _check_classes_left(
-            root, listing.classes, [r for half in halves.values() for r in half.records if r is not None]
+            root, listing.classes, [r for half in halves.values() for r in half.records if r is not None], halves
         )
     return halves
 
@@ -310,21 +337,39 @@ def half_of(split: str, images: Pixels, targets: NDArray[np.int64], masks: Pixel
     return Half(images, records, [], masks)
 
 
-def assemble(root: Path | None, classes: tuple[str, ...], train: Half, test: Half, config: DatasetConfig) -> ImageData:
-    """A data set of its two halves: what could not be read is left out and, if so configured, what leaked and what is
+def assemble(
+    root: Path | None,
+    classes: tuple[str, ...],
+    train: Half,
+    test: Half | None,
+    config: DatasetConfig,
+    validation: Half | None = None,
+    groups: Mapping[str, str] | None = None,
+) -> ImageData:
+    """A data set of its parts: what could not be read is left out and, if so configured, what leaked and what is
     too many; what is in use is audited.
+
+    Args:
+        root: where the images lie.
+        classes: their names.
+        train: images, of which ``dataset.test`` draws the test images where ``test`` is None.
+        test: images.
+        config: group ``dataset``.
+        validation: the set's own part, where it is used.
+        groups: what images belong to, by their paths.
 
     Raises:
         DataError: images leaked where none may; a class has no image left.
     """
-    divided = _divided(train, test, classes, config)
+    parts = {"train": train, "validation": validation, "test": test}
+    divided = _divided({name: half for name, half in parts.items() if half is not None}, classes, config, groups)
     used = [r for split in divided.places for r in divided.records(split)]
-    _check_classes_left(root, classes, used)
+    _check_classes_left(root, classes, used, divided.places)
     place = None if root is None else printable(str(root))
     audit = make_audit(config.name, place, classes, used, list(divided.dropped))
     audit.warnings = divided.remarks
     audit.window = train.window if any(DEEP in r.remarks for r in used) or train.window == "file" else None
-    kept = {split: _keep(divided.halves[split], own) for split, own in divided.places.items()}
+    kept = {split: _keep(divided.halves[split], own, config, groups) for split, own in divided.places.items()}
     return ImageData(classes, kept["train"], kept["test"], audit, kept.get("validation"))
 
 
@@ -341,54 +386,98 @@ class Divided(NamedTuple):
         return _records(self.halves[split], self.places[split])
 
 
-def _divided(train: Half, test: Half, classes: tuple[str, ...], config: DatasetConfig) -> Divided:
-    leaked, shared, remarks = _leaked(train, test, config)
+def _divided(
+    halves: dict[str, Half], classes: tuple[str, ...], config: DatasetConfig, groups: Mapping[str, str] | None = None
+) -> Divided:
+    halves = dict(halves)
+    if "test" not in halves:
+        train = halves["train"]
+        readable = [i for i, r in enumerate(train.records) if r is not None]
+        share, what = config.test or 0.0, f"dataset.test={config.test}"
+        kept, drawn = _parted(train, readable, share, what, classes, config, groups)
+        halves |= {"train": _only(train, kept, "train"), "test": _only(train, drawn, "test")}
+    leaked, remarks = _leaked(halves, config, groups)
     dropped = leaked if config.on_leak != "warn" else set()
-    if dropped and config.on_leak == "error":
-        listed = "\n  ".join(first_few(sorted(r.path for r in dropped)))
-        groups = f", or whose group (dataset.group) does: {shared} groups," if shared else ":"
+    most = {"train": config.train_images, "test": config.test_images}
+    places = {split: _chosen(half, dropped, most.get(split), config.seed) for split, half in halves.items()}
+    if config.validation in ("split", "folder") and "validation" not in halves:
         raise DataError(
-            f"Training images of {config.name} that also stand in the test set{groups} {len(dropped)}\n  {listed}\n"
-            "Remove them, or leave them out with dataset.on_leak=drop."
+            f"dataset.validation={config.validation}, and {config.name} has no validation part. A share of the "
+            f"training images: dataset.validation={VALIDATION}."
         )
-    places = {
-        "train": _chosen(train, dropped, config.train_images, config.seed),
-        "test": _chosen(test, set(), config.test_images, config.seed),
-    }
-    if config.validation != "test":
-        places["train"], places["validation"] = _parted(train, places["train"], classes, config)
-        train = _of_part(train, places["validation"], "validation")
-    return Divided({"train": train, "test": test, "validation": train}, places, dropped, remarks)
+    if config.validation != "test" and "validation" not in halves:
+        share = VALIDATION if isinstance(config.validation, str) else config.validation
+        what, train = f"dataset.validation={share:g}", halves["train"]
+        places["train"], places["validation"] = _parted(train, places["train"], share, what, classes, config, groups)
+        halves["validation"] = halves["train"] = _of_part(train, places["validation"], "validation")
+    return Divided(halves, {split: places[split] for split in PARTS if split in places}, dropped, remarks)
 
 
-def _leaked(train: Half, test: Half, config: DatasetConfig) -> tuple[set[Record], int, list[str]]:
-    """Training images that stand in the test set, or whose group does; how many such groups; what is to be said."""
-    here, there = ([r for r in half.records if r is not None] for half in (train, test))
-    names = group_names([r.path for r in [*here, *there]], config.group)
-    pixels, groups = {r.digest for r in there}, {name for name in names[len(here) :] if name is not None}
-    own = list(zip(here, names, strict=False))
-    shared = {name for _, name in own if name in groups}
-    leaked = {r for r, name in own if r.digest in pixels or name in shared}
+def _leaked(
+    halves: dict[str, Half], config: DatasetConfig, groups: Mapping[str, str] | None
+) -> tuple[set[Record], list[str]]:
+    """Training images that also stand in the validation or test part, or whose group does, and such validation images
+    of the test part; what is to be said of groups.
+
+    Raises:
+        DataError: there are some, and ``dataset.on_leak`` is error.
+    """
+    own = {split: [r for r in halves[split].records if r is not None] for split in PARTS if split in halves}
+    names = {split: group_names([r.path for r in records], config.group, groups) for split, records in own.items()}
+    remarks, leaked, taken = [], set[Record](), set[str | bytes]()
+    every = [name for part in names.values() for name in part]
+    if alone := every.count(None) if config.group is not None or groups is not None else 0:
+        remarks.append(_alone(alone, len(every), config))
+    for split in reversed(own):  # test first: what stands there counts
+        pairs = list(zip(own[split], names[split], strict=True))
+        found = {r for r, name in pairs if r.digest in taken or name in taken}
+        shared = {name for _, name in pairs if name in taken}
+        leaked |= found
+        where = "test" if split == "validation" or "validation" not in own else "validation or test"
+        if found and config.on_leak == "error":
+            listed = "\n  ".join(first_few(sorted(r.path for r in found)))
+            of = "dataset.group" if config.group is not None else "patient"
+            also = f", or whose group ({of}) does: {len(shared)} groups," if shared else ":"
+            raise DataError(
+                f"{SAID[split]} images of {config.name} that also stand in the {where} set{also} {len(found)}\n  "
+                f"{listed}\nRemove them, or leave them out with dataset.on_leak=drop."
+            )
+        if shared:
+            did = "dropped there" if config.on_leak == "drop" else "dataset.on_leak=drop removes their training images"
+            count = len(set(every) - {None})
+            remarks.append(f"{len(shared)} of {count} groups stand in {split} and in {where}; {did}")
+        taken |= {r.digest for r in own[split]} | {name for name in names[split] if name is not None}
+    return leaked, remarks
+
+
+def _alone(count: int, of: int, config: DatasetConfig) -> str:
     if config.group is None:
-        return leaked, 0, []
-    alone = names.count(None)
-    remarks = [f"{alone} of {len(names)} file names do not match dataset.group={config.group}: each a group of its own"]
-    remarks = remarks if alone else []
-    if shared:
-        did = "dropped there" if config.on_leak == "drop" else "dataset.on_leak=drop removes their training images"
-        remarks.append(f"{len(shared)} of {len(set(names) - {None})} groups stand in train and in test; {did}")
-    return leaked, len(shared), remarks
+        return f"{count} of {of} images have no group (patient) in the table: each a group of its own"
+    return f"{count} of {of} file names do not match dataset.group={config.group}: each a group of its own"
 
 
-def _parted(half: Half, places: list[int], classes: Sequence[str], config: DatasetConfig) -> list[list[int]]:
-    """Places of what is left for training, and of the validation part drawn from them."""
-    records, what = _records(half, places), f"dataset.validation={config.validation:g}"
-    groups = groups_of(records, group_names([r.path for r in records], config.group))
+def _parted(
+    half: Half,
+    places: list[int],
+    share: float,
+    what: str,
+    classes: Sequence[str],
+    config: DatasetConfig,
+    names: Mapping[str, str] | None,
+) -> list[list[int]]:
+    """Places of what is left, and of the part drawn from them."""
+    records = _records(half, places)
+    groups = groups_of(records, group_names([r.path for r in records], config.group, names))
     labels = np.array([r.label for r in records], dtype=np.int64)
-    drawn = set(
-        drawn_part(labels, groups, float(config.validation), (config.split_seed or 0) % 2**32, classes, what).tolist()
-    )
+    drawn = set(drawn_part(labels, groups, share, (config.split_seed or 0) % 2**32, classes, what).tolist())
     return [[place for i, place in enumerate(places) if (i in drawn) == chosen] for chosen in (False, True)]
+
+
+def _only(half: Half, places: Sequence[int], split: str) -> Half:
+    """A half's images at some places, as those of a split."""
+    chosen = set(places)
+    records = [r._replace(split=split) if r and i in chosen else None for i, r in enumerate(half.records)]
+    return half._replace(records=records)
 
 
 def _of_part(half: Half, places: Sequence[int], split: str) -> Half:
@@ -422,11 +511,11 @@ def _records(half: Half, places: Sequence[int]) -> list[Record]:
     return [r for r in (half.records[i] for i in places) if r is not None]
 
 
-def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[Record]) -> None:
-    for split in dict.fromkeys(("train", "test", *(r.split for r in used))):
+def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[Record], splits: Iterable[str]) -> None:
+    for split in splits:
         empty = set(range(len(classes))) - {r.label for r in used if r.split == split}
         if empty:
-            names = ", ".join(classes[i] for i in sorted(empty))
+            names = ", ".join(first_few([classes[i] for i in sorted(empty)]))
             raise DataError(
                 f"{split} in {root} has no image left of: {names}. Unreadable images, those that "
                 f"dataset.on_leak=drop removes and those beyond dataset.{split}_images are left out; mend the images "
@@ -434,10 +523,12 @@ def _check_classes_left(root: Path | None, classes: tuple[str, ...], used: list[
             )
 
 
-def _keep(half: Half, places: list[int]) -> Split:
+def _keep(half: Half, places: list[int], config: DatasetConfig, groups: Mapping[str, str] | None) -> Split:
     """A half without what is left out; only then its images are copied, else they may stay in the cache's file."""
     rows = slice(None) if len(places) == len(half.records) else places
     records = _records(half, places)
     targets = torch.tensor([r.label for r in records], dtype=torch.int64)
     own = None if half.masks is None else torch.from_numpy(half.masks[rows])
-    return Split(torch.from_numpy(half.images[rows]), targets, [printable(r.path) for r in records], own)
+    names = [name and printable(name) for name in group_names([r.path for r in records], config.group, groups)]
+    paths = [printable(r.path) for r in records]
+    return Split(torch.from_numpy(half.images[rows]), targets, paths, own, names if any(names) else None)

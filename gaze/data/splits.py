@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import PurePosixPath
 
@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from gaze.data.audit import Record, file_and_frame
+from gaze.data.audit import Record, file_and_frame, first_few
 from gaze.errors import DataError
 
+VALIDATION = 0.15  # share of the training images where dataset.validation=auto finds no part of the set's own
 FOLDS = 10  # at most, unless the share is smaller: groups are drawn as m of k folds
 
 
-def group_names(paths: Sequence[str], pattern: str | None) -> list[str | None]:
+def group_names(paths: Sequence[str], pattern: str | None, given: Mapping[str, str] | None = None) -> list[str | None]:
     """The group of each file by its name: what ``pattern`` captures there, all of it where it captures nothing by
-    itself; None for a file that it does not match, which is a group of its own.
+    itself; None for a file that it does not match, which is a group of its own. Without a pattern, as ``given``.
     """
     named = []
     for path in paths:
         file, frame = file_and_frame(path)
         m = None if pattern is None else re.search(pattern, PurePosixPath(file).name)
         own = None if frame is None else file  # the frames of a file belong together
+        own = own if given is None or pattern is not None else given.get(file, own)
         named.append(own if m is None else "/".join(part or "" for part in m.groups()) if m.groups() else m[0])
     return named
 
@@ -70,7 +72,9 @@ def drawn_part(
     of_class = [len(np.unique(groups[labels == label])) for label in range(len(classes))]
     lone = [name for name, number in zip(classes, of_class, strict=True) if number < 2]
     if lone:
-        raise DataError(f"{what}: no two images, or groups of them, to part of: {', '.join(lone)}. Give more of them.")
+        raise DataError(
+            f"{what}: no two images, or groups of them, to part of: {', '.join(first_few(lone))}. Give more of them."
+        )
     if len(np.unique(groups)) == len(groups):
         number = max(math.ceil(share * len(labels)), len(classes))  # it asks for one of each class
         drawn = next(StratifiedShuffleSplit(1, test_size=number, random_state=seed).split(labels, labels))[1]

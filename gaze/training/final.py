@@ -14,7 +14,6 @@ from torch import Tensor
 
 from gaze.consistency.deviation import gaze_deviation
 from gaze.data.datamodule import GazeDataModule
-from gaze.data.splits import group_names
 from gaze.files import atomic_path, write_json
 from gaze.metrics.lesion import mask_energy
 from gaze.report.confusion import confusion_figure
@@ -108,9 +107,10 @@ def _predictions(found: Mapping[str, Tensor], data: GazeDataModule) -> Predictio
     """Of the images that were tested, as ``trainer.limit_test_batches`` may leave some out; None where none was."""
     if not found or not found["seen"].any():
         return None
-    split, seen, pattern = data.data.test, found["seen"] > 0, data.config.group
-    names = [split.paths[i] for i in seen.nonzero()[:, 0].tolist()]
-    groups = group_names(names, pattern)
+    split, seen = data.data.test, found["seen"] > 0
+    places = seen.nonzero()[:, 0].tolist()
+    names = [split.paths[i] for i in places]
+    groups = [split.groups[i] for i in places] if split.groups else []
     own = {name: values[seen] for name, values in found.items()}
     truth, deviation, energy = split.targets[seen].numpy(), own["deviation"].numpy(), own["energy"].numpy()
     return Predictions(

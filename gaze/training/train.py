@@ -31,7 +31,6 @@ from gaze.config.train import LossConfig, TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import ImageData
 from gaze.data.sources.listing import files_at_hand
-from gaze.data.splits import group_names
 from gaze.errors import BusyError, ConfigError, GazeError, TrainingError
 from gaze.files import check_links, remove_parts, write_json
 from gaze.measures import measures
@@ -175,14 +174,14 @@ def _train(
         _say_once(data.data.audit.lines(), say)
         if config.measure and data.data.validation is not None:
             say(
-                "The validation images are a share of train, which the checkpoint may have been trained on: test.json "
+                "The validation images may be of those that the checkpoint was trained on: test.json "
                 "has the figures of the test images. dataset.validation=test looks at those throughout."
             )
         if found is not None:
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
             on_start()
-        write_split(run.split_file, data.data, run.dataset.group)
+        write_split(run.split_file, data.data)
         write_json(run.audit_file, {**data.data.audit.to_dict(), ROOT_GIVEN: run.dataset.root})
         files = files_at_hand(run.dataset)
         if files is not None:
@@ -238,15 +237,17 @@ def _fit(
     trainer.save_checkpoint(run.checkpoint(LAST))
 
 
-def write_split(file: Path, data: ImageData, pattern: str | None = None) -> None:
+def write_split(file: Path, data: ImageData) -> None:
     """Which image stands in which part, as CSV: ``part, file, class``, and ``group`` where any belongs to one."""
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     rows = []
     for name, split in parts.items():
         if split is not None:
             labels = [data.classes[label] for label in split.targets.tolist()]
-            groups = [group or "" for group in group_names(split.paths, pattern)]
-            rows += [(name, *row) for row in zip(split.paths, labels, groups, strict=True)]
+            groups = split.groups or [None] * len(labels)
+            rows += [
+                (name, path, label, group or "") for path, label, group in zip(split.paths, labels, groups, strict=True)
+            ]
     width = 4 if any(row[3] for row in rows) else 3
     write_rows(file, [row[:width] for row in [("part", "file", "class", "group"), *rows]])
 

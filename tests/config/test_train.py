@@ -35,7 +35,7 @@ def test_every_group_has_configs():
     ("group", "name"), [(group, name) for group in ("dataset", "model", "augmentation") for name in shipped(group)]
 )
 def test_every_shipped_config_passes_and_is_named_after_its_file(composed, group, name):
-    root = ["dataset.root=/images"] if name == "folder" else []
+    root = ["dataset.root=/images"] if name in ("folder", "table", "npz") else []
     config = check_config(composed(f"{group}={name}", *root))
     assert name in (getattr(config, group).name, config.model.source)
 
@@ -95,7 +95,7 @@ def test_defaults_on_real_images_equal_the_reference(composed):
 def test_defaults_of_the_models_are_those_of_the_yaml(composed):
     real = check_config(composed("dataset=folder", "dataset.root=/images", "augmentation=none"))
     alone = TrainConfig(
-        dataset=DatasetConfig(name="folder", kind="folder", root="/images", validation=0.15, on_leak="error"),
+        dataset=DatasetConfig(name="folder", kind="folder", root="/images", validation="auto", on_leak="error"),
         trainer=real.trainer,
     )
     assert real == alone
@@ -136,7 +136,7 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "dataset.channels=2": "dataset.channels=2 must be 1 (grey) or 3 (RGB).",
     "dataset.channels=true": "dataset.channels=true must be a whole number.",
     "dataset.cache=true": "dataset.cache=true must be auto, off or a folder.",
-    "dataset.kind=foldr": "dataset.kind=foldr is unknown: phantom, folder, kaggle or ultrasound. Did you mean folder?",
+    "dataset.kind=foldr": "dataset.kind=foldr is unknown: phantom, folder, table, npz, kaggle or ultrasound. Did you mean folder?",
     "dataset.train_images=0": "dataset.train_images=0 must be a whole number from 1 to 1000000000, or null.",
     "dataset=folder": "dataset.root=null leaves dataset=folder without images: give dataset.root, class folders",
     "+dataset.on_leak=dropp": "dataset.on_leak=dropp is unknown: warn, error or drop. Did you mean drop?",

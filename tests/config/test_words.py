@@ -40,7 +40,7 @@ MEANT = {  # what was written, and the end of the one line that answers it
     "model=levl1": NETWORKS,
     "-m model=level1,levl2": "Did you mean level2?",
     "dataset=/path/to/mri": "a folder: python train.py dataset=folder dataset.root=/path/to/mri dataset.name=mri",
-    "dataset=folders": "or phantom. Did you mean folder?",
+    "dataset=folders": "or table. Did you mean folder?",
     "experiment=table3": "table2 or thesis_64px. Did you mean table2?",
     "lambda==50": "A value with such signs is put in quotes, and the whole word in others: \"lambda='=50'\"",
 }
@@ -74,7 +74,7 @@ def test_an_analysis_has_no_grids_and_no_groups():
     ("word", "said"),
     [
         ("lamda=50", "lamda=50: there is no such setting. Did you mean lambda?"),
-        ("dataset.root=/x", "dataset.root=/x is for dataset=folder, brain_tumor_mri, chest_xray or breast_ultrasound; "
+        ("dataset.root=/x", "dataset.root=/x is for dataset=folder, table, npz, brain_tumor_mri, chest_xray or breast_ultrasound; "
          "dataset=phantom does not read it. Take one of them, or leave it out."),
         ("+dataset.root=/x", "dataset.root=/x is for dataset=folder"),
     ],

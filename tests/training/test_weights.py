@@ -258,6 +258,4 @@ def test_fine_tuning_begins_with_the_checkpoint(trained, tmp_path, tiny):
 def test_test_images_are_measured_once_where_they_are_apart(measured, trained, tmp_path):
     _, run, said = measured(write(tmp_path / "a.pt", trained[0].state_dict()), "dataset.validation=0.25")
     assert json.loads(run.test_file.read_text()).keys() == {"last"}
-    assert (
-        "a share of train, which the checkpoint may have been trained on" in said and "test images, once: acc" in said
-    )
+    assert "of those that the checkpoint was trained on" in said and "test images, once: acc" in said

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gaze.choices import SOURCES
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import FRAME, first_few
 from gaze.data.dicom import is_dicom
@@ -25,6 +26,9 @@ CLUTTER = (
     "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "#recycle",
     "#snapshot", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "__pycache__",
 )  # fmt: skip
+
+
+DRAW_IT = " Where there is no test part yet, dataset.test=0.2 draws that share of the images for one."
 
 
 class Folder(NamedTuple):
@@ -54,7 +58,8 @@ def local_root(config: DatasetConfig, wanted: str) -> Path:
     Raises:
         DataError: it does not exist, is no folder or is empty.
     """
-    root = Path(config.root or "").expanduser()
+    own = Path(config.table).parent if config.root is None and config.table is not None else Path(config.root or "")
+    root = own.expanduser()
     if not root.exists():
         raise DataError(f"dataset.root={root} does not exist. {wanted}")
     if not root.is_dir():
@@ -65,11 +70,12 @@ def local_root(config: DatasetConfig, wanted: str) -> Path:
 
 
 def find_splits(root: Path, config: DatasetConfig, remedy: str) -> Path:
-    """The folder that holds both splits: the root, or the only such folder directly below it.
+    """The folder that holds both splits: the root, or the only such folder directly below it. Where ``dataset.test``
+    draws the test images, the root, or the one that holds the training folder.
 
     Kaggle delivers some sets inside a further folder (chest_xray/train), and people give either one.
     """
-    names = (config.train_dir, config.test_dir)
+    names = (config.train_dir, config.test_dir) if config.test is None else (config.train_dir,)
     folders = [entry for entry in entries(root) if entry.is_dir()]
     fits = [place for place in (root, *folders) if all((place / name).is_dir() for name in names)]
     if fits and (fits[0] == root or len(fits) == 1):
@@ -77,9 +83,15 @@ def find_splits(root: Path, config: DatasetConfig, remedy: str) -> Path:
     if fits:
         found = ", ".join(place.name for place in fits)
         raise DataError(f"{root} holds several data sets: {found}. Set dataset.root to one of them.")
+    if config.test is not None:
+        return root
     missing = " and ".join(f"{name}/" for name in names if not (root / name).is_dir())
     there = ", ".join(first_few([entry.name for entry in entries(root)], 10)) or "nothing"
-    raise DataError(f"{root} has no folder {missing}. It holds: {there}. {remedy}")
+    raise DataError(f"{root} has no folder {missing}. It holds: {there}. {remedy}{_draw_it(config)}")
+
+
+def _draw_it(config: DatasetConfig) -> str:
+    return DRAW_IT if SOURCES[config.kind].reads("test") else ""
 
 
 def entries(folder: Path) -> list[Path]:
@@ -130,21 +142,24 @@ def list_folder(root: Path, name: str) -> Folder:
     return listing
 
 
-def check_folders(root: Path, train: Folder, test: Folder, config: DatasetConfig, remedy: str) -> list[str]:
+def check_folders(root: Path, parts: dict[str, Folder], config: DatasetConfig, remedy: str) -> list[str]:
     """Refuse classes that cannot be trained on. Returns what is odd but usable, one line each."""
-    if train.files.keys() != test.files.keys():
-        only = [
-            f"only in {a.name}/: {', '.join(sorted(a.files.keys() - b.files.keys()))}"
-            for a, b in ((train, test), (test, train))
-            if a.files.keys() - b.files.keys()
-        ]
-        raise DataError(f"Class folders differ in {root}: {'; '.join(only)}. Both splits need the same classes.")
-    empty = [f"{f.name}/{name}" for f in (train, test) for name, files in f.files.items() if not files]
+    train, test = parts["train"], parts.get("test")
+    for other in parts.values():
+        if train.files.keys() != other.files.keys():
+            only = [
+                f"only in {a.name}/: {', '.join(first_few(sorted(a.files.keys() - b.files.keys())))}"
+                for a, b in ((train, other), (other, train))
+                if a.files.keys() - b.files.keys()
+            ]
+            raise DataError(f"Class folders differ in {root}: {'; '.join(only)}. Both splits need the same classes.")
+    empty = [f"{f.name}/{name}" for f in parts.values() for name, files in f.files.items() if not files]
     if empty:
         raise DataError(f"No image ({', '.join(SUFFIXES)}) in {root} in: {', '.join(first_few(empty))}. {remedy}")
     differences = [
         line
         for folder, published in ((train, config.train_counts), (test, config.test_counts))
+        if folder is not None
         for line in unlike_published(root, folder, published, remedy)
     ]
     if len(train.files) < 2:

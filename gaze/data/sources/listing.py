@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from gaze.choices import SOURCES
+from gaze.choices import SOURCES, either
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import first_few
-from gaze.data.sources.folders import SUFFIXES, Folder, check_folders, find_splits, list_folder, local_root
+from gaze.data.sources.folders import DRAW_IT, SUFFIXES, Folder, check_folders, find_splits, list_folder, local_root
 from gaze.data.sources.kaggle import downloaded
+from gaze.data.splits import VALIDATION
 from gaze.errors import DataError
 from gaze.names import printable
 
@@ -30,15 +31,19 @@ class Listing(NamedTuple):
 
     Attributes:
         root: what its images' paths are relative to.
-        folders: "train" and "test", or "all" where they are divided later.
+        folders: "train" and "test", and "validation" where the set's own is used; without "test" where it is drawn of
+            train; or "all" where they are divided later.
         masks: of its images, or None.
         warnings: what is odd but usable, a line each.
+        groups: what each image belongs to by its path (a patient, say); an image that is not in it is alone. None where
+            nothing says so.
     """
 
     root: Path
     folders: dict[str, Folder]
     masks: MaskFiles | None
     warnings: list[str]
+    groups: dict[str, str] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,6 +65,7 @@ class Listing(NamedTuple):
         if self.masks is not None:
             own = self.masks
             rows += [[image, file, _bytes(own.root / file)] for image, files in own.files.items() for file in files]
+        rows += [["group", path, group] for path, group in (self.groups or {}).items()]
         lines = "\n".join(sorted(map(json.dumps, rows)))
         counts = {split: len(folder.labelled()) for split, folder in self.folders.items()}
         return {"classes": list(self.classes), **counts, "sha256": hashlib.sha256(lines.encode()).hexdigest()}
@@ -80,7 +86,8 @@ def files_at_hand(config: DatasetConfig) -> dict[str, Any] | None:
     if lister is None:
         return None
     try:
-        place = downloaded(config.handle or "") if config.root is None else local_root(config, "")
+        kept = config.root is None and config.handle is not None
+        place = downloaded(config.handle or "") if kept else local_root(config, "")
     except DataError:
         return None
     try:
@@ -90,7 +97,9 @@ def files_at_hand(config: DatasetConfig) -> dict[str, Any] | None:
 
 
 def list_splits(place: Path, config: DatasetConfig, remedy: str) -> Listing:
-    """Class folders below a training and a test folder, with masks where ``dataset.mask_dir`` says so.
+    """Class folders below a training and a test folder, and a validation folder where ``dataset.validation`` asks for
+    it, with masks where ``dataset.mask_dir`` says so. Where ``dataset.test`` draws the test images, class folders may
+    stand in the root itself.
 
     Args:
         place: the folder that holds both, or the one above it.
@@ -101,9 +110,41 @@ def list_splits(place: Path, config: DatasetConfig, remedy: str) -> Listing:
         DataError: no such folders, classes that differ or are empty, images without a mask.
     """
     root = find_splits(place, config, remedy)
-    train, test = (list_folder(root, name) for name in (config.train_dir, config.test_dir))
-    warnings = check_folders(root, train, test, config, remedy)
-    return Listing(root, {"train": train, "test": test}, mirrored_masks(root, (train, test), config), warnings)
+    names = {"train": config.train_dir, "validation": config.val_dir, "test": config.test_dir}
+    there = [part for part, name in names.items() if (root / name).is_dir()]
+    if "validation" not in there and config.val_dir != DatasetConfig.model_fields["val_dir"].default:
+        raise DataError(f"{root} has no folder {config.val_dir}/ (dataset.val_dir). {remedy}")
+    if config.test is not None and not {"train", "test"} & set(there):
+        names, there = {"train": ""}, ["train"]
+    parts = {part: list_folder(root, names[part]) for part in used_parts(str(root), there, config)}
+    warnings = check_folders(root, parts, config, remedy)
+    return Listing(root, parts, mirrored_masks(root, list(parts.values()), config), warnings)
+
+
+def used_parts(where: str, there: Collection[str], config: DatasetConfig) -> list[str]:
+    """Which of a set's own parts are used: "train", "validation" where ``dataset.validation`` asks for it, "test".
+
+    Args:
+        where: the set lies, for an error.
+        there: the parts that it has.
+        config: group ``dataset``.
+
+    Raises:
+        DataError: a part that is missing, or a test part that is there and is to be drawn as well.
+    """
+    if "train" not in there:
+        raise DataError(f"{where} has no training images: its parts are {either(there)}.")
+    if "test" not in there and config.test is None:
+        raise DataError(f"{where} has no test part.{DRAW_IT}")
+    if "test" in there and config.test is not None:
+        raise DataError(f"dataset.test={config.test:g} draws test images, and {where} has some: leave it out.")
+    if "validation" not in there and config.validation in ("split", "folder"):
+        raise DataError(
+            f"dataset.validation={config.validation}, and {where} has no validation part. A share of the training "
+            f"images: dataset.validation={VALIDATION}."
+        )
+    own = ("train", "validation", "test") if config.validation in ("auto", "split", "folder") else ("train", "test")
+    return [part for part in own if part in there]
 
 
 # ---- masks
