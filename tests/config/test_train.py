@@ -136,7 +136,7 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "dataset.channels=2": "dataset.channels=2 must be 1 (grey) or 3 (RGB).",
     "dataset.channels=true": "dataset.channels=true must be a whole number.",
     "dataset.cache=true": "dataset.cache=true must be auto, off or a folder.",
-    "dataset.kind=foldr": "dataset.kind=foldr is unknown: phantom, folder, table, npz, kaggle or ultrasound. Did you mean folder?",
+    "dataset.kind=foldr": "dataset.kind=foldr is unknown: phantom, folder, table, npz, kaggle or ultrasound. Did you",
     "dataset.train_images=0": "dataset.train_images=0 must be a whole number from 1 to 1000000000, or null.",
     "dataset=folder": "dataset.root=null leaves dataset=folder without images: give dataset.root, class folders",
     "+dataset.on_leak=dropp": "dataset.on_leak=dropp is unknown: warn, error or drop. Did you mean drop?",

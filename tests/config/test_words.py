@@ -74,8 +74,8 @@ def test_an_analysis_has_no_grids_and_no_groups():
     ("word", "said"),
     [
         ("lamda=50", "lamda=50: there is no such setting. Did you mean lambda?"),
-        ("dataset.root=/x", "dataset.root=/x is for dataset=folder, table, npz, brain_tumor_mri, chest_xray or breast_ultrasound; "
-         "dataset=phantom does not read it. Take one of them, or leave it out."),
+        ("dataset.root=/x", "dataset.root=/x is for dataset=folder, table, npz, brain_tumor_mri, chest_xray or "
+         "breast_ultrasound; dataset=phantom does not read it. Take one of them, or leave it out."),
         ("+dataset.root=/x", "dataset.root=/x is for dataset=folder"),
     ],
 )  # fmt: skip
