@@ -179,7 +179,7 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
         DataError: the settings that stand there cannot be read.
     """
     kept, given = Run(run.folder), run.settings.to_dict()
-    if kept.values() == given:
+    if kept.values == given:
         return {}
     there, now = (flat_settings(place_free(values)) for values in (kept.settings.to_dict(), given))
     if run.settings.dataset.window == "auto":

@@ -302,7 +302,7 @@ def _no_study(study: str, path: Path, names: Iterable[Any]) -> DataError:
 def _study_of(run: Run) -> Any:
     """What its settings, of which nothing else is looked at, say; None where they cannot be read."""
     try:
-        return run.values()["study"]
+        return run.values["study"]
     except (DataError, ValueError, TypeError, KeyError):
         return None
 

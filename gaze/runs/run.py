@@ -116,8 +116,9 @@ class Run:
 
     # ---- settings
 
+    @cached_property
     def values(self) -> dict[str, Any]:
-        """``config.json`` as it stands there now, under today's names.
+        """``config.json`` under today's names, as it stood there at the first look.
 
         Raises:
             DataError: it is absent, damaged, or has no :data:`NEEDED` setting; a link leads out of the folder.
@@ -147,7 +148,7 @@ class Run:
         if self.given is not None:
             return self.given
         try:
-            settings = TrainConfig(**self.values())
+            settings = TrainConfig(**self.values)
         except ConfigError as error:
             raise DataError(f"config.json is not of this version of the project: {error}") from error
         _check_trainer(settings.trainer)

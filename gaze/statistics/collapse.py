@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from gaze.runs.collapse import LOST, collapse_of
+from gaze.runs.collapse import LATE, LOST, collapse_of
 from gaze.runs.tidy import CELL_KEYS, run_keys
 
 LOOKED_AT = ("kappa", "gaze_empty_fraction", "gaze_consistency_rms", "gaze_eta_squared")
@@ -18,8 +19,11 @@ def collapses(runs: pd.DataFrame) -> pd.Series[str]:
     """
     given = [runs[name].astype(float) if name in runs else pd.Series(float("nan"), runs.index) for name in LOOKED_AT]
     frame = pd.concat([runs[[*run_keys(runs), "epoch"]], pd.concat(given, axis=1, keys=LOOKED_AT)], axis=1)
-    groups = frame.sort_values("epoch").groupby(run_keys(runs), dropna=False)
-    return groups[list(LOOKED_AT)].apply(lambda own: collapse_of(*own.to_numpy().T.tolist())).astype(str)
+    late = frame.sort_values("epoch").groupby(run_keys(runs), dropna=False).tail(LATE)
+    groups = late.groupby(run_keys(runs), dropna=False)
+    sizes, order = groups.size(), np.argsort(groups.ngroup().to_numpy(), kind="stable")
+    parts = np.split(late[list(LOOKED_AT)].to_numpy()[order], np.cumsum(sizes.to_numpy())[:-1])
+    return pd.Series([collapse_of(*part.T.tolist()) for part in parts], sizes.index, dtype=str)
 
 
 def collapse_table(runs: pd.DataFrame) -> pd.DataFrame:

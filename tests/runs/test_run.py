@@ -19,7 +19,7 @@ def run(tiny, tmp_path):
 
 
 def changed(run: Run, change) -> Run:
-    values = run.values()
+    values = run.values
     change(values)
     run.config_file.write_text(json.dumps(values))
     return Run(run.folder)
