@@ -136,3 +136,42 @@ def test_numbers_of_chest_xray_restart_with_the_germ():
     )
     assert len(by_number[0] & by_number[1]) == 170
     assert not by_both[0] & by_both[1] and len(by_both[0] | by_both[1]) == 2646
+
+
+def moved(folder, to):
+    """Class folders of the validation part: the last five of each class of train."""
+    for name in ("cat", "dog"):
+        (folder / to / name).mkdir(parents=True)
+        for file in sorted((folder / "train" / name).iterdir())[-4:]:
+            file.rename(folder / to / name / file.name)
+    return folder
+
+
+def test_a_validation_folder_is_taken_where_it_is_there(folder):
+    assert len(load_dataset(config(folder, validation="auto")).validation.targets) == 6  # 0.15 of 40
+    with pytest.raises(DataError, match="has no validation part"):
+        load_dataset(config(folder, validation="folder"))
+    moved(folder, "val")
+    for word in ("auto", "folder", "split"):
+        data = load_dataset(config(folder, validation=word))
+        assert {path.split("/")[0] for path in data.validation.paths} == {"val"}
+        assert [len(split.targets) for split in (data.train, data.validation, data.test)] == [32, 8, 12]
+    assert load_dataset(config(folder)).validation is None
+    (folder / "val").rename(folder / "dev")
+    assert len(load_dataset(config(folder, validation="auto", val_dir="dev")).validation.targets) == 8
+    with pytest.raises(DataError, match=r"has no folder other/ \(dataset.val_dir\)"):
+        load_dataset(config(folder, validation="auto", val_dir="other"))
+
+
+def test_test_images_are_drawn_by_groups_where_there_are_none(folder):
+    with pytest.raises(DataError, match=r"draws test images, and .* has some: leave it out"):
+        load_dataset(config(folder, test=0.2))
+    (folder / "test").rename(folder.parent / f"{folder.name}-test")
+    with pytest.raises(DataError, match=r"has no folder test/.*dataset.test=0.2"):
+        load_dataset(config(folder))
+    below = load_dataset(config(folder, test=0.2, validation=0.25, group=PATIENT))
+    parts = (below.train, below.validation, below.test)
+    people = [{re.search(PATIENT, path)[1] for path in split.paths} for split in parts]
+    assert [len(split.targets) for split in parts] == [24, 8, 8] and len(set.union(*people)) == sum(map(len, people))
+    flat = load_dataset(config(folder / "train", test=0.2, validation=0.25, group=PATIENT))
+    assert [f"train/{path}" for path in flat.test.paths] == below.test.paths

@@ -53,6 +53,13 @@ class Part(NamedTuple):
     def weights(self) -> list[float]:
         return sorted(self.runs["lambda"].unique())
 
+    @property
+    def judged(self) -> str:
+        """What its runs' epochs were judged by, for a caption; "" where no settings say so."""
+        own = [self.used[name].dataset.validation for name in self.runs["run"].unique() if name in self.used]
+        words = {"test images, as published" if value == "test" else "validation images" for value in own}
+        return f"; epochs judged by {' and '.join(sorted(words))}" if words else ""
+
     def beside(self, epochs: int, until: float = math.inf) -> Beside:
         """What sets its runs, read up to an epoch, apart from the published ones of so many epochs."""
         return differences(self.runs[self.runs["epoch"] <= until], self.used, epochs)
@@ -167,7 +174,7 @@ def _follow(part: Part) -> Items:
     if len(plain):
         items.append(
             tables.pearson_item(
-                part.pearson, f"pearson-{part.slug}", part.where, part.dataset, part.beside(STUDY1_EPOCH)
+                part.pearson, f"pearson-{part.slug}", part.where, part.dataset, part.beside(STUDY1_EPOCH), part.judged
             )
         )
         items.append(tables.shared_curve_item(part.pearson, f"shared-curve-{part.slug}", part.where))
@@ -274,7 +281,8 @@ def print_tables(parts: list[Part], console: Console) -> None:
     """The tables that answer the two published questions, in the columns that a terminal has room for."""
     for part in parts:
         if len(part.pearson[part.pearson["lambda"] == 0]):
-            item = tables.pearson_item(part.pearson, "x", part.where, part.dataset, part.beside(STUDY1_EPOCH))
+            beside = part.beside(STUDY1_EPOCH)
+            item = tables.pearson_item(part.pearson, "x", part.where, part.dataset, beside, part.judged)
             _print(item, {"r, mean over seeds": "r"}, ("SD", "95 % interval", "without r"), console)
         item = tables.performance_item(
             part.by_lambda, "accuracy", "x", part.where, part.dataset, part.beside(STUDY2_EPOCH)

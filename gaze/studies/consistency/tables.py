@@ -37,7 +37,9 @@ TESTED_MEASURES = ("accuracy", "kappa", "balanced_accuracy", "f1_macro", "gaze_c
 DATASET_NAMES = {"brain_tumor_mri": "Brain Tumor MRI", "chest_xray": "Chest X-Ray"}
 
 
-def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str, beside: Beside) -> TableItem:
+def pearson_item(
+    table: pd.DataFrame, name: str, where: str, dataset: str, beside: Beside, judged: str = ""
+) -> TableItem:
     """Table 2 of one study and data set at lambda = 0; the CSV has every lambda.
 
     Args:
@@ -46,6 +48,7 @@ def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str, besid
         where: study and data set in words, for the caption.
         dataset: its name, to find the published values.
         beside: what sets the runs apart from those of study 1.
+        judged: ends the caption: what each epoch was judged by.
     """
     published = published_pearson().set_index(["dataset", "model"])["r"]
     rows = []
@@ -79,7 +82,8 @@ def pearson_item(table: pd.DataFrame, name: str, where: str, dataset: str, besid
         "share of all pairings of the seeds' kappas with their gazes whose mean r lies as far out; Holm over the "
         f"models, one measure at a time.{f' The smallest p that is possible: {least}.' if least else ''}",
     )
-    return TableItem(name, f"Does the gaze follow kappa? {where}, lambda = 0 (thesis, Table 2)", table, shown, notes)
+    caption = f"Does the gaze follow kappa? {where}, lambda = 0 (thesis, Table 2){judged}"
+    return TableItem(name, caption, table, shown, notes)
 
 
 def shared_curve_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
