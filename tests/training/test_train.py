@@ -274,7 +274,7 @@ def test_the_window_of_a_run_is_kept_and_used_again(composed, tmp_path):
     other = check_config(composed(*words, "dataset.window=[0,4095]", "trainer.max_epochs=2", "trainer.accelerator=cpu"))
     with pytest.raises(ConfigError, match=r"dataset\.window: \[.*\] there, \[0, 4095\] now"):
         plan_run(Run(run.folder, other))
-    values = run.values()
+    values = run.values
     del values["dataset"]["window"], values["dataset"]["orient"]  # a run from before, which took the whole range
     run.config_file.write_text(json.dumps(values))
     begun = plan_run(Run(run.folder, config)).run.settings.dataset
@@ -745,7 +745,7 @@ def test_the_split_is_kept_and_the_epochs_are_judged_by_the_validation_images(ju
     assert Counter(row["part"] for row in rows) == {"train": 12, "validation": 4, "test": 16}
     assert {row["class"] for row in rows} == set(CLASSES)
     assert run.rows[-1]["val/n_correct"] <= 4 and len(last_maps(run).target) == 4
-    assert plan_run(Run(run.folder, TrainConfig(**run.values()))).action == "skip"
+    assert plan_run(Run(run.folder, TrainConfig(**run.values))).action == "skip"
 
 
 def test_without_a_validation_part_nothing_is_tested_again(tiny_run):
