@@ -40,6 +40,7 @@ class DatasetConfig(Settings):
     # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; file: what a DICOM file says;
     # image: of each image; null: [0, 65535], or what the bits of a DICOM file hold
     window: Window = "auto"
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] = "bilinear"  # of resizing, antialiased
     orient: bool | None = True  # whether an EXIF orientation is applied; null: as in older runs, which did not
     frames: Literal["first", "all"] = "first"  # of a file that holds several; all: images of one group
     train_images: int | None = Field(

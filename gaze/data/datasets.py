@@ -122,7 +122,7 @@ def load_npz(config: DatasetConfig, say: Say) -> ImageData:
     file = Path(config.root or "").expanduser()
     parts = used_parts(str(file), npz.parts_of(file), config)
     wanted: dict[str, Any] = {"root": os.path.realpath(file), "parts": parts}
-    wanted |= {"kind": "npz", "image_size": config.image_size, "channels": config.channels}
+    wanted |= {"kind": "npz", "image_size": config.image_size, "channels": config.channels} | _resized(config)
     made_from = {"source": _source(npz) + _source(decode), "pillow": PIL.__version__}
 
     def build() -> Entry:
@@ -208,7 +208,7 @@ def _decoded(
         "window": config.window,
         "window_of": window_of,
         "orient": config.orient,
-    }
+    } | _resized(config)
     source = {"source": _source(decode) + _source(dicom), "pillow": PIL.__version__}
     if found is not None:
         wanted |= {"masks": os.path.realpath(found.root), "classes": listing.classes}
@@ -231,6 +231,11 @@ def _decoded(
     return _unpacked(cached(cache_folder(config.cache), Request(config.name, wanted, made_from), build, say))
 
 
+def _resized(config: DatasetConfig) -> dict[str, str]:
+    """What older entries of the cache do not have: they are bilinear."""
+    return {} if config.interpolation == "bilinear" else {"interpolation": config.interpolation}
+
+
 def _with_remarks(data: ImageData, halves: dict[str, Half], listing: Listing) -> ImageData:
     """What was left out or is odd, written into the audit."""
     notes = [line for half in halves.values() for line in half.notes]
@@ -249,11 +254,9 @@ def _read_folders(
     window: Window = config.window
     if window == "auto":  # a first look, at which nothing needs to be seen, or the one that counts
         window = "image" if window_of is None else find_window([root / path for path in window_of])
-    size = config.channels, config.image_size
+    how = config.channels, config.image_size, say, window, bool(config.orient), config.interpolation
     halves = {
-        split: read_images(
-            root, folder.name or root.name, folder.labelled(), split, *size, say, window, bool(config.orient)
-        )
+        split: read_images(root, folder.name or root.name, folder.labelled(), split, *how)
         for split, folder in folders.items()
     }
     if found is not None:

@@ -249,8 +249,15 @@ def _unsigned(opened: Image.Image) -> bool:
     return tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,) and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) == (1,)
 
 
-def decode_image(path: Path, channels: int, image_size: int, window: Window = None, orient: bool = True) -> Decoded:
-    """Decode, convert (:func:`grey_image`, :func:`convert_image`) and resize (bilinear, antialiased) one file.
+def decode_image(
+    path: Path,
+    channels: int,
+    image_size: int,
+    window: Window = None,
+    orient: bool = True,
+    interpolation: str = "bilinear",
+) -> Decoded:
+    """Decode, convert (:func:`grey_image`, :func:`convert_image`) and resize (antialiased) one file.
 
     ``window`` is for files whose format does not say what their values mean: a PGM file has its own range.
 
@@ -261,7 +268,7 @@ def decode_image(path: Path, channels: int, image_size: int, window: Window = No
     plain = frame.image if frame.values is None else grey_image(frame, window)
     assert plain is not None
     image = convert_image(plain, channels)
-    resized = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    resized = np.asarray(image.resize((image_size, image_size), Image.Resampling[interpolation.upper()]))
     pixels = resized.reshape(image_size, image_size, channels).transpose(2, 0, 1)
     return Decoded(pixels, pixel_digest(_compared(frame, image, channels)), image.size, frame.mode, frame.remarks)
 
@@ -358,6 +365,7 @@ def read_images(
     say: Callable[[str], None],
     window: Window = None,
     orient: bool = True,
+    interpolation: str = "bilinear",
 ) -> Half:
     """Decode one split in threads (Pillow decodes outside the interpreter's lock).
 
@@ -369,7 +377,7 @@ def read_images(
         channels: 1 grey, 3 RGB.
         image_size: height and width S that images are resized to.
         say: called with a line now and then.
-        window, orient: as in :func:`decode_image`.
+        window, orient, interpolation: as in :func:`decode_image`.
     """
     images = np.zeros((len(files), channels, image_size, image_size), np.uint8)
     bad: list[str] = []
@@ -378,12 +386,13 @@ def read_images(
     def read(i: int) -> Record | Exception:
         path, label = files[i]
         try:
-            images[i], digest, size, mode, remarks = decode_image(root / path, channels, image_size, window, orient)
+            found = decode_image(root / path, channels, image_size, window, orient, interpolation)
         except (MemoryError, ConfigError):
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error and more
             return error
-        return Record(path, split, label, digest, size, mode, remarks)
+        images[i] = found.pixels
+        return Record(path, split, label, *found[1:])
 
     records: list[Record | None] = []
     pool = ThreadPoolExecutor(os.cpu_count())

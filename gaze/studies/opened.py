@@ -346,7 +346,8 @@ def _pixels(image: Any, dataset: DatasetConfig) -> Tensor:
     try:
         if isinstance(image, str | Path):
             name = str(image)
-            found = decode_image(Path(image).expanduser(), channels, size, window, bool(dataset.orient))
+            how = bool(dataset.orient), dataset.interpolation
+            found = decode_image(Path(image).expanduser(), channels, size, window, *how)
             return torch.from_numpy(found.pixels.copy())
         own = image if isinstance(image, Image.Image) else Image.fromarray(_values(image))
         with TemporaryDirectory() as folder:  # one way of reading for all

@@ -341,13 +341,17 @@ def _build_module(
 ) -> GazeModule:
     model = config.model
     own = None if given is None or model.mean is not None else expected(model)
+    trained = own if own or model.weights is None else expected(model)
+    if trained and config.dataset.interpolation != trained.interpolation and config.dataset.kind != "phantom":
+        say(
+            f"note: images are resized by {config.dataset.interpolation} interpolation, those of {model.source}'s own "
+            f"{model.name} were by {trained.interpolation}. dataset.interpolation={trained.interpolation} does so too."
+        )
     if own is not None and given is not None and "scale" not in given.own:
         say(
             f"Images are scaled as {model.source}'s own {model.name} expects it, mean {own.mean}, SD {own.std}. "
             "Trained otherwise: model.mean=[...] model.std=[...]"
         )
-        if own.interpolation != "bilinear":
-            say(f"note: they are resized bilinearly; {model.source}'s own {model.name} had {own.interpolation} ones.")
     module = GazeModule(
         model=config.model.name,
         num_classes=len(data.classes),

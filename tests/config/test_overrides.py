@@ -53,7 +53,7 @@ def base(name: str, *words: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(name, list(words), return_hydra_config=True)
     values = OmegaConf.to_container(config, resolve=False)
-    hydra = {"run": {"dir": values["hydra"]["run"]["dir"]}, "overrides": {"task": list(words)}}
+    hydra = {"run": {"dir": values["hydra"]["run"]["dir"]}, "overrides": {"task": list(words)}, "runtime": {"cwd": "."}}
     slim = OmegaConf.create(values | {"hydra": hydra})
     OmegaConf.set_struct(slim, True)
     return slim

@@ -13,6 +13,7 @@ from conftest import SHARED
 from image_sets import refused, shipped
 from PIL import Image, features
 from torchvision import transforms
+from torchvision.transforms.v2 import InterpolationMode, Resize
 
 from gaze.config.data import DatasetConfig
 from gaze.data import decode
@@ -86,6 +87,14 @@ def test_equals_torchvision(tmp_path, suffix, shape, channels):
 
 def colours() -> Image.Image:
     return Image.fromarray(noise(3, (4, 5, 3)))
+
+
+@pytest.mark.parametrize("word", ["bilinear", "bicubic", "lanczos", "nearest"])
+def test_an_image_is_resized_as_torchvision_does_it(tmp_path, word):
+    colours().convert("RGB").save(tmp_path / "x.png")
+    resize = Resize((24, 24), InterpolationMode(word))
+    expected = np.asarray(resize(colours().convert("RGB"))).transpose(2, 0, 1)
+    assert np.array_equal(decode_image(tmp_path / "x.png", 3, 24, interpolation=word).pixels, expected)
 
 
 def test_modes_equal_a_conversion_to_rgb():

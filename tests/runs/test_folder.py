@@ -90,4 +90,4 @@ def test_links_beside_a_run_are_the_users_own(tmp_path):
     (tmp_path / "run" / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3")  # hydra.run.dir=.
     (tmp_path / "run" / "data").symlink_to("/")
     with pytest.raises(DataError, match=r"config\.json is missing"):
-        Run(tmp_path / "run").values
+        _ = Run(tmp_path / "run").values
