@@ -221,7 +221,8 @@ DISTANCES = Registry(
     Distance("ssim", "SSIM", "Wang et al. 2004, IEEE TIP 13", f"{DISTANCE}:ssim", most=2.0),
     Distance("soft_iou", "soft IoU", "Ruzicka 1958", f"{DISTANCE}:soft_iou"),
 )
-FILES = ("window", "orient", "interpolation", "on_bad_image", "on_missing_mask")  # settings of images that lie in files
+FOLDS = ("folds", "fold")  # settings of cross-validation
+FILES = (*FOLDS, "window", "orient", "interpolation", "on_bad_image", "on_missing_mask")  # of images that lie in files
 PAIR = (
     *FILES,
     "frames",
@@ -247,7 +248,7 @@ SOURCES = Registry(
     ),
     Source(
         "npz", "a file of MedMNIST", "Yang et al. 2023", "gaze.data.datasets:load_npz", needs=("root",),
-        takes=("interpolation", "test"), groups=("npz",),
+        takes=(*FOLDS, "interpolation", "test"), groups=("npz",),
     ),
     Source(
         "kaggle", "class folders of images, published at Kaggle", "", "gaze.data.datasets:load_folders",

@@ -64,6 +64,9 @@ class DatasetConfig(Settings):
     on_leak: Literal["warn", "error", "drop"] = "warn"  # what training images do that also stand in the test set, or
     # whose group does
     test: float | None = None  # share of train that becomes the test images of a set that has none
+    # cross-validation: fold 0..folds-1 is held out, as the test part of a set that has none, else for validation
+    folds: int | None = Field(None, ge=2, le=1000)
+    fold: int | None = Field(None, ge=0, le=999)
     # what each epoch is judged by: the test images, a share of train, or the set's own part (split or folder); auto:
     # that part where there is one, else 0.15
     validation: Literal["auto", "test", "split", "folder"] | float = "test"
@@ -110,6 +113,30 @@ class DatasetConfig(Settings):
         if value is not None and not _is_share(value):
             raise ValueError("must be a share of the images, 0.01 to 0.5, such as 0.2, or null")
         return value
+
+    @field_validator("folds")
+    @classmethod
+    def _no_share(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("test") is not None:
+            raise ValueError("holds out a fold, and dataset.test a share: leave one of them out")
+        return value
+
+    @field_validator("fold")
+    @classmethod
+    def _of_folds(cls, value: int | None, info: ValidationInfo) -> int | None:
+        folds = info.data.get("folds")
+        if "folds" in info.data and (value is None) != (folds is None):
+            raise ValueError(
+                "goes with dataset.folds: give both, such as dataset.folds=5 dataset.fold=0,1,2,3,4, or none"
+            )
+        if value is not None and folds is not None and value >= folds:
+            raise ValueError(f"must be 0 to {folds - 1}, with dataset.folds={folds}")
+        return value
+
+    @property
+    def draws_test(self) -> bool:
+        """Whether the test images of a set that has none are drawn."""
+        return self.test is not None or self.folds is not None
 
     @field_validator("columns")
     @classmethod

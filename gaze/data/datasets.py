@@ -33,7 +33,7 @@ from gaze.data.sources.folders import local_root
 from gaze.data.sources.kaggle import WAYS_OUT, download
 from gaze.data.sources.listing import Listing, list_splits, used_parts
 from gaze.data.sources.phantom import CLASSES, make_phantom
-from gaze.data.splits import VALIDATION, drawn_part, group_names, groups_of
+from gaze.data.splits import VALIDATION, drawn_part, fold_part, group_names, groups_of
 from gaze.errors import DataError
 from gaze.names import printable
 
@@ -139,7 +139,11 @@ def load_ultrasound(config: DatasetConfig, say: Say) -> ImageData:
     then."""
     place, remedy = _root(config, ultrasound.WANTED, say)
     listing = ultrasound.list_pairs(place, config, remedy or ultrasound.WANTED)
-    return _loaded(listing, config, say, lambda halves: ultrasound.divide(halves["all"], config))
+
+    def divide(halves: dict[str, Half]) -> dict[str, Half]:
+        return {"train": halves["all"]} if config.folds else ultrasound.divide(halves["all"], config)
+
+    return _loaded(listing, config, say, divide)
 
 
 def _loaded(
@@ -355,7 +359,7 @@ def assemble(
     Args:
         root: where the images lie.
         classes: their names.
-        train: images, of which ``dataset.test`` draws the test images where ``test`` is None.
+        train: images, of which ``dataset.test`` or ``dataset.folds`` draws the test images where ``test`` is None.
         test: images.
         config: group ``dataset``.
         validation: the set's own part, where it is used.
@@ -393,11 +397,12 @@ def _divided(
     halves: dict[str, Half], classes: tuple[str, ...], config: DatasetConfig, groups: Mapping[str, str] | None = None
 ) -> Divided:
     halves = dict(halves)
+    folded = config.folds is not None and "test" in halves  # else the fold held out is the test part
     if "test" not in halves:
         train = halves["train"]
         readable = [i for i, r in enumerate(train.records) if r is not None]
-        share, what = config.test or 0.0, f"dataset.test={config.test}"
-        kept, drawn = _parted(train, readable, share, what, classes, config, groups)
+        what = f"dataset.test={config.test}"
+        kept, drawn = _parted(train, readable, config.test, what, classes, config, groups)
         halves |= {"train": _only(train, kept, "train"), "test": _only(train, drawn, "test")}
     leaked, remarks = _leaked(halves, config, groups)
     dropped = leaked if config.on_leak != "warn" else set()
@@ -408,9 +413,14 @@ def _divided(
             f"dataset.validation={config.validation}, and {config.name} has no validation part. A share of the "
             f"training images: dataset.validation={VALIDATION}."
         )
-    if config.validation != "test" and "validation" not in halves:
-        share = VALIDATION if isinstance(config.validation, str) else config.validation
-        what, train = f"dataset.validation={share:g}", halves["train"]
+    if folded and "validation" in halves:
+        raise DataError(
+            f"dataset.folds makes the validation part, and {config.name} has one: dataset.validation=test "
+            "leaves it out."
+        )
+    if folded or (config.validation != "test" and "validation" not in halves):
+        share = None if folded else VALIDATION if isinstance(config.validation, str) else config.validation
+        what, train = f"dataset.validation={share}", halves["train"]
         places["train"], places["validation"] = _parted(train, places["train"], share, what, classes, config, groups)
         halves["validation"] = halves["train"] = _of_part(train, places["validation"], "validation")
     return Divided(halves, {split: places[split] for split in PARTS if split in places}, dropped, remarks)
@@ -462,17 +472,22 @@ def _alone(count: int, of: int, config: DatasetConfig) -> str:
 def _parted(
     half: Half,
     places: list[int],
-    share: float,
+    share: float | None,
     what: str,
     classes: Sequence[str],
     config: DatasetConfig,
     names: Mapping[str, str] | None,
 ) -> list[list[int]]:
-    """Places of what is left, and of the part drawn from them."""
+    """Places of what is left, and of the part drawn from them: a share, or fold ``dataset.fold``."""
     records = _records(half, places)
     groups = groups_of(records, group_names([r.path for r in records], config.group, names))
     labels = np.array([r.label for r in records], dtype=np.int64)
-    drawn = set(drawn_part(labels, groups, share, (config.split_seed or 0) % 2**32, classes, what).tolist())
+    seed = (config.split_seed or 0) % 2**32
+    if share is None:
+        part = fold_part(labels, groups, config.folds or 0, config.fold or 0, seed, classes)
+    else:
+        part = drawn_part(labels, groups, share, seed, classes, what)
+    drawn = set(part.tolist())
     return [[place for i, place in enumerate(places) if (i in drawn) == chosen] for chosen in (False, True)]
 
 

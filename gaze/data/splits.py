@@ -95,3 +95,43 @@ def drawn_part(
             "large. Give another share or dataset.split_seed."
         )
     return np.sort(drawn)
+
+
+def fold_part(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, fold: int, seed: int, classes: Sequence[str]
+) -> NDArray[np.int64]:
+    """Places of fold ``fold`` of ``folds``, drawn by scikit-learn's StratifiedKFold, or StratifiedGroupKFold where
+    several images make a group, shuffled by ``seed``. The folds of one seed are disjoint, and all images together.
+
+    Args:
+        labels: (N,) indices of ``classes``.
+        groups: (N,) of :func:`groups_of`.
+        folds: 2 or more.
+        fold: 0..folds - 1.
+        seed: of the draw.
+        classes: their names.
+
+    Raises:
+        DataError: a class that is absent from a fold, whichever is asked for, or from what is left of it.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # a second, where it is needed
+
+    of_class = [len(np.unique(groups[labels == label])) for label in range(len(classes))]
+    few = [f"{name} ({n})" for name, n in zip(classes, of_class, strict=True) if n < folds]
+    if few:
+        raise DataError(
+            f"dataset.folds={folds}: fewer images, or groups of them, than folds of: {', '.join(first_few(few))}. A "
+            "fold would be without; give fewer folds."
+        )
+    lone = len(np.unique(groups)) == len(groups)
+    drawn = (StratifiedKFold if lone else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    parts = [part for _, part in drawn.split(labels, labels, None if lone else groups)]
+    for place, part in enumerate(parts):
+        kept = np.setdiff1d(np.arange(len(labels)), part)
+        both = set(labels[part].tolist()) & set(labels[kept].tolist())
+        if absent := [name for label, name in enumerate(classes) if label not in both]:
+            raise DataError(
+                f"dataset.folds={folds}: no image of {', '.join(first_few(absent))} in fold {place} or outside it, "
+                "since its groups are few or large. Give fewer folds or another dataset.split_seed."
+            )
+    return np.sort(parts[fold])

@@ -309,7 +309,8 @@ def _study_of(run: Run) -> Any:
 
 def _part_by_settings(found: Sequence[Found]) -> None:
     """Runs with the same keys and other settings, such as dataset.image_size, are no duplicates: of their study, each
-    combination of the settings that differ becomes a study of its own, named by it. The least one keeps the name.
+    combination of the settings that differ becomes a study of its own, named by it. The least one keeps the name. So do
+    folds, whatever their seeds: they share training images, and are no further seeds.
     """
     studies: dict[tuple[str, str], dict[tuple[Any, ...], list[Found]]] = {}
     for own in found:
@@ -318,11 +319,9 @@ def _part_by_settings(found: Sequence[Found]) -> None:
     for (study, _), cells in studies.items():
         twins = [[own.run for own in cell if own.run] for cell in cells.values() if len(cell) > 1]
         names = {name for runs in twins for name in differing(runs) if _compared(name)}
-        if not names:
-            continue
         members = [own for cell in cells.values() for own in cell if own.run]
         flat = [flat_settings(place_free(own.run.settings.to_dict())) for own in members if own.run]
-        telling = _telling(flat, [name for name in names if any(name in own for own in flat)])
+        telling = _telling(flat, [name for name in names | {"dataset.fold"} if any(name in own for own in flat)])
         if not telling:
             continue
         values = [tuple(own.get(name) for name in telling) for own in flat]

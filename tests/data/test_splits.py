@@ -14,7 +14,7 @@ from gaze.config.data import DatasetConfig
 from gaze.data.audit import Record
 from gaze.data.datasets import load_dataset
 from gaze.data.sources.folders import list_folder
-from gaze.data.splits import drawn_part, group_names, groups_of
+from gaze.data.splits import drawn_part, fold_part, group_names, groups_of
 from gaze.errors import ConfigError, DataError
 
 CHEST = SHARED / "chest_xray" / "chest_xray"
@@ -175,3 +175,55 @@ def test_test_images_are_drawn_by_groups_where_there_are_none(folder):
     assert [len(split.targets) for split in parts] == [24, 8, 8] and len(set.union(*people)) == sum(map(len, people))
     flat = load_dataset(config(folder / "train", test=0.2, validation=0.25, group=PATIENT))
     assert [f"train/{path}" for path in flat.test.paths] == below.test.paths
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 4))
+def test_folds_hold_each_image_once_divide_no_group_and_have_each_class(seed, folds, largest):
+    g = np.random.default_rng(seed)
+    sizes = g.integers(1, largest + 1, 60)
+    groups, labels = np.repeat(np.arange(60), sizes), np.repeat(g.permutation(np.arange(60) % 3), sizes)
+    parts = [fold_part(labels, groups, folds, fold, seed % 100, ("a", "b", "c")) for fold in range(folds)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    assert sum(len(set(groups[part])) for part in parts) == 60
+    assert all(set(labels[part]) == {0, 1, 2} for part in parts)
+
+
+def test_folds_that_leave_a_class_absent_are_refused_whichever_is_asked_for():
+    labels = np.repeat([0, 1], [20, 4])
+    with pytest.raises(DataError, match=r"folds=5: fewer images.* of: b \(4\)"):
+        fold_part(labels, np.arange(24), 5, 0, 0, ("a", "b"))
+
+
+def test_a_fold_of_a_set_with_a_test_part_is_for_validation(folder):
+    parts = [load_dataset(config(folder, folds=5, fold=k, group=PATIENT)) for k in range(5)]
+    held = [set(data.validation.paths) for data in parts]
+    assert len(set.union(*held)) == sum(map(len, held)) == 40 and {len(data.test.targets) for data in parts} == {12}
+    assert all(not own & set(data.train.paths) for own, data in zip(held, parts, strict=True))
+    other = load_dataset(config(folder, folds=5, fold=0, group=PATIENT, split_seed=1))
+    assert set(other.validation.paths) != held[0]
+
+
+def test_a_fold_of_a_flat_set_is_its_test_part(folder):
+    flat = [load_dataset(config(folder / "train", folds=4, fold=k, group=PATIENT)) for k in range(4)]
+    held = [set(data.test.paths) for data in flat]
+    assert len(set.union(*held)) == sum(map(len, held)) == 40
+    assert all(data.validation is None for data in flat)  # the fold judges each epoch, with dataset.validation=test
+    data = load_dataset(config(folder / "train", folds=4, fold=0, group=PATIENT, validation=0.2))
+    parts = [set(split.paths) for split in (data.train, data.validation, data.test)]
+    assert parts[2] == held[0] and len(set.union(*parts)) == sum(map(len, parts)) == 40
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"folds": 5, "fold": 5}, "must be 0 to 4, with dataset.folds=5"),
+        ({"folds": 5}, "goes with dataset.folds: give both"),
+        ({"fold": 0}, "goes with dataset.folds: give both"),
+        ({"folds": 5, "fold": 0, "test": 0.2}, "leave one of them out"),
+        ({"folds": 1, "fold": 0}, "folds"),
+    ],
+)
+def test_folds_that_make_no_sense_are_refused(more, said):
+    with pytest.raises(ConfigError, match=said):
+        config("x", **more)

@@ -421,3 +421,10 @@ def test_runs_whose_lambda_turns_later_are_a_study_of_their_own(tmp_path):
     assert set(found.epochs["of_study"]) == {"study"} and found.listing["used"].all()
     assert not any("epoch" in name for name in mixed_settings(found))
     assert "of_study" not in load_runs(tmp_path / "1")
+
+
+def test_folds_are_parts_of_a_study_and_never_further_seeds(tmp_path):
+    for fold, seed in ((0, 0), (1, 1)):
+        data = {"name": "mine", "kind": "folder", "root": "x", "folds": 2, "fold": fold}
+        write_run(tmp_path, name=f"fold{fold}", seed=seed, dataset=data)
+    assert listing(tmp_path)["study"].to_dict() == {"fold0": "study", "fold1": "study, fold 1"}

@@ -71,11 +71,11 @@ def local_root(config: DatasetConfig, wanted: str) -> Path:
 
 def find_splits(root: Path, config: DatasetConfig, remedy: str) -> Path:
     """The folder that holds both splits: the root, or the only such folder directly below it. Where ``dataset.test``
-    draws the test images, the root, or the one that holds the training folder.
+    or ``dataset.folds`` draws the test images, the root, or the one that holds the training folder.
 
     Kaggle delivers some sets inside a further folder (chest_xray/train), and people give either one.
     """
-    names = (config.train_dir, config.test_dir) if config.test is None else (config.train_dir,)
+    names = (config.train_dir, config.test_dir) if not config.draws_test else (config.train_dir,)
     folders = [entry for entry in entries(root) if entry.is_dir()]
     fits = [place for place in (root, *folders) if all((place / name).is_dir() for name in names)]
     if fits and (fits[0] == root or len(fits) == 1):
@@ -83,7 +83,7 @@ def find_splits(root: Path, config: DatasetConfig, remedy: str) -> Path:
     if fits:
         found = ", ".join(place.name for place in fits)
         raise DataError(f"{root} holds several data sets: {found}. Set dataset.root to one of them.")
-    if config.test is not None:
+    if config.draws_test:
         return root
     missing = " and ".join(f"{name}/" for name in names if not (root / name).is_dir())
     there = ", ".join(first_few([entry.name for entry in entries(root)], 10)) or "nothing"

@@ -114,7 +114,7 @@ def list_splits(place: Path, config: DatasetConfig, remedy: str) -> Listing:
     there = [part for part, name in names.items() if (root / name).is_dir()]
     if "validation" not in there and config.val_dir != DatasetConfig.model_fields["val_dir"].default:
         raise DataError(f"{root} has no folder {config.val_dir}/ (dataset.val_dir). {remedy}")
-    if config.test is not None and not {"train", "test"} & set(there):
+    if config.draws_test and not {"train", "test"} & set(there):
         names, there = {"train": ""}, ["train"]
     parts = {part: list_folder(root, names[part]) for part in used_parts(str(root), there, config)}
     warnings = check_folders(root, parts, config, remedy)
@@ -134,7 +134,7 @@ def used_parts(where: str, there: Collection[str], config: DatasetConfig) -> lis
     """
     if "train" not in there:
         raise DataError(f"{where} has no training images: its parts are {either(there)}.")
-    if "test" not in there and config.test is None:
+    if "test" not in there and not config.draws_test:
         raise DataError(f"{where} has no test part.{DRAW_IT}")
     if "test" in there and config.test is not None:
         raise DataError(f"dataset.test={config.test:g} draws test images, and {where} has some: leave it out.")
