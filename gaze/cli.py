@@ -40,7 +40,9 @@ TRAIN = Command(
      "dataset.cache", "model.checkpoint", "hydra.run.dir", "hydra.sweep.dir"),
     CONF, grids=True,
 )  # fmt: skip
-ANALYZE = Command("analyze", ("study", "source", "check", "explain", "images", "hydra.run.dir"), CONF, grids=False)
+ANALYZE = Command(
+    "analyze", ("study", "source", "check", "explain", "images", "share", "hydra.run.dir"), CONF, grids=False
+)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

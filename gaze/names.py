@@ -42,6 +42,14 @@ def slug(text: str, taken: Collection[str] = ()) -> str:
     return name
 
 
+def shown_name(path: str, place: int, private: bool, part: str = "") -> str:
+    """What an image is called on a page, a picture, in a picture's name and in the audit: its path or, where paths may
+    hold patients' ids (``private``), its place in its part, from 0, as in ``maps.npz`` and a part's rows in
+    ``split.csv``; there ``part`` stands before it.
+    """
+    return f"{part} image {place}".strip() if private else path
+
+
 # A spreadsheet runs a cell that begins so, as the text itself or behind what another country's takes for a separator.
 FORMULA = re.compile(r"(^|[;\t\r\n])('*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -32,6 +32,7 @@ class AnalyzeConfig(Settings):
     check_images: Most = 200
     explain: str | None = None  # a run folder: where does its network look?
     images: str | None = None  # of explain: a folder or a file; null takes the run's evaluation images
+    share: str | None = None  # a run folder: a copy without patients' ids
     checkpoint: Literal["last", "best"] | None = None  # of check and explain; null takes compare.checkpoint
     compare: CompareConfig = CompareConfig()
 
@@ -45,6 +46,14 @@ class AnalyzeConfig(Settings):
     def _one_question(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("check") is not None:
             raise ValueError("asks another question than check: give one of them at a time")
+        return value
+
+    @field_validator("share")
+    @classmethod
+    def _by_itself(cls, value: str | None, info: ValidationInfo) -> str | None:
+        others = [name for name in ("study", "check", "explain") if info.data.get(name) is not None]
+        if value is not None and others:
+            raise ValueError(f"is no {others[0]}: give one of them at a time")
         return value
 
     @field_validator("checkpoint")

@@ -81,6 +81,11 @@ class DatasetConfig(Settings):
     counts: Counts | None = None  # images per class that the published set has, before it is split
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of each class
 
+    @property
+    def private(self) -> bool:
+        """Whether names of files may hold patients' ids: groups are read from them, or a table may name patients."""
+        return self.group is not None or self.kind == "table"
+
     @field_validator("channels")
     @classmethod
     def _grey_or_colour(cls, value: int) -> int:

@@ -96,10 +96,16 @@ def gpu_share(share: float) -> float:
 
 
 def register() -> None:
-    """Make this module's names known to OmegaConf: ``${folder:}``, ``${gpu_share:...}``, ``${analysis_name:...}``."""
+    """Make this module's names known to OmegaConf: ``${folder:}``, ``${gpu_share:...}``, ``${analysis_folder:...}``."""
     OmegaConf.register_new_resolver("folder", _folder, replace=True)
     OmegaConf.register_new_resolver("gpu_share", gpu_share, replace=True)
-    OmegaConf.register_new_resolver("analysis_name", analysis_name, replace=True)
+    OmegaConf.register_new_resolver("analysis_folder", analysis_folder, replace=True)
+
+
+def analysis_folder(study: Any, check: Any, explain: Any, images: Any, checkpoint: Any, share: Any) -> str:
+    """Where an analysis writes, below ``outputs``."""
+    own = analysis_name(study, check, explain, images, checkpoint)
+    return f"analysis/{own}" if share is None else "share"
 
 
 def analysis_name(study: Any, check: Any, explain: Any, images: Any = None, checkpoint: Any = None) -> str:

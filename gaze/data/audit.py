@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -55,9 +55,10 @@ class Record(NamedTuple):
 class Twins:
     """Pixel-identical images, counted before any is dropped.
 
-    ``groups`` lists the paths of each set of equal images. The ``*_groups`` count those that have two or more
-    images inside one split, two or more classes, or images in both splits; ``test_in_train`` counts the test
-    images that also stand in train, and ``train_in_test`` the training images that also stand in test.
+    ``groups`` lists what the images of each set of equal ones are called (:func:`gaze.names.shown_name`). The
+    ``*_groups`` count those that have two or more images inside one split, two or more classes, or images in both
+    splits; ``test_in_train`` counts the test images that also stand in train, and ``train_in_test`` the training
+    images that also stand in test.
     """
 
     groups: list[list[str]] = field(default_factory=list)
@@ -194,8 +195,9 @@ def pixel_digest(pixels: NDArray[Any]) -> bytes:
     return digest.digest()
 
 
-def find_twins(records: Iterable[Record]) -> Twins:
-    """Group images by their digest."""
+def find_twins(records: Iterable[Record], called: Mapping[Record, str] | None = None) -> Twins:
+    """Group images by their digest; ``called`` says what to call them, else it is their path."""
+    names = called or {}
     by_digest: defaultdict[bytes, list[Record]] = defaultdict(list)
     for record in records:
         by_digest[record.digest].append(record)
@@ -204,7 +206,7 @@ def find_twins(records: Iterable[Record]) -> Twins:
         if len(group) < 2:
             continue
         splits = Counter("test" if record.split == "test" else "train" for record in group)
-        twins.groups.append(sorted(printable(record.path) for record in group))
+        twins.groups.append(sorted(names.get(record, printable(record.path)) for record in group))
         twins.train_groups += splits["train"] > 1
         twins.test_groups += splits["test"] > 1
         twins.class_groups += len({record.label for record in group}) > 1
@@ -217,7 +219,12 @@ def find_twins(records: Iterable[Record]) -> Twins:
 
 
 def make_audit(
-    name: str, root: str | None, classes: Sequence[str], used: Sequence[Record], dropped: Sequence[Record] = ()
+    name: str,
+    root: str | None,
+    classes: Sequence[str],
+    used: Sequence[Record],
+    dropped: Sequence[Record] = (),
+    called: Mapping[Record, str] | None = None,
 ) -> Audit:
     """Audit of decoded images; ``unreadable``, ``ignored`` and ``warnings`` are the caller's to fill in.
 
@@ -227,6 +234,7 @@ def make_audit(
         classes: names, indexed by the records' labels.
         used: images that stay, at least one.
         dropped: leaked training images that do not.
+        called: as :func:`find_twins`.
     """
     splits = dict.fromkeys(("train", "test", *(r.split for r in used)))
     by_label = {split: Counter(r.label for r in used if r.split == split) for split in splits}
@@ -243,7 +251,7 @@ def make_audit(
         common_sizes={f"{w}x{h}": n for (w, h), n in Counter(r.size for r in used).most_common(3)},
         modes=dict(Counter(r.mode for r in used).most_common()),
         remarks=dict(Counter(remark for r in used for remark in r.remarks).most_common()),
-        twins=find_twins([*used, *dropped]),
+        twins=find_twins([*used, *dropped], called),
         dropped=len(dropped),
     )
 

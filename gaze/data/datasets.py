@@ -35,7 +35,7 @@ from gaze.data.sources.listing import Listing, list_splits, used_parts
 from gaze.data.sources.phantom import CLASSES, make_phantom
 from gaze.data.splits import VALIDATION, drawn_part, fold_part, group_names, groups_of
 from gaze.errors import DataError
-from gaze.names import printable
+from gaze.names import printable, shown_name
 
 MOST_FRAMES = 10_000  # of a file
 PARTS = ("train", "validation", "test")
@@ -56,13 +56,18 @@ class Split(NamedTuple):
 @dataclass(frozen=True)
 class ImageData:
     """A loaded data set. ``classes`` are in alphabetical order, numbers in their own; a target is an index into
-    them."""
+    them. ``private`` says that it knows patients, by its files' names or a table."""
 
     classes: tuple[str, ...]
     train: Split
     test: Split
     audit: Audit
     validation: Split | None = None  # None where the test images are what each epoch is judged by
+    private: bool = False
+
+    def shown(self, split: Split) -> list[str]:
+        """What its images are called, see :func:`gaze.names.shown_name`."""
+        return [shown_name(path, place, self.private) for place, path in enumerate(split.paths)]
 
     @property
     def evaluated(self) -> Split:
@@ -242,11 +247,36 @@ def _resized(config: DatasetConfig) -> dict[str, str]:
 
 def _with_remarks(data: ImageData, halves: dict[str, Half], listing: Listing) -> ImageData:
     """What was left out or is odd, written into the audit."""
+    bad = [line for half in halves.values() for line in half.bad]
     notes = [line for half in halves.values() for line in half.notes]
-    data.audit.unreadable.extend(printable(line) for half in halves.values() for line in half.bad)
-    data.audit.ignored.extend(map(printable, listing.ignored))
+    ignored = listing.ignored
+    if data.private:
+        bad, notes, ignored = _unnamed(bad, listing), _unnamed(notes, listing), ["a file"] * len(ignored)
+    data.audit.unreadable.extend(map(printable, bad))
+    data.audit.ignored.extend(map(printable, ignored))
     data.audit.warnings.extend([*listing.warnings, *first_few(notes)])
     return data
+
+
+def _unnamed(lines: Sequence[str], listing: Listing) -> list[str]:
+    """Lines ``PATH: what`` and ``mask of PATH: what`` with the file's place among those that are listed."""
+    if not lines:
+        return []
+    files = {
+        path: f"{split} file {place}"
+        for split, folder in listing.folders.items()
+        for place, (path, _) in enumerate(folder.labelled())
+    }
+    found = []
+    for line in lines:
+        mask = "mask of " if line.startswith("mask of ") else ""
+        words = line.removeprefix(mask).split(": ")
+        heads = {": ".join(words[:n]): ": ".join(words[n:]) for n in range(1, len(words))}
+        path = next((head for head in heads if head in files), "")
+        what = heads.get(path, "")
+        what = "cannot be read" if not what or "/" in what or Path(path).stem in what else what  # it repeats a name
+        found.append(f"{mask}{files.get(path, 'a file')}: {what}")
+    return found
 
 
 def _read_folders(
@@ -372,12 +402,16 @@ def assemble(
     divided = _divided({name: half for name, half in parts.items() if half is not None}, classes, config, groups)
     used = [r for split in divided.places for r in divided.records(split)]
     _check_classes_left(root, classes, used, divided.places)
-    place = None if root is None else printable(str(root))
-    audit = make_audit(config.name, place, classes, used, list(divided.dropped))
+    where = None if root is None else printable(str(root))
+    private, dropped = config.group is not None or bool(groups), list(divided.dropped)
+    called = dict.fromkeys(dropped, "left out") if private else {}
+    for split in divided.places if private else ():
+        called |= {r: shown_name(r.path, i, private, split) for i, r in enumerate(divided.records(split))}
+    audit = make_audit(config.name, where, classes, used, dropped, called)
     audit.warnings = divided.remarks
     audit.window = train.window if any(DEEP in r.remarks for r in used) or train.window == "file" else None
     kept = {split: _keep(divided.halves[split], own, config, groups) for split, own in divided.places.items()}
-    return ImageData(classes, kept["train"], kept["test"], audit, kept.get("validation"))
+    return ImageData(classes, kept["train"], kept["test"], audit, kept.get("validation"), private)
 
 
 class Divided(NamedTuple):

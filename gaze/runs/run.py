@@ -14,6 +14,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,13 @@ from gaze.runs.status import LOCK_FILE, STATUS_FILE, read_status, run_state
 
 LAST, BEFORE, BEST = "last", "before", "best"  # checkpoints, in the order in which a run resumes from them
 RERUN = "rerun"
+SHARE = "share"  # below outputs/: copies without ids
 ROOT_GIVEN = "dataset.root"  # in audit.json, which stays on this machine: the folder that was given, absolute
 NEEDED = ("study", "seed", "lambda", "dataset.name", "model.name", "trainer.max_epochs")  # of config.json
+IS_A_RUN = (
+    "A run folder is what python train.py leaves: it holds config.json and checkpoints/, as "
+    "outputs/STUDY/DATASET/MODEL/lambda=0/seed=0."
+)
 
 
 class Place:
@@ -79,7 +85,9 @@ class Run:
     classes_file = Place("classes.csv")
     confusion_file = Place("confusion.csv")
     status_file = Place(STATUS_FILE)
+    shared_file = Place("shared.json")  # in a copy without ids, see gaze.studies.share
     pictures = Place("pictures")
+    gaze_picture = Place("pictures/class_gaze.png")
     confusion_picture = Place("pictures/confusion.png")
     checkpoints = Place("checkpoints")
     hydra = Place(".hydra")  # Hydra's own three files, where its users look for them
@@ -327,10 +335,14 @@ def methods(runs: Iterable[Run]) -> str:
 
 
 def runs_below(root: Path) -> Iterator[Run]:
-    """Runs in ``root`` and below, in order of their folders' names; earlier ones that made room are none of them."""
+    """Runs in ``root`` and below, in order of their folders' names; earlier ones that made room are none of them, nor
+    copies in :data:`SHARE` beside their runs."""
     for folder, inner, files in os.walk(root):
         name = Path(folder).relative_to(root).as_posix()
         run = Run(Path(folder), name="" if name == "." else name)
+        if name.startswith(f"{SHARE}/") and run.shared_file.name in files:
+            inner.clear()
+            continue
         if run.config_file.name in files or run.metrics_file.name in files:
             inner.clear()
             yield run
@@ -340,3 +352,22 @@ def runs_below(root: Path) -> Iterator[Run]:
 def run_named(root: Path, name: str) -> Run:
     """A run by its name in a list of those in ``root``, which may be that run's folder itself."""
     return Run(root / name if (root / name).is_dir() else root, name=name)
+
+
+def run_in(folder: Path) -> Run:
+    """The run in a folder that somebody named.
+
+    Raises:
+        DataError: there is none, or its settings cannot be read.
+    """
+    run = Run(folder.expanduser())
+    if not run.folder.is_dir():
+        kind = "is a file, no run folder" if run.folder.exists() else "does not exist"
+        raise DataError(f"{folder} {kind}. {IS_A_RUN}")
+    try:
+        _ = run.settings
+    except DataError as error:
+        inside = [str(other.folder) for other in islice(runs_below(run.folder), 5)]
+        hint = "\nRuns in it:\n  " + "\n  ".join(inside) if inside and inside != [str(run.folder)] else ""
+        raise DataError(f"{folder}: {error}. {IS_A_RUN}{hint}") from error
+    return run

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gaze.errors import BusyError, GazeError
+from gaze.errors import BusyError, DataError, GazeError
 from gaze.files import write_json
 from gaze.runs.records import Status, read_facts
 
@@ -41,7 +41,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
+def tracked(directory: Path, private: bool = False, **facts: Any) -> Iterator[dict[str, Any]]:
     """Keep ``directory/status.json`` true while a run goes on in the ``with`` block.
 
     state: "running" inside, then "complete", "failed" (with error and traceback) or "interrupted" (Ctrl-C, an exit
@@ -50,6 +50,7 @@ def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
 
     Args:
         directory: the run's folder.
+        private: errors may name files of patients; then only those of settings and training are kept.
         facts: written as well, all along. ``seconds_before`` counts earlier attempts in ``seconds``.
 
     Yields:
@@ -76,8 +77,11 @@ def tracked(directory: Path, **facts: Any) -> Iterator[dict[str, Any]]:
             yield results
         except BaseException as error:
             asked = heard or isinstance(error, KeyboardInterrupt | SystemExit | Interrupted)
-            told = {"error": f"{type(error).__name__}: {error}"} if not asked or isinstance(error, GazeError) else {}
-            told |= {} if asked else {"traceback": traceback.format_exc()}
+            named = private and (isinstance(error, DataError) or not isinstance(error, GazeError))
+            said = "not kept, as it may name files of patients; it was shown when the run ended" if named else error
+            told = {"error": f"{type(error).__name__}: {said}"} if not asked or isinstance(error, GazeError) else {}
+            frames = "".join(traceback.format_tb(error.__traceback__)) if private else traceback.format_exc()
+            told |= {} if asked else {"traceback": frames}
             with suppress(OSError):  # the disk may be full; what is raised says so
                 end("interrupted" if asked else "failed", **told)
             ended = next((number for number in heard if number in ENDS), None)

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
@@ -34,14 +33,10 @@ from gaze.data.sources.kaggle import downloaded
 from gaze.errors import DataError
 from gaze.metrics.compare import MIN_GRID
 from gaze.runs.folder import changed_images
-from gaze.runs.run import LAST, Run, methods, runs_below
+from gaze.runs.run import LAST, Run, methods, run_in
 from gaze.training.checkpoints import DAMAGED, load_whole
 from gaze.training.module import GazeModule
 
-IS_A_RUN = (
-    "A run folder is what python train.py leaves: it holds config.json and checkpoints/, as "
-    "outputs/STUDY/DATASET/MODEL/lambda=0/seed=0."
-)
 Say = Callable[[str], None]
 Progress = Callable[[float], None]
 
@@ -408,16 +403,7 @@ def open_run(folder: Path, config: CompareConfig) -> Opened:
         DataError: no run folder, no checkpoint, a checkpoint of another network than the run's settings say, no GPU
             where one is asked for.
     """
-    run = Run(folder.expanduser())
-    if not run.folder.is_dir():
-        kind = "is a file, no run folder" if run.folder.exists() else "does not exist"
-        raise DataError(f"{folder} {kind}. {IS_A_RUN}")
-    try:
-        _ = run.settings
-    except DataError as error:
-        inside = [str(other.folder) for other in islice(runs_below(run.folder), 5)]
-        hint = "\nRuns in it:\n  " + "\n  ".join(inside) if inside and inside != [str(run.folder)] else ""
-        raise DataError(f"{folder}: {error}. {IS_A_RUN}{hint}") from error
+    run = run_in(folder)
     device = compute_device(config.device)
     check_runs([run], config.checkpoint)
     return opened(run, config.checkpoint, device)

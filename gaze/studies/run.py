@@ -1,4 +1,4 @@
-"""Which study is asked for: ``python analyze.py``, with ``study=``, ``check=RUN`` or ``explain=RUN``."""
+"""Which study is asked for: ``python analyze.py``, with ``study=``, ``check=``, ``explain=`` or ``share=RUN``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gaze.report.write import OWNED, write_report
 from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs, find_runs, read_runs
+from gaze.runs.run import run_in
 from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
 from gaze.studies.arms import augmentation_studies
 from gaze.studies.consistency import findings
@@ -40,6 +41,12 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     Raises:
         GazeError: nothing to analyse, a file that cannot be read, a folder that cannot be written.
     """
+    if config.share is not None:
+        from gaze.studies.share import share_run
+
+        run = run_in(Path(config.share))
+        _make(directory)
+        return share_run(run, directory, console)
     started = time.monotonic()
     one = config.check is not None or config.explain is not None
     written = _one_run(config, directory, console) if one else _study(config, directory, console)

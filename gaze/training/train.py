@@ -165,7 +165,7 @@ def _train(
         "resumed_from_epoch": found.epochs if found else 0,
         "seconds_before": run.status.get("seconds", 0.0) if found else 0.0,
     }
-    with tracked(run.folder, **facts) as results, explained(config, run.folder):
+    with tracked(run.folder, config.dataset.private, **facts) as results, explained(config, run.folder):
         module = _build_module(config, data, given, say)
         if config.dataset.window == "auto":  # known now
             write_json(run.config_file, with_window(config, data.data.audit.window).to_dict())

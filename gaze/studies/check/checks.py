@@ -114,7 +114,8 @@ def check_run(one: Opened, most: int | None, console: Console) -> Checked:
         layers, rho, first, shown = _randomised(one, pixels, own, maps, progress)
     with progress_bar(console, "noise on the images") as progress:
         change, kept = _noise(one, pixels, own, progress)
-    scores = pd.DataFrame({"image": [split.paths[i] for i in place], "class": [one.classes[c] for c in own]})
+    names = images.data.data.shown(split)
+    scores = pd.DataFrame({"image": [names[i] for i in place], "class": [one.classes[c] for c in own]})
     scores = pd.concat([scores, pd.DataFrame(_scores(curves)), pd.DataFrame(_on_target(kinds, masks))], axis=1)
     scores["randomised_rho"] = nan_mean(rho[:, -1], 0)
     for sd, row in zip(NOISE, change, strict=True):

@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 
     Attributes:
         source: folder or file they come from, or "evaluation images of the run".
-        names: paths, below the folder where there is one (N).
+        names: paths, below the folder where there is one (N); of evaluation images of patients their numbers.
         pixels: as the network gets them (N, C, S, S) uint8.
         target: true classes (N,), :data:`UNKNOWN` where nothing tells.
         sizes, modes: of the files before conversion (N): (width, height) and Pillow's mode; None where drawn.
@@ -91,11 +91,12 @@ def find_images(one: Opened, where: str | None, console: Console) -> Shown:
         one.check_classes(images.classes)
         split, number = images.data.data.evaluated, len(images.target)
         source = "evaluation images of the run"
-        return Shown(
-            source, split.paths, split.images, images.target, [None] * number, [None] * number, split.masks, []
-        )
+        names, nothing = images.data.data.shown(split), [None] * number
+        return Shown(source, names, split.images, images.target, [*nothing], [*nothing], split.masks, [])
     path = Path(where).expanduser()
     files, others = _files(one, path)
+    if one.dataset.private:
+        say(console, "note: manifest, overlays and page carry the files' names, which may hold patients' ids.")
     found = _decoded(one, path, files, console)
     if others:
         left = f"{len(others)} other files are left out, which are no images that are read: "
