@@ -53,7 +53,7 @@ class AnalyzeConfig(Settings):
     def _by_itself(cls, value: str | None, info: ValidationInfo) -> str | None:
         others = [name for name in ("study", "check", "explain") if info.data.get(name) is not None]
         if value is not None and others:
-            raise ValueError(f"is no {others[0]}: give one of them at a time")
+            raise ValueError(f"asks another question than {others[0]}: give one of them at a time")
         return value
 
     @field_validator("checkpoint")

@@ -25,6 +25,7 @@ from gaze.runs.arrays import DAMAGED, read_arrays
 from gaze.runs.predictions import read_figures, read_rows, write_rows
 from gaze.runs.records import Environment, Tested, read_json, read_record
 from gaze.runs.run import Run
+from gaze.runs.status import LOCK_FILE
 from gaze.terminal import say
 
 OF_STATUS = ("started", "finished", "seconds", "epochs", "resumed_from_epoch", "device", "metrics", "metrics_sha256")
@@ -133,11 +134,11 @@ class _Sharing:
         lines = [f"{path.name}: {reason}" for path, reason in why.items() if path.exists()]
         pictures = [path for path in run.pictures.glob("*") if path not in self.files]
         lines += [f"{run.pictures.name}: {len(pictures)} that may show patients' images"] if pictures else []
-        events = list(run.folder.glob("events.out.tfevents.*"))
+        events = [*run.folder.glob("events.out.tfevents.*"), *run.folder.glob("hparams.yaml")]
         lines += ["TensorBoard's files: host and pictures"] if events else []
-        known = {*self.files, *why, run.pictures, *events}
+        known = {*self.files, *why, run.pictures, run.folder / LOCK_FILE, *events}
         others = [path for path in run.folder.iterdir() if path not in known]
-        return lines + ([f"{len(others)} other files or folders, which no copy has"] if others else [])
+        return lines + ([f"what else lies in the folder: {len(others)}"] if others else [])
 
     # ---- a kind of file each: read as what it must be, written anew
 

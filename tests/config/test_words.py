@@ -84,7 +84,7 @@ def test_hydra_is_never_asked_for_a_setting_that_it_does_not_know(word, said):
         read(word)
     assert str(caught.value).startswith(said)
     with (
-        pytest.raises(ConfigError, match=r"^sorce=x: there is no such setting\. Did you mean source\?"),
+        pytest.raises(ConfigError, match=r"^sorce=x: there is no such setting\. Did you mean source or share\?"),
         initialize_config_dir(str(REPO / "conf"), version_base="1.3"),
     ):
         check_analysis(compose("analyze", ANALYZE.prepared(["sorce=x"])))

@@ -166,7 +166,7 @@ def test_the_copy_holds_no_id_no_place_and_no_host(run, copy):
          "environment.json", "gaze_grid.csv", "gaze_last.npz", "gaze_maps.npy", "maps.npz", "metrics.csv",
          "predictions.csv", "shared.json", "split.csv", "status.json"]
     )  # fmt: skip
-    for word in ("checkpoints", "TensorBoard", "pictures", "1 other files", "images.json"):
+    for word in ("checkpoints", "TensorBoard", "pictures", "what else lies in the folder: 1", "images.json"):
         assert word in said
     assert str(shared.settings.dataset.root) == "pictures" and shared.settings.dataset.group is None
 
@@ -264,7 +264,7 @@ def test_paths_of_any_system_are_cut_to_their_last_part():
 
 def test_share_is_asked_by_itself():
     for other in ("check", "explain", "study"):
-        with pytest.raises(ConfigError, match=f"share=b is no {other}"):
+        with pytest.raises(ConfigError, match=f"share=b asks another question than {other}"):
             AnalyzeConfig(share="b", **{other: "a"})
     assert analysis_folder(None, None, None, None, None, "x") == "share"
     assert analysis_folder("a", None, None, None, None, None) == "analysis/a"
