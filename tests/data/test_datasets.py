@@ -18,8 +18,10 @@ from torchvision.transforms.v2 import InterpolationMode, Resize
 from gaze.config.data import DatasetConfig
 from gaze.data import decode
 from gaze.data.audit import ALPHA, DEEP_COLOUR, FRAMES, Audit
-from gaze.data.datasets import load_dataset
+from gaze.data.datasets import _unnamed, load_dataset
 from gaze.data.decode import convert_image, decode_image, find_window, grey_image, read_frame
+from gaze.data.sources.folders import Folder
+from gaze.data.sources.listing import Listing
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError
 
@@ -59,6 +61,18 @@ def config(root: Path | None, **changes) -> DatasetConfig:
 
 
 # ---- what is read
+
+
+def test_a_line_about_a_file_is_about_its_place_and_repeats_no_name():
+    names = ["train/cat/Quintana: 1.png", "train/cat/Brzezinski_2.png"]
+    listing = Listing(Path("/clinic"), {"train": Folder("train", {"cat": names}, [])}, None, [])
+    lines = [f"{names[0]}: truncated", f"mask of {names[1]}: image of 3x4 pixels, mask of 4x4", f"{names[1]}: x: y",
+             f"{names[1]}: /clinic/{names[1]} is no regular file",
+             f"mask of {names[1]}: Brzezinski_2 differs", "Thorvald"]  # fmt: skip
+    assert _unnamed(lines, listing) == [
+        "train file 0: truncated", "mask of train file 1: image of 3x4 pixels, mask of 4x4", "train file 1: x: y",
+        "train file 1: cannot be read", "mask of train file 1: cannot be read", "a file: cannot be read",
+    ]  # fmt: skip
 
 
 def test_folder_pair(root):

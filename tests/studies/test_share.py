@@ -143,9 +143,11 @@ def test_check_and_explain_call_evaluation_images_by_their_number(run, tmp_path,
     own = str(run[0].folder)
     run_analysis(AnalyzeConfig(explain=own, compare=CPU), tmp_path / "explain", quiet())
     run_analysis(AnalyzeConfig(source=own, compare=CPU), tmp_path / "all", quiet())
+    run_analysis(AnalyzeConfig(check=own, check_images=10, compare=CPU), tmp_path / "check", quiet())
     assert not holding(tmp_path, IDS)
     manifest = pd.read_csv(tmp_path / "explain" / "manifest.csv")
     assert sorted(manifest["path"]) == sorted(f"image {i}" for i in range(16))
+    assert pd.read_csv(tmp_path / "check" / "images.csv")["image"].str.fullmatch(r"image \d+").all()
     console = quiet()
     images = str(Path(run[0].settings.dataset.root) / "test")
     run_analysis(AnalyzeConfig(explain=own, images=images, compare=CPU), tmp_path / "named", console)
@@ -268,3 +270,19 @@ def test_share_is_asked_by_itself():
             AnalyzeConfig(share="b", **{other: "a"})
     assert analysis_folder(None, None, None, None, None, "x") == "share"
     assert analysis_folder("a", None, None, None, None, None) == "analysis/a"
+
+
+def test_a_copy_of_a_table_has_its_names_alone(composed, tmp_path):
+    home = tmp_path / "clinic"
+    own = Run(home / "run")
+    own.folder.mkdir(parents=True)
+    words = ("dataset=table", f"dataset.root='{home}'", f"dataset.table='{home}/labels.csv'", "dataset.cache=off")
+    keys = [word for word in TINY if "_images" not in word]
+    write_json(own.config_file, check_config(composed(*keys, *words)).to_dict())
+    own.metrics_file.write_text("epoch,val/kappa\n1,0.5\n2,0.5\n")
+    run_analysis(AnalyzeConfig(share=str(own.folder), compare=CPU), tmp_path / "out", quiet())
+    (copy,) = (tmp_path / "out").iterdir()
+    dataset = Run(copy).settings.dataset
+    assert (dataset.table, dataset.cache) == ("labels.csv", "off")
+    assert not holding(copy, [str(tmp_path).encode()])
+    assert sorted(path.name for path in copy.iterdir()) == ["config.json", "metrics.csv", "pictures", "shared.json"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,25 @@ def test_a_flat_table_is_divided_by_patients_and_every_image_has_its_label(root)
     assert "P1" not in json.dumps(data.audit.to_dict())
     other = load_dataset(config(root, split_seed=1))
     assert parts(other)["test"] != parts(data)["test"] and parts(load_dataset(config(root))) == parts(data)
+
+
+def test_with_patients_images_are_called_by_their_number_and_without_by_their_name(root):
+    shutil.copy(root / "pictures" / "0.png", root / "pictures" / "1.png")
+    (root / "pictures" / "2.png").write_bytes(b"no image")
+    own = {"split": ["train"] * 30 + ["test"] * 30}
+    for more, twins, bad in (
+        ({}, ["pictures/0.png", "pictures/1.png"], "pictures/2.png"),
+        (
+            {"patient": [f"P{i // 3}" for i in range(60)]},
+            ["train image 0", "train image 1"],
+            "train file 7",
+        ),  # as text behind 0, 1, 12, 13, 14, 18 and 19
+    ):
+        write(root, rows(**own, **more))
+        data = load_dataset(config(root, test=None, validation="test", on_bad_image="skip"))
+        assert data.audit.twins.groups == [twins] and data.private == bool(more)
+        assert data.audit.unreadable == [f"{bad}: no image of a format that is read"]
+        assert data.shown(data.test)[0] == ("image 0" if more else data.test.paths[0])
 
 
 def test_the_tables_own_parts_are_taken(root):
