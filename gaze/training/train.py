@@ -196,6 +196,8 @@ def _train(
         finish_maps(run, data.data.evaluated.targets.numpy())
         _finish(run, trainer, table, say)
         evaluate_finally(run, trainer, module, data, say)
+        folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
+        say(f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}")
         results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
 
@@ -412,8 +414,6 @@ def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:
     terminal.say(
         get_console(), terminal.table("  ".join(run.words), ["on the evaluation set", *numbers], rows, [*numbers])
     )
-    folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
-    say(f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}")
 
 
 def _hyperparameters(run: Run) -> dict[str, Any]:
