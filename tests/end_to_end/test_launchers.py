@@ -219,6 +219,14 @@ def cluster(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
+def test_a_run_beside_an_srun_on_the_path_says_nothing_of_it(cluster, tmp_path):
+    line = [sys.executable, str(REPO / "train.py"), *TINY]
+    env = {**os.environ, "PATH": f"{cluster}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and "srun" not in done.stdout + done.stderr, done.stderr
+
+
 @needs_slurm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
