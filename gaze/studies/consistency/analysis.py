@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gaze.measures import measures
 from gaze.names import slug
+from gaze.report.confusion import confusion_figure
 from gaze.report.provenance import left_out_item
 from gaze.report.write import FigureItem, Section, TableItem
 from gaze.runs.class_gaze import GazeMaps
@@ -30,6 +31,7 @@ from gaze.terminal import print_table
 Items = list[TableItem | FigureItem]
 MEANS = "Mean of the last 5 epochs, over seeds ± SD."
 PUBLISHED = "gaze_consistency_l2"
+MOST_PANELS = 9  # models and lambdas whose confusion is drawn
 MOST_CASES = 4  # models and lambdas that a finding in the summary names one by one
 
 
@@ -159,6 +161,7 @@ def sections(runs: Runs, parts: list[Part]) -> list[Section]:
             ),
             tuple(item for part in parts for item in _scale(part)),
         ),
+        Section("Which classes does it know?", (), tuple(item for part in parts for item in _classes(part))),
         Section("Where does it look?", *_atlas(parts)),
         Section("How to read this", tuple(text.format(looked) for text in findings.HOW_TO_READ), ()),
         Section("The runs", (), (tables.runs_item(runs.listing), *([left] if left else []))),
@@ -239,6 +242,28 @@ def _gaze(part: Part) -> Items:
         drawn += _drawn(name, caption, plots.curve_figure, part.runs, part.dataset, measure)
     left = findings.not_drawn(part.by_lambda)
     return items + [item._replace(notes=(left,)) if left else item for item in drawn]
+
+
+def _classes(part: Part) -> Items:
+    """Figures by class, over all test images, and who is taken for whom."""
+    figures, summed, without = tables.figures_by_class(part.runs, part.used)
+    if figures.empty:
+        return []
+    items: Items = [
+        tables.classes_item(figures, of, f"{name}-{part.slug}", f"{caption}, {part.where}")
+        for of, name, caption in (
+            (("class", "macro"), "classes", "Figures by class"), (("all",), "over-images", "Figures over all images"),
+        )
+    ]  # fmt: skip
+    left = (f"{without} runs without classes.csv, or with a damaged one, are left out.",) if without else ()
+    for number, (names, arms) in enumerate(summed.items()):
+        shown = dict(list(arms.items())[:MOST_PANELS])
+        more = (f"The first {MOST_PANELS} of {len(arms)} models and lambdas.",) if len(arms) > MOST_PANELS else ()
+        caption = f"Confusion of the test images, summed over seeds, {part.where}"
+        name = f"confusion-{part.slug}" + f"-{number}" * (number > 0)
+        drawn = _drawn(name, caption, confusion_figure, shown, names, f"{part.where}: test images, all seeds")
+        items += [item._replace(notes=(*more, *left)) for item in drawn]
+    return items
 
 
 def _scale(part: Part) -> Items:

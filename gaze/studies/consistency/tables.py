@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from gaze.errors import DataError
 from gaze.measures import measures
 from gaze.report.style import model_styles
 from gaze.report.words import each, estimate, listed, number, p_value, with_sd
 from gaze.report.write import TableItem
 from gaze.runs.collapse import COLLAPSED, shortly
+from gaze.runs.predictions import read_figures
 from gaze.runs.records import Tested, read_facts
 from gaze.runs.run import BEST, LAST, Run
 from gaze.studies.consistency.published import (
@@ -32,6 +36,11 @@ MASK_NOTE = (
 STUDY2_NOTE = (
     "Published: 1 run of 50 epochs at 224 px, mean of the last 5, l2 form, alpha constant. Where the runs here were "
     "trained in another way the cell says in which: such figures do not compare."
+)
+HEADED = {"support": "images", "f1": "F1", "auroc": "AUROC", "ece": "calibration error"}
+CLASSES_NOTE = (
+    "Of the test images, after the last epoch: mean over seeds ± SD. The intervals in a run's own classes.csv are over "
+    "its images, or groups of them, and say nothing of another training."
 )
 TESTED_MEASURES = ("accuracy", "kappa", "balanced_accuracy", "f1_macro", "gaze_consistency")
 DATASET_NAMES = {"brain_tumor_mri": "Brain Tumor MRI", "chest_xray": "Chest X-Ray"}
@@ -284,6 +293,54 @@ def tested_item(runs: pd.DataFrame, used: Mapping[str, Run], name: str, where: s
         "best kappa of the validation images. All other tables and figures are of the validation images.",
     )
     return TableItem(name, f"On the test images, {where}", frame, pd.DataFrame(shown), notes)
+
+
+def figures_by_class(
+    runs: pd.DataFrame, used: Mapping[str, Run]
+) -> tuple[pd.DataFrame, dict[tuple[str, ...], dict[str, NDArray[np.int64]]], int]:
+    """What the runs' ``classes.csv`` and ``confusion.csv`` say: a row a figure and run; by the classes' names, the
+    confusion matrix of each model and lambda, summed over its runs; and how many runs have none that are whole.
+
+    Args:
+        runs: rows of the tidy frame of one study and data set.
+        used: its runs by their names.
+    """
+    rows, summed, without = list[dict[str, Any]](), dict[tuple[str, ...], dict[str, NDArray[np.int64]]](), 0
+    for own in each(runs.drop_duplicates("run")):
+        try:
+            found = read_figures(used[own.run]) if own.run in used else None
+        except DataError:
+            found = None
+        if found is None:
+            without += 1
+            continue
+        keys = {"model": own.model, "lambda": own.weight, "seed": own.seed}
+        rows += [keys | {name: row[name] for name in ("of", "class", "measure", "value")} for row in found.rows]
+        arms = summed.setdefault(found.classes, {})
+        arm = f"{own.model}, lambda {own.weight:g}"
+        arms[arm] = arms.get(arm, 0) + found.confusion
+    return pd.DataFrame(rows, columns=["model", "lambda", "seed", "of", "class", "measure", "value"]), summed, without
+
+
+def classes_item(figures: pd.DataFrame, of: Sequence[str], name: str, caption: str) -> TableItem:
+    """Figures by class and their means (``of`` class and macro), or over all images (all), for each model and lambda.
+
+    Args:
+        figures: of :func:`figures_by_class`.
+        of: which of its rows.
+    """
+    part = figures[figures["of"].isin(of)]
+    keys, shown = ["model", "lambda", "of", "class"], list[dict[str, Any]]()
+    for (model, weight, kind, label), own in part.groupby(keys, sort=False):
+        means = own.groupby("measure", sort=False)["value"]
+        row = {"model": model, "lambda": f"{weight:g}", "class": label if kind == "class" else "mean over classes"}
+        row |= {"seeds": str(own["seed"].nunique())}
+        for measure, values in means:
+            digits = 0 if measure == "support" else 3
+            sd = values.std() if measure != "support" else math.nan
+            row[HEADED.get(str(measure), str(measure).replace("_", " "))] = with_sd(values.mean(), sd, digits)
+        shown.append(row if kind != "all" else {key: value for key, value in row.items() if key != "class"})
+    return TableItem(name, caption, part, pd.DataFrame(shown), (CLASSES_NOTE,))
 
 
 def schedule_item(table: pd.DataFrame, name: str, where: str) -> TableItem:

@@ -3,10 +3,21 @@
 import numpy as np
 import pandas as pd
 from made_up import made_up_runs
+from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 from gaze.runs.collapse import COLLAPSED
+from gaze.runs.predictions import write_figures
+from gaze.runs.run import Run
+from gaze.statistics.classification import class_figures, confusion_table
 from gaze.statistics.seeds import lambda_table
-from gaze.studies.consistency.tables import MASK_NOTE, across_item, gaze_item, performance_item
+from gaze.studies.consistency.tables import (
+    MASK_NOTE,
+    across_item,
+    classes_item,
+    figures_by_class,
+    gaze_item,
+    performance_item,
+)
 
 MASK_TITLES = ["energy in mask", "lift in mask", "pointing game"]
 
@@ -61,3 +72,27 @@ def test_models_stand_down_and_lambdas_across_with_the_published_accuracy_beneat
     assert gaze_item(lost, "x", "here").shown.set_index("lambda").loc["-100", "RMS deviation"].isna().all()
     kappa = across_item(table, "kappa", "x", "here", "chest_xray", {})
     assert kappa.shown["model"].tolist() == ["level2", "resnet18"]
+
+
+def test_figures_by_class_are_means_over_seeds_and_the_confusion_is_their_sum(tmp_path):
+    names, used, truth, preds = ("a", "b"), {}, [], []
+    for seed in (0, 1, 2):
+        random = np.random.default_rng(seed)
+        t, p = random.integers(0, 2, 40), random.integers(0, 2, 40)
+        run = Run(tmp_path / str(seed))
+        run.folder.mkdir()
+        write_figures(run, class_figures(names, t, p, np.eye(2, dtype=np.float32)[p]), names, confusion_table(t, p, 2))
+        used[str(seed)], truth, preds = run, [*truth, t], [*preds, p]
+    used["2"].confusion_file.write_text("damaged")
+    runs = pd.DataFrame({"run": ["0", "1", "2", "csv"], "model": "level1", "lambda": 50.0, "seed": [0, 1, 2, 3]})
+    figures, summed, without = figures_by_class(runs, used)
+    assert without == 2 and list(summed) == [names]
+    expected = sum(confusion_matrix(t, p) for t, p in zip(truth[:2], preds[:2], strict=True))
+    assert (summed[names]["level1, lambda 50"] == expected).all()
+    shown = classes_item(figures, ("class", "macro"), "x", "x").shown
+    recalls = [recall_score(t, p, pos_label=1) for t, p in zip(truth[:2], preds[:2], strict=True)]
+    assert list(shown["class"]) == ["a", "b", "mean over classes"] and list(shown["seeds"]) == ["2"] * 3
+    assert shown["recall"][1] == f"{np.mean(recalls):.3f} ± {np.std(recalls, ddof=1):.3f}"
+    whole = classes_item(figures, ("all",), "x", "x").shown
+    right = [accuracy_score(t, p) for t, p in zip(truth[:2], preds[:2], strict=True)]
+    assert "class" not in whole and whole["accuracy"][0].startswith(f"{np.mean(right):.3f}")
