@@ -127,6 +127,7 @@ def test_a_spreadsheet_runs_no_name_and_it_is_read_back(name):
     assert csv_value(cell) == name
     parts = re.split(r"[;\t\r\n]", cell)  # what other countries' spreadsheets take for cells
     assert NUMBER.fullmatch(cell) or [part for part in parts if part[:1] in tuple("=+-@")] == []
+    name = printable(name)  # as it comes into a frame: a text of pyarrow's holds no bytes that are no UTF-8
     text = csv_text(pd.DataFrame({name: [name, "plain"], "b": [-1.5, 2.0]}))
     rows = list(csv.reader(io.StringIO(text, newline="")))
     assert [[csv_value(value) for value in row] for row in rows] == [[name, "b"], [name, "-1.5"], ["plain", "2.0"]]

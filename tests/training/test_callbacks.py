@@ -44,7 +44,8 @@ def test_without_the_callback_that_draws_a_run_is_the_same(tiny, tmp_path, monke
     run_training(config, tmp_path / "drawn")
     monkeypatch.setattr("gaze.training.train.GradCAM", lambda *_: Callback())
     run_training(config, tmp_path / "bare")
-    assert (tmp_path / "drawn" / "pictures").exists() and not (tmp_path / "bare" / "pictures").exists()
+    assert [path.name for path in (tmp_path / "bare" / "pictures").iterdir()] == ["confusion.png"]  # of the last look
+    assert (tmp_path / "drawn" / "pictures" / "overlays.png").exists()
     drawn, bare = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("drawn", "bare"))
     assert all(torch.equal(bare["state_dict"][key], value) for key, value in drawn["state_dict"].items())
     drawn, bare = ((tmp_path / name / "metrics.csv").read_bytes() for name in ("drawn", "bare"))
