@@ -222,6 +222,7 @@ def test_epsilon_squared_follows_from_scipys_f():
     assert metric.compute().item() == pytest.approx(2 * (f - 1) / (2 * f + 17), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_without_class_structure_epsilon_squared_is_zero_on_average_and_eta_squared_is_not():
     g = torch.Generator().manual_seed(0)
     for images, eta in ((8, 3 / 7), (20, 3 / 19), (40, 3 / 39)):

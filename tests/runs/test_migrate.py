@@ -84,6 +84,7 @@ def test_an_interrupted_run_goes_on_to_the_same_metrics(old, composed):
     pd.testing.assert_frame_equal(found[expected.columns], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_checked_and_explained(old, tmp_path, undrawn):
     run = next(run for run in runs_below(old / "arms") if run.hydra.exists())
     module = GazeModule.load_from_checkpoint(run.checkpoint())

@@ -168,6 +168,7 @@ def _drawn_sample(images: int, random: np.random.Generator, together: int = 1, c
     return truth, prediction, probabilities.astype(np.float32), groups
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_they_say():
     """95 % intervals over 300 samples; a binomial SD of 1.3 %, and percentiles of 120 images are a little short."""
     true = {"accuracy": 0.8, "kappa": 0.6, "arecall": 0.8, "bprecision": 0.8, "ece": 0.1}

@@ -107,6 +107,7 @@ def test_every_question_of_a_shipped_experiment_can_be_answered(composed, experi
     assert not (all(able.values()) and descriptive(experiment)), "it calls itself descriptive and is not"
 
 
+@pytest.mark.slow
 def test_the_least_p_is_that_of_the_floors_and_families(composed):
     assert of_arms(Counter(none=8, **{f"arm_{i}": 4 for i in range(14)})) == pytest.approx(
         {"moved": 14 / 495, "question 1": 14 / 495, "question 2": 14 / 495}
@@ -145,6 +146,7 @@ def test_a_study_that_can_answer_nothing_says_so(tiny, tmp_path):
         assert "It can answer nothing: no arm can reach 0.05 after Holm over 2." in line
 
 
+@pytest.mark.slow
 def test_seeds_and_lambdas_say_what_they_can_find(tiny, tmp_path):
     def lines(seeds: int, *weights: int) -> list[str]:
         return design_lines(

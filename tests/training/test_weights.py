@@ -73,7 +73,13 @@ def check_config_of(tiny, file, *overrides):
 
 @pytest.mark.parametrize(
     ("name", "prefix"),
-    [("a.pt", ""), ("a.pth", "module."), ("a.ckpt", "model."), ("a.ckpt", "net._orig_mod."), ("a.safetensors", "net.")],
+    [
+        ("a.pt", ""),
+        pytest.param("a.pth", "module.", marks=pytest.mark.slow),
+        pytest.param("a.ckpt", "model.", marks=pytest.mark.slow),
+        ("a.ckpt", "net._orig_mod."),
+        ("a.safetensors", "net."),
+    ],
 )
 def test_what_is_measured_is_the_network_as_plain_pytorch_has_it(measured, trained, tmp_path, name, prefix):
     net, scores, target = trained

@@ -111,6 +111,7 @@ def test_the_long_table_and_the_distances_are_those_of_the_maps_on_disk(analysis
     assert pairs["emd"].notna().all() == (pairs["n_valid"] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_second_analysis_computes_no_map_and_no_pair_and_says_the_same(analysis, source, monkeypatch):
     directory = analysis[0]
     before = {name: (directory / name).read_bytes() for name in ("pairs.csv", "images.csv", "report.html")}

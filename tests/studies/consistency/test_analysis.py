@@ -166,7 +166,7 @@ LEVELS = tuple(f"level{i}" for i in range(1, 6))
 GRID = {"models": LEVELS, "lambdas": (-100, 0, 50, 100, 500), "epochs": 6}
 
 
-@pytest.mark.parametrize("seeds", [1, 6])
+@pytest.mark.parametrize("seeds", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_grid_is_read_from_the_top_two_pictures_a_sentence_a_level_then_levels_down_lambda_across(
     tmp_path, undrawn, seeds
 ):
@@ -187,6 +187,7 @@ def test_a_grid_is_read_from_the_top_two_pictures_a_sentence_a_level_then_levels
     assert row.count("|") == 7  # the model and five lambdas
 
 
+@pytest.mark.slow
 def test_long_tables_of_a_grid_are_folded_and_the_rest_is_open(tmp_path, undrawn):
     _, page = page_of(tmp_path, made_up_runs(**GRID, seeds=[0]))
     folded = re.findall(
