@@ -350,7 +350,7 @@ def test_all_bad_settings_of_an_analysis_are_named_at_once():
         "check_images=5 must be a whole number from 10 to 1000000000, or null.",
         "explain=b asks another question than check: give one of them at a time.",
         "compare.device=gpu is unknown: auto, cpu or cuda. Did you mean cpu?",
-        "sorce=1: there is no such setting. Did you mean source?",
+        "sorce=1: there is no such setting. Did you mean source or share?",
     ]
     with pytest.raises(ConfigError, match="images=x belongs to explain=RUN"):
         check_analysis(OmegaConf.create({"images": "x"}))
