@@ -349,7 +349,10 @@ def test_the_command_writes_below_outputs(tmp_path):
 def test_bad_input_ends_in_one_message(tmp_path):
     for words, message in (
         (["source=none"], "source=none: there is no such file or folder"),
-        ([f"source={DATA}", "+sorce=x", "study=a/b"], "sorce=x: there is no such setting. Did you mean source or share?"),
+        (
+            [f"source={DATA}", "+sorce=x", "study=a/b"],
+            "sorce=x: there is no such setting. Did you mean source or share?",
+        ),
     ):
         done = command(*words, cwd=tmp_path)
         assert done.returncode == 1
