@@ -26,7 +26,7 @@ from gaze.measures import measures
 from gaze.runs.folder import flat_settings
 from gaze.runs.kept_maps import COLUMNS
 from gaze.runs.run import Run, runs_below
-from gaze.runs.tidy import RUN_KEYS, absent_columns, add_derived, check_columns, check_tidy, read_tidy_csv
+from gaze.runs.tidy import FOLD, RUN_KEYS, absent_columns, add_derived, check_columns, check_tidy, read_tidy_csv
 
 # Settings that say which run it is, or change no figure; and lambda's schedule, which parts runs by itself.
 KEYS_AND_PLACES = {
@@ -38,9 +38,10 @@ KEYS_AND_PLACES = {
     "seed",
     "dataset.cache",
     "model.checkpoint",
+    "dataset.fold",
 }
 KEYS_AND_PLACES |= {"gaze.start_epoch", "gaze.end_epoch", "gaze.keep_maps"}
-PARTS = ("variant", "of_study")  # of a study: columns that only some runs have
+PARTS = ("variant", "of_study", FOLD)  # of a study: columns that only some runs have
 LISTING = [*RUN_KEYS, "run", "state", "used", "epochs", "max_epochs", "reason"]
 
 
@@ -52,7 +53,7 @@ class Runs(NamedTuple):
             settings a part of a study has where the runs of one study differ in them, ``of_study`` of which study a
             later schedule of lambda is a part.
         listing: a row per run found: its keys, ``run`` (its folder below the source), state (complete,
-            unfinished, failed, duplicate, unreadable), used, epochs, max_epochs, reason.
+            unfinished, failed, duplicate, without folds, unreadable), used, epochs, max_epochs, reason.
         used: each used run by its ``run``; empty from a CSV.
         absent: tidy columns that a CSV lacks.
     """
@@ -120,10 +121,14 @@ def read_runs(
     found = [own for own in found if own.row["study"] not in without]
     if not arms:
         _part_by_settings([own for own in found if own.run and own.row["state"] in ("complete", *include)])
+    for own in found if arms else ():
+        if (fold := own.row.pop(FOLD, None)) is not None:  # maps of other images do not compare
+            own.row["study"] += f", fold {fold}"
     _part_by_schedule(found)
     _mark_duplicates(found, arms)
     for own in found:
         own.row["used"] = own.row["state"] == "complete" or (own.row["state"] in include and own.row["epochs"] > 0)
+    _mark_without_folds([own for own in found if own.row["used"] and FOLD in own.row])
     used = [own for own in found if own.row["used"]]
     listing = pd.DataFrame([own.row for own in found], columns=LISTING)
     if not used:
@@ -177,6 +182,7 @@ def _read_run(run: Run) -> Found:
     row |= {"run": run.name, "state": "unreadable", "epochs": 0, "reason": ""}
     try:
         row |= run.keys | {"max_epochs": int(run.settings.trainer["max_epochs"])}
+        row |= {} if run.dataset.fold is None else {FOLD: run.dataset.fold}
         run.check_files()
         table = _tidy_table(run)
     except (OSError, DataError) as error:
@@ -275,6 +281,7 @@ def _from_csv(path: Path) -> Iterator[Found]:
     for keys, rows in table.groupby([*RUN_KEYS, "run"], sort=False):
         row = dict(zip([*RUN_KEYS, "run"], keys, strict=True))
         row |= {"state": "complete", "epochs": len(rows), "max_epochs": None, "reason": ""}
+        row |= {FOLD: int(rows[FOLD].iloc[0])} if FOLD in rows and rows[FOLD].notna().all() else {}
         yield Found(row, {str(name): rows[name].to_numpy() for name in rows}, None)
 
 
@@ -310,18 +317,18 @@ def _study_of(run: Run) -> Any:
 def _part_by_settings(found: Sequence[Found]) -> None:
     """Runs with the same keys and other settings, such as dataset.image_size, are no duplicates: of their study, each
     combination of the settings that differ becomes a study of its own, named by it. The least one keeps the name. So do
-    folds, whatever their seeds: they share training images, and are no further seeds.
+    numbers of folds, none among them.
     """
     studies: dict[tuple[str, str], dict[tuple[Any, ...], list[Found]]] = {}
     for own in found:
-        key = tuple(own.row[name] for name in RUN_KEYS)
+        key = (*(own.row[name] for name in RUN_KEYS), own.row.get(FOLD))
         studies.setdefault(key[:2], {}).setdefault(key, []).append(own)
     for (study, _), cells in studies.items():
         twins = [[own.run for own in cell if own.run] for cell in cells.values() if len(cell) > 1]
         names = {name for runs in twins for name in differing(runs) if _compared(name)}
         members = [own for cell in cells.values() for own in cell if own.run]
         flat = [flat_settings(place_free(own.run.settings.to_dict())) for own in members if own.run]
-        telling = _telling(flat, [name for name in names | {"dataset.fold"} if any(name in own for own in flat)])
+        telling = _telling(flat, [name for name in names | {"dataset.folds"} if any(name in own for own in flat)])
         if not telling:
             continue
         values = [tuple(own.get(name) for name in telling) for own in flat]
@@ -382,7 +389,7 @@ def _mark_duplicates(found: Sequence[Found], arms: bool) -> None:
     for own in found:
         if own.row["state"] == "complete":
             arm = repr(own.run.settings.augmentation) if arms and own.run else ""
-            groups.setdefault((*(own.row[key] for key in RUN_KEYS), arm), []).append(own)
+            groups.setdefault((*(own.row[key] for key in RUN_KEYS), own.row.get(FOLD), arm), []).append(own)
     for group in groups.values():
         if len(group) > 1:  # stable: where no start is known, the first one stands
             group.sort(key=lambda own: str(own.run.environment.get("started", "")) if own.run else "", reverse=True)
@@ -392,6 +399,22 @@ def _mark_duplicates(found: Sequence[Found], arms: bool) -> None:
             if kept.run and other.run:
                 names = ", ".join(differing([kept.run, other.run]))
                 other.row["reason"] += f", other settings: {names}" if names else ", same settings"
+
+
+def _mark_without_folds(used: Sequence[Found]) -> None:
+    """A seed whose folds are not all there is not used: its mean would be over other images than other seeds'."""
+    seeds, numbers = dict[tuple[Any, ...], list[Found]](), dict[tuple[Any, ...], int]()
+    for own in used:
+        key = tuple(own.row[key] for key in RUN_KEYS)
+        seeds.setdefault(key, []).append(own)
+        number = own.run.dataset.folds or 0 if own.run else own.row[FOLD] + 1  # a CSV does not say how many
+        numbers[key[:2]] = max(numbers.get(key[:2], 0), number)
+    for key, members in seeds.items():
+        number = numbers[key[:2]]
+        if missing := sorted(set(range(number)) - {own.row[FOLD] for own in members}):
+            reason = f"its seed has no finished fold {', '.join(map(str, missing))} of {number}"
+            for own in members:
+                own.row.update(state="without folds", used=False, reason=reason)
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:

@@ -15,6 +15,7 @@ from gaze.measures import measures
 from gaze.names import csv_values
 
 RUN_KEYS = ["study", "dataset", "model", "lambda", "seed"]
+FOLD = "fold"  # of a cross-validation, from 0: a column where there is one
 CELL_KEYS = [key for key in RUN_KEYS if key != "seed"]  # what the seeds of one table row share
 NEEDED = ["study", "model", "seed", "epoch", "kappa"]
 ASSUMED: dict[str, Any] = {"dataset": "unnamed", "lambda": 0.0}  # where a CSV has no such column
@@ -24,6 +25,7 @@ TIDY_COLUMNS = [
 ]
 MOST_EXACT = 2.0**53 - 1  # whole numbers up to here are exact as floats, which a column with a gap is read as
 KEY_RANGES = {"lambda": (-np.inf, np.inf), "seed": (0.0, MOST_EXACT), "epoch": (1.0, MOST_EXACT)}
+FOLD_RANGE = (0.0, 999.0)
 TEXTS = ("study", "dataset", "model", "run", "variant", "of_study")  # in which null, nan and NA are names
 EMPTY = ["", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "-nan", "-NaN", "null", "NULL", "None"]  # in the others
 # From pandas 3.1 on numbers are always read to the last bit, and the option to ask for it is deprecated.
@@ -36,7 +38,7 @@ ROUNDING = 1e-6  # float32 sums may end that far outside their range
 
 def run_keys(runs: pd.DataFrame) -> list[str]:
     """The columns that identify a run."""
-    return [*RUN_KEYS, *(["run"] if "run" in runs else [])]
+    return [*RUN_KEYS, *(name for name in (FOLD, "run") if name in runs)]
 
 
 def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -55,6 +57,7 @@ def check_tidy(table: pd.DataFrame, source: str) -> pd.DataFrame:
     table = table.assign(**{column: np.nan for column in TIDY_COLUMNS if column not in table})
     # NaN is allowed except in the keys.
     ranges = KEY_RANGES | {name: measure.range for name, measure in measures().items() if name in table}
+    ranges |= {FOLD: FOLD_RANGE} if FOLD in table else {}
     for column in ("study", "dataset", "model"):
         _refuse(table[column].isna(), table[column], source, column, "is empty")
         table[column] = table[column].astype(str)
@@ -115,8 +118,8 @@ def _check_numbers(table: pd.DataFrame, ranges: Ranges, source: str) -> None:
         table[column] = numbers
     for column in ("lambda", "seed", "epoch"):
         _refuse(table[column].isna(), table[column], source, column, "is empty")
-    for column in ("seed", "epoch"):
-        _refuse(table[column] % 1 != 0, table[column], source, column, "is not a whole number")
+    for column in {"seed", "epoch", FOLD} & ranges.keys():
+        _refuse(table[column] % 1 > 0, table[column], source, column, "is not a whole number")
 
 
 def _refuse(bad: pd.Series, values: pd.Series, source: str, column: str, what: str) -> None:
@@ -154,7 +157,9 @@ def read_tidy_csv(path: Path) -> pd.DataFrame:
         _refuse(twice, table["epoch"], str(path), "epoch", "occurs twice in one run")
         return table
     base = [f"{s}/{d}/{m}/lambda={w:g}/seed={n}" for s, d, m, w, n in table[RUN_KEYS].itertuples(index=False)]
-    copy = table.groupby([*RUN_KEYS, "epoch"]).cumcount()
+    if FOLD in table:
+        base = [name + (f"/fold={fold:g}" if fold >= 0 else "") for name, fold in zip(base, table[FOLD], strict=True)]
+    copy = table.groupby([*run_keys(table), "epoch"], dropna=False).cumcount()
     table["run"] = [name if n == 0 else f"{name} #{n + 1}" for name, n in zip(base, copy, strict=True)]
     return table
 

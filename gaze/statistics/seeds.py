@@ -3,7 +3,9 @@
 The unit of every interval and test here is the seed: epochs of one run follow from one another and are never samples.
 Every table takes ``runs``, the tidy frame of ``gaze.runs.load`` (a row per run and epoch), and gives a plain
 DataFrame, for an empty frame one with the same columns; two rows for one epoch of a run are a ValueError. Several runs
-of one study, dataset, model, lambda and seed (duplicates included on purpose) are averaged first and count as one seed.
+of one study, dataset, model, lambda and seed (duplicates included on purpose) are averaged first and count as one seed;
+so are the folds of a cross-validation, of which the intervals and t tests of a mean take every run, corrected for the
+training images that they share (:func:`gaze.statistics.intervals.folds_interval`).
 The gaze of runs that do not tell the classes apart counts as missing (``gaze.statistics.collapse``), but for r.
 """
 
@@ -15,20 +17,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-
-# The functions behind scipy.stats.t.cdf and .ppf; scipy.stats itself takes seconds to import.
-from scipy.special import stdtr  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from gaze.measures import compared
-from gaze.runs.tidy import CELL_KEYS, RUN_KEYS, run_keys
+from gaze.runs.tidy import CELL_KEYS, FOLD, RUN_KEYS, run_keys
 from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.collapse import collapse_table, comparable
 from gaze.statistics.intervals import (
     Floats,
     fisher_interval,
+    folds_interval,
+    folds_p,
     holm,
-    mean_interval,
     present,
     sign_flip_floor,
     sign_flip_p,
@@ -56,7 +56,8 @@ SUMMARIES = ("last", "last5", "best")
 LAST_EPOCHS = 5  # of last5
 ROUNDING = 16 * np.finfo(np.float64).eps  # a spread below this share of the values is rounding
 
-SeedValues = dict[tuple[Any, ...], dict[int, float]]
+SeedValues = dict[tuple[Any, ...], dict[int, Floats]]
+Interval = Callable[[Floats, int], tuple[float, float]]
 
 
 def run_correlations(runs: pd.DataFrame, measures: Sequence[str] = HELD_AGAINST_KAPPA) -> pd.DataFrame:
@@ -120,10 +121,12 @@ def pearson_table(runs: pd.DataFrame) -> pd.DataFrame:
     for cell, of_cell in run_correlations(runs).groupby(CELL_KEYS, dropna=False):
         given = ["kappa", *of_cell["measure"].unique()]
         own = runs.iloc[cells.get(cell, [])].replace([np.inf, -np.inf], np.nan)
-        series = own.pivot_table(given, "seed", "epoch", dropna=False)  # several runs of a seed: their mean
+        # the mean of a seed's runs
+        wide = [part.pivot_table(given, "seed", "epoch", dropna=False) for part in _by_fold(own)]
+        folds = [part.reindex(np.unique(own["seed"])) for part in wide]
         for measure, part in of_cell.groupby("measure"):
-            x, y = (series[name].to_numpy(np.float64) for name in ("kappa", measure))  # (seeds, epochs)
-            rows.append((*cell, measure, *_pearson_row(part), *_pairing_row(x, y)))
+            series = [[fold[name].to_numpy(np.float64) for name in ("kappa", measure)] for fold in folds]
+            rows.append((*cell, measure, *_pearson_row(part), *_pairing_row(series)))
     names = ["n", "n_nan", "r", "sd", "ci_low", "ci_high", "p", "p_floor", "spearman", "reasons"]
     table = pd.DataFrame(rows, columns=[*keys, *names, *PAIRING_COLUMNS])
     family = table.groupby(["study", "dataset", "lambda", "measure"], dropna=False)["pairing_p"]
@@ -138,14 +141,22 @@ PAIRING_COLUMNS = (
 )
 
 
-def _pairing_row(x: Floats, y: Floats) -> tuple[float, ...]:
-    """PAIRING_COLUMNS of the seeds' kappa and gaze, each (seeds, epochs)."""
-    found = pairing_test(correlation_matrix(x, y))
+def _by_fold(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each fold of a cross-validation; all of them without one."""
+    return [part for _, part in runs.groupby(FOLD, dropna=False)] if FOLD in runs else [runs]
+
+
+def _pairing_row(folds: Sequence[Sequence[Floats]]) -> tuple[float, ...]:
+    """PAIRING_COLUMNS of the seeds' kappa and gaze, each (seeds, epochs), of each fold. Seeds are paired as wholes, by
+    the mean over folds of their r.
+    """
+    found = pairing_test(np.mean([correlation_matrix(x, y) for x, y in folds], 0))
     means = [
-        float(nan_mean(each(x[:, first:], y[:, first:])))
+        float(nan_mean([each(x[:, first:], y[:, first:]) for x, y in folds]))
         for each, first in ((of_differences, 0), (given_epoch, 0), (pearson, LEFT_OUT_EPOCHS))
     ]
-    return found.strangers, found.p, pairing_floor(found.n), *means, repeated_measures(x, y)
+    repeated = float(nan_mean([repeated_measures(x, y) for x, y in folds]))
+    return found.strangers, found.p, pairing_floor(found.n), *means, repeated
 
 
 def run_summaries(runs: pd.DataFrame) -> pd.DataFrame:
@@ -179,21 +190,23 @@ def lambda_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per ``study, dataset, model, lambda, metric, summary`` (last, last5; best for accuracy and kappa), sorted
-        so: ``n`` seeds, ``n_nan`` of them without a value, ``mean``, ``sd``, ``ci_low``, ``ci_high`` (t, 95 %); against
-        lambda = 0 of the same study, dataset and model: ``n_pairs``, ``diff``, ``diff_low``, ``diff_high`` (t, 95 %,
-        not adjusted), ``p`` (NaN for under 2 pairs, or differences equal but for rounding), ``p_holm``, ``family``
-        (its number of comparisons, those with a NaN p among them), ``power`` (:func:`paired_power`: the chance of
-        finding a difference of twice the seeds' SD). Those of lambda = 0 itself are NaN. At the end ``runs, collapsed,
-        lost, what`` of :func:`gaze.statistics.collapse.collapse_table`.
+        so: ``folds`` (1 without cross-validation), ``n`` seeds, ``n_nan`` of them without a value, ``mean``, ``sd``,
+        ``ci_low``, ``ci_high`` (t, 95 %); against lambda = 0 of the same study, dataset and model: ``n_pairs``,
+        ``diff``, ``diff_low``, ``diff_high`` (t, 95 %, not adjusted), ``p`` (NaN for under 2 pairs, or differences
+        equal but for rounding), ``p_holm``, ``family`` (its number of comparisons, those with a NaN p among them),
+        ``power`` (:func:`paired_power`: the chance of finding a difference of twice the seeds' SD; NaN with folds).
+        Those of lambda = 0 itself are NaN. At the end ``runs, collapsed, lost, what`` of
+        :func:`gaze.statistics.collapse.collapse_table`.
     """
     values = _seed_values(runs)
     rows = []
     for (*cell, weight, metric, summary), seeds in values.items():
         plain = values.get((*cell, 0.0, metric, summary), {})
         compared = (math.nan,) * 5 if weight == 0 else _compare(seeds, plain)
-        rows.append((*cell, weight, metric, summary, *_describe(list(seeds.values()), mean_interval), *compared))
+        folds = max(map(len, seeds.values()))
+        rows.append((*cell, weight, metric, summary, folds, *_describe(list(seeds.values())), *compared))
     keys = [*CELL_KEYS, "metric", "summary"]
-    names = ["n", "n_nan", "mean", "sd", "ci_low", "ci_high", "n_pairs", "diff", "diff_low", "diff_high", "p"]
+    names = ["folds", "n", "n_nan", "mean", "sd", "ci_low", "ci_high", "n_pairs", "diff", "diff_low", "diff_high", "p"]
     table = pd.DataFrame(rows, columns=[*keys, *names])
     table = _sorted(_with_family(table, ["study", "dataset", "metric", "summary"]), keys)
     return table.merge(collapse_table(runs), on=CELL_KEYS, how="left")
@@ -209,15 +222,15 @@ def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
         smallest and largest of those), ``inside`` (the mean lies within them; False where that is not defined). The
         lowest and the highest model are never inside: that alone says nothing, the ratio does.
     """
-    rows, tables = [], dict[tuple[Any, ...], dict[Any, list[float]]]()
+    rows, tables = [], dict[tuple[Any, ...], dict[Any, list[Floats]]]()
     for (study, dataset, model, weight, metric, summary), seeds in _seed_values(runs).items():
         if weight == 0 and summary == "last" and metric in SCALE_MEASURES:
             tables.setdefault((study, dataset, metric), {})[model] = list(seeds.values())
     for key, models in tables.items():
-        means = {model: float(nan_mean(values)) for model, values in models.items()}
+        means = {model: float(nan_mean(np.concatenate(values))) for model, values in models.items()}
         for model, values in models.items():
             others = present([mean for other, mean in means.items() if other != model])
-            rows.append((*key, model, *_describe(values, mean_interval)[:4], *_beside(means[model], others)))
+            rows.append((*key, model, *_describe(values)[:4], *_beside(means[model], others)))
     keys = ["study", "dataset", "measure", "model"]
     names = ["n", "n_nan", "mean", "sd", "ratio", "others_low", "others_high", "inside"]
     return _sorted(pd.DataFrame(rows, columns=[*keys, *names]), keys)
@@ -229,7 +242,7 @@ def gaze_shift_table(runs: pd.DataFrame) -> pd.DataFrame:
     Both differences to lambda = 0 are taken over the same seeds: those where all four values are defined.
 
     Returns:
-        A row per ``study, dataset, model, lambda`` other than 0, of means over the last 5 epochs: ``n_pairs`` seeds;
+        A row per ``study, dataset, model, lambda`` other than 0, of means over the last 5 epochs: ``folds, n_pairs``;
         ``diff_rms, diff_rms_low, diff_rms_high`` (gaze_consistency_rms, in the map's 0..1 range; below 0: more
         alike), ``diff_eta, diff_eta_low, diff_eta_high`` (gaze_eta_squared; above 0: more its class's), both with 95 %
         t intervals, not adjusted; ``p``, the larger of the two paired t-tests', as a reading takes both; ``p_holm,
@@ -248,9 +261,10 @@ def _shift_table(values: SeedValues) -> pd.DataFrame:
         four = [values.get((*cell, w, m, "last5"), {}) for m in measures for w in (weight, 0.0)]
         rms, rms_plain, eta, eta_plain = _paired(*four)
         shifts = _difference(rms, rms_plain), _difference(eta, eta_plain)
-        rows.append((*cell, weight, rms.size, *shifts[0][:3], *shifts[1][:3], float(np.max([s[3] for s in shifts]))))
+        p = float(np.max([shift[3] for shift in shifts]))
+        rows.append((*cell, weight, rms.shape[1], len(rms), *shifts[0][:3], *shifts[1][:3], p))
     differences = [f"diff_{m}{end}" for m in ("rms", "eta") for end in ("", "_low", "_high")]
-    table = pd.DataFrame(rows, columns=[*CELL_KEYS, "n_pairs", *differences, "p"])
+    table = pd.DataFrame(rows, columns=[*CELL_KEYS, "folds", "n_pairs", *differences, "p"])
     table = _with_family(table, ["study", "dataset"])
     table["reading"] = [_reading(*row) for row in table[["diff_rms", "diff_eta", "p_holm", "power"]].to_numpy()]
     return _sorted(table, CELL_KEYS)
@@ -269,11 +283,13 @@ def _not_compared(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _describe(values: Sequence[float], interval: Callable[[ArrayLike], tuple[float, float]]) -> tuple[float, ...]:
-    """n, n_nan, mean, sd, low, high."""
-    defined = present(values)
-    sd = float(defined.std(ddof=1)) if defined.size > 1 else math.nan
-    return (len(values), len(values) - defined.size, float(nan_mean(defined)), sd, *interval(defined))
+def _describe(values: Sequence[Floats], interval: Interval = folds_interval) -> tuple[float, ...]:
+    """n, n_nan, mean, sd, low, high of the seeds' values, each of all folds (F,); a seed with a NaN has no value."""
+    seeds = [own for own in values if not np.isnan(own).any()]
+    means, folds = [own.mean() for own in seeds], max(map(len, seeds), default=1)
+    sd = float(np.std(means, ddof=1)) if len(seeds) > 1 else math.nan
+    ends = interval(np.concatenate([*seeds, []]), folds)
+    return (len(values), len(values) - len(seeds), float(nan_mean(means)), sd, *ends)
 
 
 def _given(runs: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -309,7 +325,7 @@ def _sorted(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:
     """n .. reasons of pearson_table, from the runs of one row."""
     seeds = part.groupby("seed", dropna=False)[["pearson", "spearman"]].mean()
-    n, n_nan, *moments = _describe(seeds["pearson"].to_list(), fisher_interval)
+    n, n_nan, *moments = _describe([*seeds[["pearson"]].to_numpy()], lambda r, _: fisher_interval(r))
     p = sign_flip_p(seeds["pearson"]) if n - n_nan > 1 else math.nan
     counts = part.loc[part["reason"] != "", "reason"].value_counts().sort_index()
     reasons = "; ".join(f"{reason}: {count} run{'s' * (count > 1)}" for reason, count in counts.items())
@@ -317,36 +333,42 @@ def _pearson_row(part: pd.DataFrame) -> tuple[Any, ...]:
 
 
 def _seed_values(runs: pd.DataFrame) -> SeedValues:
-    """{(study, dataset, model, lambda, metric, summary): {seed: value, averaged over its runs}}."""
-    keys = [*CELL_KEYS, "metric", "summary", "seed"]
-    long = run_summaries(comparable(runs)).melt([*RUN_KEYS, "metric"], list(SUMMARIES), "summary", "value")
+    """{(study, dataset, model, lambda, metric, summary): {seed: its value in each fold (F,)}}, a value the mean of its
+    runs. F is 1 without cross-validation.
+    """
+    keys, fold = [*CELL_KEYS, "metric", "summary", "seed"], [FOLD] if FOLD in runs else []
+    long = run_summaries(comparable(runs)).melt([*RUN_KEYS, *fold, "metric"], list(SUMMARIES), "summary", "value")
     long = long[(long["summary"] != "best") | long["metric"].isin(BEST_METRICS)]
+    folds: dict[tuple[Any, ...], list[float]] = {}
+    means = long.groupby([*keys, *fold], dropna=False)["value"].mean().reset_index()
+    for *key, value in means.itertuples(index=False, name=None):
+        folds.setdefault(tuple(key[: len(keys)]), []).append(value)
     values: SeedValues = {}
-    means = long.groupby(keys, dropna=False)["value"].mean().reset_index()
-    for *key, seed, value in means.itertuples(index=False, name=None):
-        values.setdefault(tuple(key), {})[seed] = value
+    for (*cell, seed), own in folds.items():
+        values.setdefault(tuple(cell), {})[seed] = np.array(own, np.float64)
     return values
 
 
-def _paired(first: Mapping[int, float], *others: Mapping[int, float]) -> Floats:
-    """Values of the seeds that all have and where none is NaN: (number of mappings, seeds)."""
-    rows = [[values[seed] for values in (first, *others)] for seed in first if all(seed in o for o in others)]
-    columns = np.asarray(rows, dtype=np.float64).reshape(-1, 1 + len(others)).T
-    return columns[:, ~np.isnan(columns).any(0)]
+def _paired(first: Mapping[int, Floats], *others: Mapping[int, Floats]) -> Floats:
+    """Values of the seeds that all have and where none is NaN: (number of mappings, seeds, folds)."""
+    seeds = [seed for seed in first if all(seed in o and len(o[seed]) == len(first[seed]) for o in others)]
+    rows = [[values[seed] for values in (first, *others)] for seed in seeds]
+    columns = np.stack(rows, 1) if rows else np.empty((1 + len(others), 0, 1))
+    return columns[:, ~np.isnan(columns).any((0, 2))]
 
 
-def _compare(seeds: Mapping[int, float], plain: Mapping[int, float]) -> tuple[float, ...]:
+def _compare(seeds: Mapping[int, Floats], plain: Mapping[int, Floats]) -> tuple[float, ...]:
     """n_pairs, diff, diff_low, diff_high, p."""
     a, b = _paired(seeds, plain)
-    return (a.size, *_difference(a, b))
+    return (len(a), *_difference(a, b))
 
 
 def _difference(a: Floats, b: Floats) -> tuple[float, float, float, float]:
-    """Mean difference of pairs (n,), its 95 % t interval, and p of the paired t-test."""
-    difference, n, p = a - b, a.size, math.nan
-    if n > 1 and np.ptp(difference) > ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
-        p = 2 * float(stdtr(n - 1, -abs(difference.mean()) / (difference.std(ddof=1) / math.sqrt(n))))
-    return (float(nan_mean(difference)), *mean_interval(difference), p)
+    """Mean difference of pairs (seeds, folds), its 95 % t interval, and p of the paired t-test."""
+    difference, folds, p = a - b, a.shape[1], math.nan
+    if difference.size > 1 and np.ptp(difference) > ROUNDING * max(np.abs(a).max(), np.abs(b).max()):
+        p = folds_p(difference, folds)
+    return (float(nan_mean(difference)), *folds_interval(difference, folds), p)
 
 
 def _with_family(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -355,7 +377,8 @@ def _with_family(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     table["p_holm"] = family.transform(lambda p: pd.Series(holm(p), p.index))
     table["family"] = family.transform("size")
     pairs = table[["n_pairs", "family"]].to_numpy(np.float64)
-    table["power"] = [paired_power(int(n), int(m)) if m == m and n == n else math.nan for n, m in pairs]
+    known = ~(np.isnan(pairs).any(1) | (table["folds"] > 1))  # of seeds; what folds share is not known
+    table["power"] = [paired_power(int(n), int(m)) if ok else math.nan for (n, m), ok in zip(pairs, known, strict=True)]
     return table
 
 

@@ -423,8 +423,39 @@ def test_runs_whose_lambda_turns_later_are_a_study_of_their_own(tmp_path):
     assert "of_study" not in load_runs(tmp_path / "1")
 
 
-def test_folds_are_parts_of_a_study_and_never_further_seeds(tmp_path):
-    for fold, seed in ((0, 0), (1, 1)):
-        data = {"name": "mine", "kind": "folder", "root": "x", "folds": 2, "fold": fold}
-        write_run(tmp_path, name=f"fold{fold}", seed=seed, dataset=data)
-    assert listing(tmp_path)["study"].to_dict() == {"fold0": "study", "fold1": "study, fold 1"}
+def write_folds(path, folds, seed=0, number=3, **settings):
+    for fold in folds:
+        data = {"name": "mine", "kind": "folder", "root": "x", "folds": number, "fold": fold}
+        write_run(path, name=f"seed{seed},fold{fold}of{number}", seed=seed, dataset=data, **settings)
+
+
+def test_folds_are_a_column_and_a_seed_without_one_is_left_out(tmp_path):
+    write_folds(tmp_path, (0, 1, 2))
+    write_folds(tmp_path, (0, 2), seed=1)
+    found = read_runs(tmp_path)
+    assert found.epochs[["study", "seed", "fold"]].drop_duplicates().to_numpy().tolist() == [
+        ["study", 0, 0.0], ["study", 0, 1.0], ["study", 0, 2.0]
+    ]  # fmt: skip
+    left = found.listing[~found.listing["used"]]
+    assert {*left["state"]} == {"without folds"}
+    assert {*left["reason"]} == {"its seed has no finished fold 1 of 3"}
+    write_tidy_csv(found.epochs, tmp_path / "epochs.csv")
+    pd.testing.assert_frame_equal(read_runs(tmp_path / "epochs.csv").epochs, found.epochs)
+
+
+def test_a_csv_of_folds_needs_no_names_of_runs(tmp_path):
+    write_folds(tmp_path, (0, 1, 2))
+    write_tidy_csv(read_runs(tmp_path).epochs.drop(columns="run"), tmp_path / "epochs.csv")
+    again = read_runs(tmp_path / "epochs.csv").epochs
+    assert [*again["run"].unique()] == [f"study/mine/level2/lambda=0/seed=0/fold={fold}" for fold in range(3)]
+
+
+def test_other_numbers_of_folds_are_parts_of_a_study(tmp_path):
+    write_folds(tmp_path, (0, 1, 2))
+    write_folds(tmp_path, (0, 1), number=2)
+    assert {*read_runs(tmp_path).epochs["study"]} == {"study", "study, folds 3"}
+
+
+def test_maps_of_folds_are_compared_apart(tmp_path):
+    write_folds(tmp_path, (0, 1), number=2)
+    assert {*read_runs(tmp_path, arms=True).epochs["study"]} == {"study, fold 0", "study, fold 1"}

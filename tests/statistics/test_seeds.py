@@ -12,7 +12,16 @@ from scipy import stats
 
 from gaze.measures import compared, measures
 from gaze.runs.tidy import RUN_KEYS, TIDY_COLUMNS
-from gaze.statistics.intervals import fisher_interval, holm, mean_interval, sign_flip_floor, sign_flip_p
+from gaze.statistics.intervals import (
+    fisher_interval,
+    folds_interval,
+    folds_p,
+    holm,
+    mean_interval,
+    sign_flip_floor,
+    sign_flip_p,
+)
+from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import (
     HELD_AGAINST_KAPPA,
     gaze_shift_table,
@@ -104,6 +113,109 @@ def test_mean_interval_covers_at_its_level():
     random = np.random.default_rng(0)
     hits = [low < 1 < high for low, high in (mean_interval(random.normal(1, 2, 6)) for _ in range(4000))]
     assert stats.binomtest(sum(hits), 4000, 0.95).pvalue > 0.001
+
+
+def test_folds_interval_is_the_formula_of_nadeau_and_bengio():
+    values, folds = np.random.default_rng(0).normal(0.8, 0.1, 10), 5
+    tested, trained = 20, 80  # images of each of five folds of 100
+    variance = (1 / 10 + tested / trained) * sum((v - sum(values) / 10) ** 2 for v in values) / 9
+    half = stats.t.ppf(0.975, 9) * variance**0.5
+    assert folds_interval(values, folds) == pytest.approx((values.mean() - half, values.mean() + half))
+    assert folds_p(values, folds) == pytest.approx(2 * stats.t.sf(values.mean() / variance**0.5, 9))
+    assert folds_interval(values, 1) == mean_interval(values)
+    assert folds_p(values, 1) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert np.isnan(folds_p([0.5], 5))
+
+
+def cross_validated(studies: int, arms: int = 1, images=100, folds=5, seeds=2) -> np.ndarray:
+    """Accuracy of a nearest-centroid classifier (studies, arms, folds, seeds) on data of its own each study. A seed
+    resamples the training images and chooses the features that it sees.
+    """
+    rng, found = np.random.default_rng(0), np.empty((studies, arms, folds, seeds))
+    label = np.arange(images) % 2
+    for study in range(studies):
+        data = rng.normal(size=(images, 8)) + 0.9 * np.outer(label, np.eye(8)[0])
+        of_fold = rng.permutation(images) % folds
+        for arm, fold, seed in np.ndindex(arms, folds, seeds):
+            train = rng.choice(np.flatnonzero(of_fold != fold), images)
+            seen = data[:, np.r_[0, 1 + rng.permutation(7)[:4]]]
+            low, high = (seen[train][label[train] == k].mean(0) for k in (0, 1))
+            score = (seen - (low + high) / 2) @ (high - low)
+            found[study, arm, fold, seed] = ((score > 0) == label)[of_fold == fold].mean()
+    return found
+
+
+def test_folds_interval_covers_where_the_naive_one_does_not():
+    runs = cross_validated(400)[:, 0].reshape(400, -1)
+    truth = runs.mean()  # its error is a twentieth of one study's
+    covered = [[low <= truth <= high for low, high in (folds_interval(r, 5), mean_interval(r))] for r in runs]
+    corrected, naive = np.mean(covered, 0)
+    assert corrected > 0.93
+    assert naive < 0.87
+
+
+def test_folds_p_keeps_its_level_where_the_naive_one_does_not():
+    one, other = np.moveaxis(cross_validated(400, arms=2), 1, 0).reshape(2, 400, -1)
+    difference = one - other
+    assert np.mean([folds_p(d, 5) <= 0.05 for d in difference]) <= 0.05 + 0.02
+    fixed = cross_validated(400, seeds=3)[:, 0]  # against a figure that is known, the mean of all studies
+    away = (fixed - fixed.mean()).reshape(400, -1)
+    assert np.mean([folds_p(d, 5) <= 0.05 for d in away]) <= 0.05 + 0.02
+    assert np.mean([stats.ttest_1samp(d, 0).pvalue <= 0.05 for d in away]) > 0.2
+
+
+FOLDED = ("accuracy", "kappa", "gaze_consistency", "gaze_consistency_rms", "gaze_eta_squared")
+
+
+def folded(**columns) -> pd.DataFrame:
+    """Runs of 3 folds and 4 seeds at lambda 0 and 50, 6 epochs of noise."""
+    made, rng = [], np.random.default_rng(3)
+    for weight, seed, fold in itertools.product((0.0, 50.0), range(4), range(3)):
+        own = {name: rng.random(6) for name in FOLDED}
+        made.append(run(seed=seed, weight=weight, **own, **columns).assign(fold=fold))
+    return pd.concat(made, ignore_index=True)
+
+
+def test_lambda_table_takes_all_folds_for_its_intervals_and_counts_seeds():
+    runs = folded()
+    last = runs[runs["epoch"] == 6].pivot_table("accuracy", ["seed", "fold"], "lambda")
+    table = lambda_table(runs)
+    row = table[(table["lambda"] == 50) & (table["metric"] == "accuracy") & (table["summary"] == "last")].iloc[0]
+    assert (row["folds"], row["n"], row["n_pairs"]) == (3, 4, 4)
+    assert row["mean"] == pytest.approx(last[50].mean())
+    assert row["sd"] == pytest.approx(last[50].groupby("seed").mean().std())
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(folds_interval(last[50], 3))
+    difference = last[50] - last[0]  # paired by fold and seed
+    assert (row["diff_low"], row["diff_high"]) == pytest.approx(folds_interval(difference, 3))
+    assert row["p"] == pytest.approx(folds_p(difference, 3))
+    assert np.isnan(row["power"])
+    assert gaze_shift_table(runs)[["folds", "n_pairs"]].to_numpy().tolist() == [[3, 4]]
+    holed = runs.assign(accuracy=runs["accuracy"].mask((runs["seed"] == 1) & (runs["fold"] == 2)))
+    one = lambda_table(holed).query("metric == 'accuracy' and summary == 'last' and `lambda` == 50").iloc[0]
+    assert (one["n_nan"], one["n_pairs"]) == (1, 3)  # a seed with a hole is left out as a whole
+
+
+def test_tests_by_relabelling_see_one_number_a_seed_and_not_its_folds():
+    runs = folded()
+    by_hand = {
+        (seed, fold): stats.pearsonr(own["kappa"], own["gaze_consistency"])[0]
+        for (seed, fold), own in runs[runs["lambda"] == 0].groupby(["seed", "fold"])
+    }
+    means = pd.Series(by_hand).groupby(level=0).mean()
+    row = pearson_table(runs).query("measure == 'gaze_consistency' and `lambda` == 0").iloc[0]
+    assert (row["n"], row["r"]) == (4, pytest.approx(means.mean()))
+    assert row["p"] == pytest.approx(sign_flip_p(means))
+    assert (row["p_floor"], row["pairing_floor"]) == (sign_flip_floor(4), pytest.approx(1 / 24))
+    own = {seed: runs[(runs["lambda"] == 0) & (runs["seed"] == seed)] for seed in range(4)}
+    strangers = [
+        np.mean([
+            stats.pearsonr(own[i].query("fold == @f")["kappa"], own[j].query("fold == @f")["gaze_consistency"])[0]
+            for f in range(3)
+        ])
+        for i, j in itertools.permutations(range(4), 2)
+    ]  # fmt: skip
+    assert row["strangers_r"] == pytest.approx(np.mean(strangers))
+    assert {*schedule_table(runs)[["n", "n_against"]].to_numpy().ravel()} == {4}
 
 
 def test_fisher_interval_by_hand():

@@ -16,7 +16,7 @@ from gaze.report.write import TableItem
 from gaze.runs.collapse import LOST
 from gaze.runs.kept_maps import LastMaps, consistency_of, last_maps
 from gaze.runs.load import Runs
-from gaze.runs.tidy import CELL_KEYS
+from gaze.runs.tidy import CELL_KEYS, FOLD
 from gaze.statistics.bootstrap import nan_mean
 from gaze.statistics.collapse import collapses
 from gaze.statistics.intervals import mean_interval
@@ -32,10 +32,13 @@ def common_table(runs: Runs) -> pd.DataFrame:
         A row per ``study, dataset, model, lambda`` other than 0: ``images`` of ``evaluated``; over the ``n_pairs``
         seeds that both have ``plain`` (mean L_CAM at lambda 0, squared, on maps of 8x8 cells at most), ``mean`` (at
         this lambda) and their difference with its 95 % t interval. Runs that do not tell the classes
-        apart are left out. No row where another kept no maps, or where they were not evaluated on the same images.
+        apart are left out. No row where another kept no maps, or where they were not evaluated on the same images,
+        as those of folds never are.
     """
     cells: dict[tuple[str, ...], dict[float, dict[int, LastMaps | None]]] = {}
-    found_runs = collapses(runs.epochs).rename("how").reset_index() if runs.used else runs.epochs[:0]
+    alone = runs.epochs
+    alone = alone[alone[FOLD].isna()].drop(columns=FOLD) if FOLD in alone else alone
+    found_runs = collapses(alone).rename("how").reset_index() if runs.used and len(alone) else alone[:0]
     for study, dataset, model, weight, seed, name, how in found_runs.itertuples(index=False, name=None):
         if how in LOST:
             continue

@@ -12,7 +12,7 @@ from gaze.measures import measures
 from gaze.report.style import model_styles
 from gaze.report.words import each, number, p_value, with_sd
 from gaze.runs.load import Runs, mixed_settings
-from gaze.runs.tidy import ASSUMED, TIDY_COLUMNS
+from gaze.runs.tidy import ASSUMED, FOLD, TIDY_COLUMNS
 from gaze.statistics.power import ENOUGH
 
 CURVE = "not shown to be more than that curve"
@@ -220,6 +220,12 @@ def notes_on(runs: Runs) -> list[str]:
     for name, values in mixed_settings(runs).items():
         shown = ", ".join(map(str, values[:6])) + (" ..." if len(values) > 6 else "")
         notes.append(f"Mixed settings, compared as if they were alike: {name} is {shown}.")
+    folded = epochs[epochs[FOLD].notna()] if FOLD in epochs else epochs[:0]
+    for (study, dataset), rows in folded.groupby(["study", "dataset"]):
+        notes.append(
+            f"{study}, {dataset}: cross-validation of {rows[FOLD].nunique()} folds. Folds share training images, so no "
+            "test counts them as samples of their own; intervals of means are corrected for that."
+        )
     lengths = epochs.groupby(["study", "dataset", "run"], as_index=False)["epoch"].max()
     several = lengths.groupby(["study", "dataset"], as_index=False)["epoch"].nunique()
     for row in each(several[several["epoch"] > 1]):

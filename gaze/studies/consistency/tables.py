@@ -19,6 +19,8 @@ from gaze.runs.collapse import COLLAPSED, shortly
 from gaze.runs.predictions import read_figures
 from gaze.runs.records import Tested, read_facts
 from gaze.runs.run import BEST, LAST, Run
+from gaze.runs.tidy import FOLD
+from gaze.statistics.intervals import folds_interval
 from gaze.studies.consistency.published import (
     STUDY1_EPOCH,
     Beside,
@@ -36,6 +38,11 @@ MASK_NOTE = (
 STUDY2_NOTE = (
     "Published: 1 run of 50 epochs at 224 px, mean of the last 5, l2 form, alpha constant. Where the runs here were "
     "trained in another way the cell says in which: such figures do not compare."
+)
+FOLDS_NOTE = (
+    "Cross-validation: each run trains on most of the images that the others train on, so runs are no independent "
+    "samples. Intervals and p of means and differences are of all folds and seeds, with the correction of Nadeau and "
+    "Bengio (2003) for the shared images; SD, r and tests by relabelling take one number a seed, its mean over folds."
 )
 HEADED = {"support": "images", "f1": "F1", "auroc": "AUROC", "ece": "calibration error"}
 CLASSES_NOTE = (
@@ -189,6 +196,11 @@ def _collapsed(row: Any) -> str | None:
     return how if row.collapsed == row.runs else f"{row.collapsed} of {row.runs} {how}"
 
 
+def _folds_notes(table: pd.DataFrame) -> list[str]:
+    """What stands behind an interval, where there are folds."""
+    return [FOLDS_NOTE] if (table["folds"] > 1).any() else []
+
+
 def _collapse_notes(table: pd.DataFrame) -> list[str]:
     """What collapsed means, where a run did."""
     return [COLLAPSED] if (table["collapsed"] > 0).any() else []
@@ -235,6 +247,7 @@ def performance_item(
         "seed; p is that of a paired t-test, adjusted by Holm over the whole table"
         f"{family}. It trusts that differences are near to normal, which "
         "so few seeds cannot show.",
+        *_folds_notes(table),
         *((STUDY2_NOTE,) if "published" in shown else ()),
         *_collapse_notes(table),
     )
@@ -280,17 +293,24 @@ def tested_item(runs: pd.DataFrame, used: Mapping[str, Run], name: str, where: s
         tested = read_facts(used[own.run].test_file, Tested) if own.run in used else {}
         for weights, figures in ((name, tested[name]) for name in (LAST, BEST) if name in tested):
             keys = {"model": own.model, "lambda": own.weight, "seed": own.seed, "weights": weights}
+            keys |= {FOLD: getattr(own, FOLD, math.nan)}
             rows.append(keys | {m: figures.get(f"test/{m}", math.nan) for m in TESTED_MEASURES})
     if not rows:
         return None
     frame, shown = pd.DataFrame(rows), list[dict[str, Any]]()
+    folds = int(frame[FOLD].nunique())
     for (model, weight, which), part in frame.groupby(["model", "lambda", "weights"], sort=True):
-        means = {known[m].heading: with_sd(part[m].mean(), part[m].std(), known[m].digits) for m in TESTED_MEASURES}
-        after = "last epoch" if which == LAST else "best kappa"
-        shown.append({"model": model, "lambda": f"{weight:g}", "weights": after, "seeds": str(len(part)), **means})
+        after, seeds = "last epoch" if which == LAST else "best kappa", str(part["seed"].nunique())
+        row = {"model": model, "lambda": f"{weight:g}", "weights": after, "seeds": seeds}
+        for m in (known[name] for name in TESTED_MEASURES):
+            of_all = estimate(part[m.name].mean(), *folds_interval(part[m.name], folds), len(part), m.digits)
+            row[m.heading] = of_all if folds else with_sd(part[m.name].mean(), part[m.name].std(), m.digits)
+        shown.append(row)
+    spread = "folds and seeds [95 % interval]" if folds else "seeds ± SD"
     notes = (
-        "Evaluated once, when a run was complete; mean over seeds ± SD. Weights: those after the last epoch, or at the "
+        f"Evaluated once, when a run was complete; mean over {spread}. Weights: those after the last epoch, or at the "
         "best kappa of the validation images. All other tables and figures are of the validation images.",
+        *((FOLDS_NOTE,) if folds else ()),
     )
     return TableItem(name, f"On the test images, {where}", frame, pd.DataFrame(shown), notes)
 
@@ -331,7 +351,8 @@ def classes_item(figures: pd.DataFrame, of: Sequence[str], name: str, caption: s
     """
     part = figures[figures["of"].isin(of)]
     keys, shown = ["model", "lambda", "of", "class"], list[dict[str, Any]]()
-    for (model, weight, kind, label), own in part.groupby(keys, sort=False):
+    seeds = part.groupby([*keys, "measure", "seed"], sort=False)["value"].mean().reset_index()  # over folds
+    for (model, weight, kind, label), own in seeds.groupby(keys, sort=False):
         means = own.groupby("measure", sort=False)["value"]
         row = {"model": model, "lambda": f"{weight:g}", "class": label if kind == "class" else "mean over classes"}
         row |= {"seeds": str(own["seed"].nunique())}
@@ -392,6 +413,7 @@ def shift_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
         "brackets has 0.05 or less. Underpowered: so few pairs would miss even a difference of twice the seeds' SD in "
         "more than one of five studies. Only correct images have a gaze: where accuracy fell, other and fewer images "
         "stand behind the change.",
+        *_folds_notes(table),
     )
     return TableItem(name, f"More its class's, or only more alike? {where}", table, shown, notes)
 

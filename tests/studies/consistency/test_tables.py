@@ -5,18 +5,23 @@ import pandas as pd
 from made_up import made_up_runs
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
+from gaze.files import write_json
 from gaze.runs.collapse import COLLAPSED
 from gaze.runs.predictions import write_figures
 from gaze.runs.run import Run
 from gaze.statistics.classification import class_figures, confusion_table
-from gaze.statistics.seeds import lambda_table
+from gaze.statistics.intervals import folds_interval
+from gaze.statistics.seeds import gaze_shift_table, lambda_table
+from gaze.studies.consistency import tables
 from gaze.studies.consistency.tables import (
+    FOLDS_NOTE,
     MASK_NOTE,
     across_item,
     classes_item,
     figures_by_class,
     gaze_item,
     performance_item,
+    shift_item,
 )
 
 MASK_TITLES = ["energy in mask", "lift in mask", "pointing game"]
@@ -96,3 +101,28 @@ def test_figures_by_class_are_means_over_seeds_and_the_confusion_is_their_sum(tm
     whole = classes_item(figures, ("all",), "x", "x").shown
     right = [accuracy_score(t, p) for t, p in zip(truth[:2], preds[:2], strict=True)]
     assert "class" not in whole and whole["accuracy"][0].startswith(f"{np.mean(right):.3f}")
+
+
+def test_figures_on_the_folds_held_out_have_the_corrected_interval(tmp_path):
+    accuracies, rows, used = np.random.default_rng(0).uniform(0.6, 0.9, (2, 3)), [], {}
+    for seed, fold in np.ndindex(2, 3):
+        name = f"{seed}-{fold}"
+        used[name] = Run(tmp_path / name)
+        used[name].folder.mkdir()
+        write_json(used[name].test_file, {"last": {"test/accuracy": accuracies[seed, fold]}})
+        rows.append({"run": name, "model": "level1", "lambda": 0.0, "seed": seed, "fold": float(fold)})
+    item = tables.tested_item(pd.DataFrame(rows), used, "x", "here")
+    low, high = folds_interval(accuracies, 3)
+    assert item.shown[["seeds", "accuracy"]].to_numpy().tolist() == [
+        ["2", f"{accuracies.mean():.3f} [{low:.3f}, {high:.3f}]"]
+    ]
+    assert item.notes[-1] == FOLDS_NOTE and "[95 % interval]" in item.notes[0]
+    assert item.frame["fold"].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_tables_of_a_cross_validation_say_what_stands_behind_an_interval():
+    whole = made_up_runs(models=("level1",), lambdas=(0.0, 50.0), epochs=2)
+    folds = pd.concat([whole.assign(fold=fold, run=whole["run"] + f"/{fold}") for fold in (0.0, 1.0)])
+    for runs, said in ((whole, False), (folds, True)):
+        assert (FOLDS_NOTE in performance_item(lambda_table(runs), "accuracy", "x", "here", "d", {}).notes) == said
+        assert (FOLDS_NOTE in shift_item(gaze_shift_table(runs), "x", "here").notes) == said
