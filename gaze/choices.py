@@ -104,12 +104,14 @@ class Source(Choice):
         listing: code that finds its files without decoding any, as ``code``, so that a run notices when they change:
             ``(folder: Path, config: DatasetConfig, remedy) -> gaze.data.sources.listing.Listing``; "" where there are
             none.
+        masks: whether it may have masks of its own, without ``dataset.mask_dir``.
     """
 
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     listing: str = ""
+    masks: bool = True
 
     @property
     def lister(self) -> Any:
@@ -221,6 +223,13 @@ DISTANCES = Registry(
     Distance("ssim", "SSIM", "Wang et al. 2004, IEEE TIP 13", f"{DISTANCE}:ssim", most=2.0),
     Distance("soft_iou", "soft IoU", "Ruzicka 1958", f"{DISTANCE}:soft_iou"),
 )
+GUIDANCE = Registry(  # maps and the share of each cell inside the mask, both (B, H, W) -> (B,), 0 where all lies inside
+    "gaze.mask_form",
+    Choice("energy", "share of the energy outside the mask", "Rao et al. 2023, arXiv:2303.11932",
+           "gaze.consistency.guidance:energy_outside"),
+    Choice("outside", "mean of the map outside the mask", "after Ross et al. 2017, arXiv:1703.03717",
+           "gaze.consistency.guidance:mean_outside"),
+)  # fmt: skip
 FOLDS = ("folds", "fold")  # settings of cross-validation
 FILES = (*FOLDS, "window", "orient", "interpolation", "on_bad_image", "on_missing_mask")  # of images that lie in files
 PAIR = (
@@ -239,6 +248,7 @@ SOURCES = Registry(
     Source(
         "folder", "class folders of images, ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png", "",
         "gaze.data.datasets:load_folders", needs=("root",), takes=(*PAIR, "test"), groups=("folder",), listing=SPLITS,
+        masks=False,
     ),
     Source(
         "table", "images that a table names (CSV, TSV, Parquet, decathlon JSON, a folder with metadata.csv)", "",
@@ -248,11 +258,12 @@ SOURCES = Registry(
     ),
     Source(
         "npz", "a file of MedMNIST", "Yang et al. 2023", "gaze.data.datasets:load_npz", needs=("root",),
-        takes=(*FOLDS, "interpolation", "test"), groups=("npz",),
+        takes=(*FOLDS, "interpolation", "test"), groups=("npz",), masks=False,
     ),
     Source(
         "kaggle", "class folders of images, published at Kaggle", "", "gaze.data.datasets:load_folders",
         needs=("handle", "root"), takes=PAIR, groups=("brain_tumor_mri", "chest_xray"), listing=SPLITS,
+        masks=False,
     ),
     Source(
         "ultrasound", "images and masks side by side, without a published split", "Al-Dhabyani et al. 2020",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gaze.choices import DISTANCES, Distance, Entry, Registry
 
 BY_DISTANCE = "gaze.distance="
+GUIDED = "gaze.mask_weight"
 AT_THE_END = "gaze.keep_maps"  # of what is worked out when a run ends
 
 
@@ -29,7 +30,7 @@ class Measure(Entry):
         better: "lower" or "higher"; "" where neither is.
         digits: behind the point.
         log: in the log and in metrics.csv; ``val/NAME`` where empty.
-        needs: "masks", "gaze.distance=...", "gaze.keep_maps" or "": what a run has to have.
+        needs: "masks", "gaze.distance=...", "gaze.mask_weight", "gaze.keep_maps" or "": what a run has to have.
         root_of: the measure whose square root this one is; taken when runs are read, and not logged.
         compared: stands in the tables by lambda.
     """
@@ -72,6 +73,8 @@ MEASURES = Registry(  # in the order of metrics.csv
             compared=False),
     Measure("train_loss_gaze", "its L_CAM", range=POSITIVE, better="lower", digits=4, log="train/loss_gaze",
             compared=False),
+    Measure("train_loss_mask", "its part that guides by masks", better="lower", digits=4, log="train/loss_mask",
+            needs=GUIDED, compared=False),
     Measure("loss", "cross entropy", "nats", range=POSITIVE, better="lower", compared=False),
     Measure("accuracy", "accuracy", "share of images", better="higher"),
     Measure("kappa", "Cohen's kappa", range=(-1.0, 1.0), better="higher"),
@@ -125,8 +128,9 @@ def _of_distance(distance: Distance) -> Measure:
 
 
 def epoch_columns() -> list[str]:
-    """Columns of metrics.csv that every run has; those of a ``gaze.distance`` follow where it has one."""
-    logged = [m.column for m in measures().values() if m.column and not m.needs.startswith(BY_DISTANCE)]
+    """Columns of metrics.csv that every run has; those of a ``gaze.distance`` and of masks that guide
+    follow where it has them."""
+    logged = [m.column for m in measures().values() if m.column and not m.needs.startswith((BY_DISTANCE, GUIDED))]
     return ["epoch", "step", *logged]
 
 

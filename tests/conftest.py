@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from gaze.choices import AUGMENTATIONS, DISTANCES, METHODS, SOURCES
+from gaze.choices import AUGMENTATIONS, DISTANCES, GUIDANCE, METHODS, SOURCES
 from gaze.config.train import TrainConfig, check_config
 from gaze.measures import MEASURES
 
@@ -95,7 +95,7 @@ def tiny_run(tiny: TinyConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Entries that a test adds are taken out again."""
-    before = {id(each): (each, dict(each)) for each in (METHODS, DISTANCES, SOURCES, AUGMENTATIONS, MEASURES)}
+    before = {id(each): (each, dict(each)) for each in (METHODS, DISTANCES, GUIDANCE, SOURCES, AUGMENTATIONS, MEASURES)}
     yield
     for registry, entries in before.values():
         registry.clear()

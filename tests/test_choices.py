@@ -5,14 +5,14 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from gaze.choices import AUGMENTATIONS, DISTANCES, METHODS, SOURCES, Augmentation, Distance, Method, Source
+from gaze.choices import AUGMENTATIONS, DISTANCES, GUIDANCE, METHODS, SOURCES, Augmentation, Distance, Method, Source
 from gaze.config.augmentation import AugmentationConfig
 from gaze.data.datasets import assemble, half_of
 from gaze.errors import ConfigError
 from gaze.measures import measures
 from gaze.training.train import run_training
 
-EVERY = [entry for registry in (METHODS, DISTANCES, SOURCES, AUGMENTATIONS) for entry in registry.values()]
+EVERY = [entry for registry in (METHODS, DISTANCES, GUIDANCE, SOURCES, AUGMENTATIONS) for entry in registry.values()]
 seen = []
 
 

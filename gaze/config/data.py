@@ -75,11 +75,17 @@ class DatasetConfig(Settings):
     split_seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     mask_dir: str | None = None  # masks in the images' own folders and names, below root or absolute; null for none
     on_missing_mask: Literal["error", "empty"] = "error"  # what an image without a mask file does
+    annotated: float = Field(1.0, gt=0, le=1)  # share of each class's masks that guide, drawn by the run's seed
     cache: str | None = "auto"  # where decoded images are kept: auto | off | a folder (see gaze.data.cache)
     # ultrasound: images and masks side by side, no split published (see gaze.data.sources.ultrasound)
     classes: list[str] | None = None  # class folders to take; null takes all
     counts: Counts | None = None  # images per class that the published set has, before it is split
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of each class
+
+    @property
+    def may_have_masks(self) -> bool:
+        """Whether the settings leave room for masks; the files may still have none."""
+        return self.mask_dir is not None or SOURCES[self.kind].masks
 
     @property
     def private(self) -> bool:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationInfo, field_validator
 
-from gaze.choices import DISTANCES, METHODS, SOURCES, shown
+from gaze.choices import DISTANCES, GUIDANCE, METHODS, SOURCES, shown
 from gaze.config.analysis import AnalyzeConfig
 from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
@@ -43,14 +43,20 @@ class GazeConfig(Settings):
     start_epoch: int = Field(2, ge=0, le=MOST)  # T0 and T1 of Eq. 18; epochs count from 1
     end_epoch: int = Field(10, le=MOST)
     common_grid: int = Field(7, ge=2, le=1024)  # tiles a side of the grid on which networks with other maps compare
+    mask_weight: float = Field(0.0, ge=0, le=MOST)  # weight of the loss that guides the gaze into the masks
+    mask_form: Annotated[str, one_of(GUIDANCE)] = "energy"
+    mask_start_epoch: int = Field(2, ge=0, le=MOST)  # its curriculum, as Eq. 18
+    mask_end_epoch: int = Field(10, le=MOST)
     keep_maps: bool = True  # keep each evaluated image's map of each epoch, 8x8 at most, 8 bit
 
-    @field_validator("end_epoch")
+    @field_validator("end_epoch", "mask_end_epoch")
     @classmethod
     def _after_start(cls, value: int, info: ValidationInfo) -> int:
-        start = info.data.get("start_epoch", 0)
+        first = str(info.field_name).replace("end", "start")
+        start = info.data.get(first, 0)
         if value < start:
-            raise ValueError(f"(T1) is before gaze.start_epoch={start} (T0): lambda grows from T0 to T1")
+            what = "lambda" if first == "start_epoch" else "gaze.mask_weight"
+            raise ValueError(f"(T1) is before gaze.{first}={start} (T0): {what} grows from T0 to T1")
         return value
 
 
@@ -128,6 +134,23 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"with augmentation={augmentation.name}: a mixed image has no one class whose gaze could be compared. "
                 "Take lambda=0, or another augmentation"
+            )
+        return value
+
+    @field_validator("gaze")
+    @classmethod
+    def _can_guide(cls, value: GazeConfig, info: ValidationInfo) -> GazeConfig:
+        augmentation = info.data.get("augmentation", AugmentationConfig())
+        dataset = info.data.get("dataset", DatasetConfig())
+        if value.mask_weight and augmentation.on("label"):
+            raise ValueError(
+                f"gaze.mask_weight={value.mask_weight:g} with augmentation={augmentation.name}: a mixed image has no "
+                "one class and no one mask. Take gaze.mask_weight=0, or another augmentation."
+            )
+        if value.mask_weight and not dataset.may_have_masks:
+            raise ValueError(
+                f"gaze.mask_weight={value.mask_weight:g} guides by masks, and dataset={dataset.name} has none: give "
+                "dataset.mask_dir=PATH, or leave it out."
             )
         return value
 

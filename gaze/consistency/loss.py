@@ -109,7 +109,7 @@ class GazeConsistencyLoss(nn.Module):
         deviation = gaze_deviation(cam, self._of_class(reference, target), self.distance)  # (B,)
         chosen = (member * qualifies).sum(1)  # (B,): 1 for the images of B+'
         number = (count * qualifies).sum().clamp(min=1)
-        return _world_size() * (deviation * chosen).sum() / number
+        return world_size() * (deviation * chosen).sum() / number
 
     def _of_class(self, reference: Tensor, target: Tensor) -> Tensor:
         """The map of each image's class (B, H, W)."""
@@ -127,9 +127,8 @@ class GazeConsistencyLoss(nn.Module):
             cam = cam.detach()
         sums = torch.einsum("bk,bhw->khw", member, cam)
         count = member.sum(0)
-        if _world_size() > 1:
-            packed = torch.cat([count, sums.flatten()])  # one message instead of two
-            packed = _SumOverProcesses.apply(packed)
+        if world_size() > 1:
+            packed = sum_over_processes(torch.cat([count, sums.flatten()]))  # one message instead of two
             count, sums = packed[: self.num_classes].detach(), packed[self.num_classes :].view_as(sums)
         return count, sums / count.clamp(min=1)[:, None, None]
 
@@ -204,5 +203,11 @@ class _SumOverProcesses(torch.autograd.Function):
         return _SumOverProcesses.apply(gradient)
 
 
-def _world_size() -> int:
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum over all processes, differentiable; ``value`` itself where there is one."""
+    return value if world_size() == 1 else _SumOverProcesses.apply(value)
+
+
+def world_size() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -8,6 +8,7 @@ device, after the transfer of its bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from gaze.config.data import DatasetConfig
 from gaze.data.augment import mix, random_affine, resize_crops, transform, warp
 from gaze.data.cache import Say
 from gaze.data.datasets import ImageData, Split, load_dataset
+from gaze.data.masks import draw_annotated
 
 PADDING = -1  # index of a row that only makes the processes' loads equal; it is dropped from its batch
 
@@ -66,10 +68,11 @@ def as_batch(batch: Any) -> Batch:
 
 
 class SplitDataset(Dataset[Batch]):
-    """A split whose ``__getitems__`` fetches a whole batch at once. Padding rows are left out of it."""
+    """A split whose ``__getitems__`` fetches a whole batch at once. Padding rows are left out of it. Masks of images
+    that are not ``annotated`` (N,) are empty."""
 
-    def __init__(self, split: Split) -> None:
-        self.split = split
+    def __init__(self, split: Split, annotated: Tensor | None = None) -> None:
+        self.split, self.annotated = split, annotated
 
     def __len__(self) -> int:
         return len(self.split.targets)
@@ -81,12 +84,10 @@ class SplitDataset(Dataset[Batch]):
         chosen = [i for i in indices if i != PADDING]
         index = torch.tensor(chosen, dtype=torch.int64)
         images, masks = self.split.images, self.split.masks
-        return Batch(
-            _rows(images, chosen),
-            self.split.targets[index],
-            index,
-            None if masks is None else _rows(masks, chosen),
-        )
+        mask = None if masks is None else _rows(masks, chosen)
+        if mask is not None and self.annotated is not None:
+            mask = mask * self.annotated[index, None, None, None]
+        return Batch(_rows(images, chosen), self.split.targets[index], index, mask)
 
 
 def _rows(images: Tensor, indices: list[int]) -> Tensor:
@@ -175,6 +176,8 @@ class GazeDataModule(LightningDataModule):
         augmentation: for training images; none where None.
         data: images that are loaded already, for use without files.
         progress: called with a line now and then while images are downloaded and decoded.
+        train_masks: whether training batches have masks, where the set has some: ``dataset.annotated`` of them, drawn
+            by the seed. A run that is not guided by them leaves them out.
         seed: of the order of the training images, their augmentation and the step's dropout; None takes PyTorch's.
             Each training step has a stream of random numbers of its own, from the seed, the process, the epoch and
             the step. So processes differ, and a run that resumes needs no state of any generator.
@@ -187,6 +190,7 @@ class GazeDataModule(LightningDataModule):
         *,
         data: ImageData | None = None,
         progress: Say | None = None,
+        train_masks: bool = True,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -195,6 +199,7 @@ class GazeDataModule(LightningDataModule):
         self.augmentation = augmentation or AugmentationConfig()
         self._data = data
         self._progress = progress
+        self._train_masks = train_masks
         self._training: TrainingLoader | None = None
 
     @property
@@ -215,8 +220,17 @@ class GazeDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         _ = self.data  # an error belongs before the first step
 
+    @cached_property
+    def annotated(self) -> Tensor | None:
+        """Which training images' masks are used (N,) bool; None where training batches have no masks."""
+        train = self.data.train
+        if not self._train_masks or train.masks is None:
+            return None
+        return draw_annotated(train.masks, train.targets, self.config.annotated, self.seed)
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        dataset, (world, rank) = SplitDataset(self.data.train), self._place()
+        train = self.data.train if self._train_masks else self.data.train._replace(masks=None)
+        dataset, (world, rank) = SplitDataset(train, self.annotated), self._place()
         # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
         sampler = BalancedSampler if self.config.sampler == "balanced" else TrainingSampler
         order = sampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]

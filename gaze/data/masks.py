@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from gaze.cam.pool import pool_to_grid
 from gaze.data.audit import Pixels, Record
@@ -113,6 +114,25 @@ def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None], orient: 
     finally:
         pool.shutdown(cancel_futures=True)
     return half._replace(records=records, bad=bad, masks=pixels, lasting=half.lasting and not passing, notes=notes)
+
+
+def draw_annotated(masks: Tensor, targets: Tensor, share: float, seed: int) -> Tensor:
+    """Which images' masks are used (N,) bool: a share of each class's images whose mask is not empty, one at least,
+    drawn by the seed. A larger share holds the images of a smaller one.
+
+    Args:
+        masks: (N, 1, S, S).
+        targets: classes (N,).
+        share: above 0, up to 1.
+        seed: 0 or more.
+    """
+    seen, used = masks.flatten(1).any(1), torch.zeros(len(masks), dtype=torch.bool)
+    draw = torch.Generator().manual_seed(seed)
+    for label in targets.unique():
+        own = (seen & (targets == label)).nonzero()[:, 0]
+        order = own[torch.randperm(len(own), generator=draw)]
+        used[order[: max(1, round(share * len(own)))]] = True
+    return used
 
 
 def _odd(record: Record, size: tuple[int, int], vanished: bool) -> str | None:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gaze.cam.pool import pool_to_grid
-from gaze.consistency.deviation import check_maps, checked_batch
+from gaze.consistency.deviation import checked_batch
+from gaze.consistency.guidance import check_masks, covered, energy_inside
 from gaze.metrics.watched import WatchedMetric
 
 
@@ -34,10 +34,7 @@ def mask_energy(cam: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B,), 0..1; 0 for an all-zero map, which is no distribution.
     """
-    check_maps(cam)
-    covered = pool_to_grid(mask[:, 0].to(cam.dtype), (cam.shape[1], cam.shape[2]))
-    total = cam.sum((1, 2)).clamp(min=torch.finfo(cam.dtype).tiny)
-    return (cam * covered).sum((1, 2)) / total
+    return energy_inside(cam, covered(mask, cam))
 
 
 def mask_lift(cam: Tensor, mask: Tensor) -> Tensor:
@@ -125,10 +122,7 @@ class MaskSums(WatchedMetric):
             ValueError: shapes or types that do not fit.
         """
         preds, target = checked_batch(preds, target, self.num_classes, cam)
-        if mask.ndim != 4 or mask.shape[1] != 1 or len(mask) != len(cam):
-            raise ValueError(
-                f"mask must be masks (B, 1, S, T), one for each of the {len(cam)} maps, got {tuple(mask.shape)}."
-            )
+        check_masks(mask, cam)
         if len(cam) == 0:
             return
         member, cam, mask = self._counted(preds, target, cam, mask)

@@ -1,6 +1,7 @@
 """GazeModule: the one place where the classification loss and the gaze loss meet.
 
-``L = L_cls + lambda_t * L_CAM`` (thesis, Eq. 11), with lambda_t turned from epoch to epoch (Eq. 18).
+``L = L_cls + lambda_t * L_CAM`` (thesis, Eq. 11), with lambda_t turned from epoch to epoch (Eq. 18); and, where
+``gaze.mask_weight`` guides the gaze by masks, ``+ mask_weight_t * L_mask`` (:mod:`gaze.consistency.guidance`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gaze.cam.hook import at_least_float32
 from gaze.cam.layers import Target
 from gaze.config.model import ModelConfig
 from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
+from gaze.consistency.guidance import guidance_loss
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.consistency.schedule import curriculum
 from gaze.data.datamodule import Batch, GazeDataModule, as_batch, scaled
@@ -98,6 +100,7 @@ class GazeModule(LightningModule):
     Attributes:
         gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
             epoch of a fit begins; ``gaze_lambda`` itself before.
+        mask_weight: that of the loss that guides by masks, from ``gaze.mask_weight`` and its epochs, likewise.
 
     Raises:
         ConfigError: unknown network or layer, a map under 2x2, or a CAM that the network's head does not allow.
@@ -167,7 +170,7 @@ class GazeModule(LightningModule):
         )
         self.gaze_config = gaze
         self.optimizer_config, self.scheduler_config = optimizer, scheduler
-        self.gaze_weight = float(gaze_lambda)
+        self.gaze_weight, self.mask_weight = float(gaze_lambda), gaze.mask_weight
         weights_of = None if class_weights is None else torch.tensor(class_weights, dtype=torch.get_default_dtype())
         self.register_buffer("class_weights", weights_of, persistent=False)
         self._logged_epoch = -1
@@ -175,7 +178,8 @@ class GazeModule(LightningModule):
             num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=size
         )
         # Kept in checkpoints, so that an epoch that was broken off goes on to the same means.
-        means = {name: WeightedMean() for name in ("loss", "loss_cls", "loss_gaze")}
+        guided = ["loss_mask"] if gaze.mask_weight else []
+        means = {name: WeightedMean() for name in ("loss", "loss_cls", "loss_gaze", *guided)}
         self.train_means = torch.nn.ModuleDict(means)
         for each in means.values():
             each.persistent(True)
@@ -272,16 +276,22 @@ class GazeModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         batch, cam = as_batch(batch), None
-        if self.gaze_weight == 0:  # a number of the host: lambda 0 costs nothing, not even a branch on a tensor
+        if self.gaze_weight == self.mask_weight == 0:  # numbers of the host: 0 costs nothing, no branch on a tensor
             logits = self(batch.image)
         else:
             logits, cam = self.look(batch.image, batch.target)
         with torch.autocast(logits.device.type, enabled=False):
             loss = loss_cls = self._cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
-            if cam is not None:
+            if cam is not None and self.gaze_weight != 0:
                 loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
-                loss = loss_cls + self.gaze_weight * loss_gaze
+                loss = loss + self.gaze_weight * loss_gaze
                 self._log_mean("loss_gaze", loss_gaze, batch)
+            if cam is not None and self.mask_weight != 0:
+                if batch.mask is None:
+                    raise ValueError("gaze.mask_weight needs batches with masks: a gaze.data.Batch, train_masks=True.")
+                loss_mask = guidance_loss(cam, logits.argmax(1), batch.target, batch.mask, self.gaze_config.mask_form)
+                loss = loss + self.mask_weight * loss_mask
+                self._log_mean("loss_mask", loss_mask, batch)
         self._log_mean("loss_cls", loss_cls, batch)
         self._log_mean("loss", loss, batch)
         return loss
@@ -325,7 +335,9 @@ class GazeModule(LightningModule):
         if self._logged_epoch != self.current_epoch:
             self._logged_epoch, g = self.current_epoch, self.gaze_config
             weight = self.hparams["gaze_lambda"]
-            self.gaze_weight = curriculum(self.current_epoch + 1, weight, g.start_epoch, g.end_epoch)
+            epoch = self.current_epoch + 1
+            self.gaze_weight = curriculum(epoch, weight, g.start_epoch, g.end_epoch)
+            self.mask_weight = curriculum(epoch, g.mask_weight, g.mask_start_epoch, g.mask_end_epoch)
             once: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
             self.log("train/lambda", self.gaze_weight, prog_bar=True, **once)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], **once)

@@ -153,7 +153,7 @@ def _train(
 ) -> None:
     """The process that owns the folder."""
     config = run.settings
-    data = GazeDataModule(config.dataset, config.augmentation, progress=say, seed=config.seed)
+    data = GazeDataModule(config.dataset, config.augmentation, progress=say, **_of_run(config))
     if found is None and run.files:
         _ = data.data  # if the images are no good, what is there stays where it is
         move_to_previous(run)
@@ -172,6 +172,8 @@ def _train(
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         _say_once(data.data.audit.lines(), say)
+        if config.gaze.mask_weight:
+            say(_guided(data, config))
         if config.measure and data.data.validation is not None:
             say(
                 "The validation images may be of those that the checkpoint was trained on: test.json "
@@ -202,6 +204,29 @@ def _train(
         run.checkpoint(BEFORE).unlink(missing_ok=True)
 
 
+def _of_run(config: TrainConfig) -> dict[str, Any]:
+    """What every process gives its data module."""
+    return {"seed": config.seed, "train_masks": config.gaze.mask_weight > 0}
+
+
+def _guided(data: GazeDataModule, config: TrainConfig) -> str:
+    """How many masks guide, for the reader.
+
+    Raises:
+        ConfigError: none does.
+    """
+    count = 0 if data.annotated is None else int(data.annotated.sum())
+    if count == 0:
+        raise ConfigError(
+            f"gaze.mask_weight={config.gaze.mask_weight:g} guides by masks, and no training image of "
+            f"dataset={config.dataset.name} has one that is not empty: give dataset.mask_dir=PATH, or leave it out."
+        )
+    return (
+        f"Guided by the masks of {count:,} of {len(data.data.train.targets):,} training images "
+        f"(dataset.annotated={config.dataset.annotated:g}, drawn by seed={config.seed})."
+    )
+
+
 def _say_once(audit: list[str], say: Say) -> None:
     """An audit, whole where this process has not shown it yet: the runs of a grid mostly have one set of images."""
     say("\n".join(audit if tuple(audit) not in _shown else audit[:1]))
@@ -217,7 +242,7 @@ def _train_beside(run: Run) -> dict[str, float]:
         found = find_checkpoint(run, lambda line: None) if config.resume and not config.rerun else None
         checkpoint = str(found.path) if found else ""
     config = as_begun(run).settings if checkpoint else config
-    data = GazeDataModule(config.dataset, config.augmentation, seed=config.seed)
+    data = GazeDataModule(config.dataset, config.augmentation, **_of_run(config))
     table = EpochTable(run.metrics_file)
     trainer = build_trainer(config, run.folder, [table])
     given = None if config.model.checkpoint is None else read_given(config.model, config.dataset)

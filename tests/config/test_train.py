@@ -157,6 +157,10 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "lambda=true": "lambda=true must be a number from -1000000000 to 1000000000.",
     "lambda=null": "lambda=null must be a number from -1000000000 to 1000000000.",
     "gaze.end_epoch=1": "gaze.end_epoch=1 (T1) is before gaze.start_epoch=2 (T0): lambda grows from T0 to T1.",
+    "gaze.mask_end_epoch=1": "gaze.mask_end_epoch=1 (T1) is before gaze.mask_start_epoch=2 (T0): gaze.mask_weight",
+    "gaze.mask_weight=-1": "gaze.mask_weight=-1 must be a number from 0 to 1000000000.",
+    "gaze.mask_form=inside": "gaze.mask_form=inside is unknown: energy or outside.",
+    "dataset.annotated=0": "dataset.annotated=0 must be a number above 0 to 1.",
     "gaze.distance=pearsn": "gaze.distance=pearsn is unknown: squared, l2, l1, pearson, js, ssim or soft_iou. "
     "Did you mean pearson?",
     "gaze.ema_decay=1.5": "gaze.ema_decay=1.5 must be a number from 0 to below 1.",
@@ -188,6 +192,25 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "study=${nowhere}": "study=${nowhere}: Interpolation key 'nowhere' not found",
     "study=???": "study=???: Missing mandatory value: study",
 }
+
+
+@pytest.mark.parametrize("given", [
+    ["dataset=folder", "dataset.root=x"], ["dataset=brain_tumor_mri"], ["dataset=npz", "dataset.root=x.npz"],
+])  # fmt: skip
+def test_a_set_that_can_have_no_masks_cannot_guide(composed, given):
+    name = given[0].partition("=")[2]
+    assert message(composed, "gaze.mask_weight=2", *given) == (
+        f"gaze.mask_weight=2 guides by masks, and dataset={name} has none: give dataset.mask_dir=PATH, or leave it out."
+    )
+    if name != "npz":
+        check_config(composed("gaze.mask_weight=2", *given, "dataset.mask_dir=masks"))
+
+
+def test_a_mixed_image_has_no_mask(composed):
+    assert message(composed, "gaze.mask_weight=2", "augmentation=mixup") == (
+        "gaze.mask_weight=2 with augmentation=mixup: a mixed image has no one class and no one mask. "
+        "Take gaze.mask_weight=0, or another augmentation."
+    )
 
 
 @pytest.mark.parametrize("override", BAD)

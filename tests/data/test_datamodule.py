@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
@@ -86,6 +88,50 @@ def test_masks_come_with_their_images():
     data = _module(masks=True)
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
         assert torch.equal(batch.mask, batch.image // 128)
+
+
+def test_masks_that_do_not_guide_stay_out_of_training():
+    data = GazeDataModule(DatasetConfig(image_size=8, batch_size=4), data=_data(masks=True), train_masks=False)
+    assert all(batch.mask is None for batch in data.train_dataloader()) and data.annotated is None
+    assert all(batch.mask is not None for batch in data.val_dataloader())
+
+
+def test_annotated_masks_are_a_share_of_each_class_drawn_by_the_seed():
+    images = _data(train=40, masks=True)
+    images.train.masks[::5] = 0  # healthy ones
+
+    def used(share: float, seed: int = 3) -> Tensor:
+        config = DatasetConfig(image_size=8, batch_size=8, annotated=share)
+        data = GazeDataModule(config, data=images, seed=seed)
+        for batch in data.train_dataloader():
+            kept = images.train.masks[batch.place] * data.annotated[batch.place, None, None, None]
+            assert torch.equal(batch.mask, kept)
+        assert all(torch.equal(b.mask, images.test.masks[b.place]) for b in data.val_dataloader())
+        return data.annotated
+
+    seen = images.train.masks.flatten(1).any(1)
+    assert torch.equal(used(1.0), seen) and torch.equal(used(0.25), used(0.25))
+    assert not torch.equal(used(0.25), used(0.25, seed=4))
+    assert not (used(0.25) & ~used(0.5)).any() and not (used(0.5) & ~seen).any()
+    for share in (0.25, 0.01):
+        of_class = [images.train.targets == label for label in images.train.targets.unique()]
+        expected = [max(1, round(share * int((seen & own).sum()))) for own in of_class]
+        assert [int(used(share)[own].sum()) for own in of_class] == expected
+
+
+def test_a_mask_fits_its_augmented_image():
+    """The image is its own mask: after flips, crops and turns they are still one picture."""
+    torch.manual_seed(0)
+    blob = F.interpolate(torch.rand(12, 1, 4, 4), (48, 48)).gt(0.5)
+    split = Split(blob.mul(255).byte(), torch.zeros(12, dtype=torch.int64), ["x"] * 12, blob.byte())
+    images = ImageData(("a",), split, split, AUDIT)
+    for kind in ({"hflip": 0.5, "crop_scale": [0.3, 0.9]}, {"rotation": 40.0}, {"translation": 0.3}, {"elastic": 0.5}):
+        config = AugmentationConfig(name="x", **kind)
+        data = GazeDataModule(DatasetConfig(image_size=48, batch_size=12), config, data=images)
+        batch = data.prepare(next(iter(data.train_dataloader())), training=True)
+        moved = (batch.mask != data.data.train.masks[batch.place]).flatten(1).any(1)
+        assert moved.sum() >= 10
+        assert ((batch.image > 0) == (batch.mask > 0.5)).float().mean() > 0.97
 
 
 def test_shuffle_follows_the_seed():

@@ -21,7 +21,9 @@ from torchmetrics import MetricCollection
 
 from gaze.cam.methods import grad_cam, normalize_cam
 from gaze.cam.pool import pool_by_cells
+from gaze.choices import GUIDANCE
 from gaze.config.data import DatasetConfig
+from gaze.consistency.guidance import guidance_loss
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
@@ -32,7 +34,7 @@ from gaze.training.module import GazeModule, _evaluation_metrics, _mask_metrics
 
 WORLD = 2
 K, H, W = 3, 4, 5
-VARIANTS = [(r, d) for r in ("ema", "batch") for d in ("squared", "l2")]
+VARIANTS = [(r, d) for r in ("ema", "batch") for d in ("squared", "l2")] + [("masks", f) for f in GUIDANCE]
 PHANTOM = DatasetConfig(
     name="phantom", kind="phantom", image_size=32, train_images=24, test_images=17, batch_size=4
 )  # 17 test images: 4 + 4 + 1 for one process, 4 + 4 and an empty batch (padding alone) for the other
@@ -94,14 +96,16 @@ def _reach_different_sizes(rank: int) -> str:
 
 
 class Net(nn.Module):
-    """Convolution, Grad-CAM, gaze loss: ``forward`` gives the loss, as DDP wants it."""
+    """Convolution, Grad-CAM, gaze loss or that of masks: ``forward`` gives the loss, as DDP wants it."""
 
     def __init__(self, reference: str, distance: str) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
         self.head = nn.Linear(4, K)
-        self.gaze_loss = GazeConsistencyLoss(K, distance, reference, map_size=(H, W))
+        self.form = distance if reference == "masks" else None
+        known = ("squared", "ema") if self.form else (distance, reference)
+        self.gaze_loss = GazeConsistencyLoss(K, *known, map_size=(H, W))
         self.double()  # what remains is a difference of mathematics, not of rounding
 
     def forward(self, image: Tensor, preds: Tensor, target: Tensor) -> Tensor:
@@ -109,7 +113,12 @@ class Net(nn.Module):
         score = self.head(features.mean((2, 3)).relu()).gather(1, target[:, None]).squeeze(1)
         cam = normalize_cam(grad_cam(features, score, create_graph=True))
         # DDP wants a gradient for every parameter; the bias of the head has none in a CAM.
-        return self.gaze_loss(cam, preds, target) + 0 * self.head.bias.sum()
+        loss = self.gaze_loss(cam, preds, target) if self.form is None else self._guided(cam, preds, target, image)
+        return loss + 0 * self.head.bias.sum()
+
+    def _guided(self, cam: Tensor, preds: Tensor, target: Tensor, image: Tensor) -> Tensor:
+        mask = (image > 0.5) * (target != 1)[:, None, None, None]  # class 1 has none: the processes count differently
+        return guidance_loss(cam, preds, target, mask, self.form)
 
 
 def _steps() -> list[tuple[Tensor, Tensor, Tensor]]:

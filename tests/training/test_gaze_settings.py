@@ -26,6 +26,7 @@ from gaze.data.datasets import load_dataset
 from gaze.errors import ConfigError
 from gaze.measures import epoch_columns
 from gaze.metrics.consistency import GazeConsistency
+from gaze.metrics.lesion import mask_energy
 from gaze.runs.load import load_runs
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
@@ -173,3 +174,45 @@ def test_a_run_with_another_distance_and_method_leaves_columns_that_the_analysis
     runs = load_runs(tmp_path / "a")
     assert len(runs) == 2 and {"gaze_consistency", "gaze_consistency_soft_iou", "gaze_c_score"} <= set(runs)
     assert runs["gaze_c_score"].dropna().between(0, 1).all()
+
+
+# ---- guided by masks
+
+
+def test_masks_that_guide_raise_the_energy_on_the_lesion(tmp_path, images):
+    """From the same seed, on the phantom, whose masks are true; on every test image with a lesion."""
+    energy = {}
+    for weight in (0.0, 20.0):
+        torch.manual_seed(0)
+        settings = {"mask_weight": weight, "mask_start_epoch": 0, "mask_end_epoch": 0}
+        module = GazeModule("level2", 4, image_size=SIZE, gaze=settings, optimizer={"lr": 3e-3})
+        data = GazeDataModule(PHANTOM.model_copy(update={"annotated": 0.5}), data=images, seed=0)
+        tiny_trainer(tmp_path, max_epochs=8, num_sanity_val_steps=0, limit_val_batches=0).fit(module, datamodule=data)
+        batch = data.evaluation_batch(list(range(12)))
+        seen = batch.mask.flatten(1).any(1)
+        energy[weight] = mask_energy(module.eval().look(batch.image, batch.target).cam, batch.mask)[seen].mean()
+    assert energy[20.0] > 2 * energy[0.0]
+
+
+def test_a_guided_run_says_by_how_many_masks_and_logs_its_loss(tmp_path, tiny, tiny_run, capsys):
+    config = tiny("lambda=50", "gaze.mask_weight=5", "gaze.mask_start_epoch=1", "dataset.annotated=0.5")
+    last = run_training(config, tmp_path / "run")
+    assert "Guided by the masks of 6 of 16 training images (dataset.annotated=0.5, drawn by seed=0)." in (
+        capsys.readouterr().out
+    )
+    names = [
+        (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+        for folder in (tiny_run.folder, tmp_path / "run")
+    ]
+    assert [name for name in names[1] if name not in names[0]] == ["train/loss_mask"]
+    assert 0 <= last["train/loss_mask"] <= 1
+
+
+def test_a_set_without_a_mask_to_guide_by_is_one_error_before_the_work(tmp_path, composed, monkeypatch):
+    healthy = load_dataset(PHANTOM)
+    healthy.train.masks.zero_()
+    monkeypatch.setattr("gaze.data.datamodule.load_dataset", lambda *_: healthy)
+    monkeypatch.setattr("gaze.training.train._fit", lambda *_: pytest.fail("it trained"))
+    config = check_config(composed("gaze.mask_weight=1", "trainer.accelerator=cpu", "dataset.image_size=32"))
+    with pytest.raises(ConfigError, match=r"no training image of dataset=phantom has one that is not empty: give data"):
+        run_training(config, tmp_path / "run")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score
 from tiny_modules import (
@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import gaze
 import gaze.backbones.looking
 from gaze.backbones.levels import LEVELS, build_backbone
+from gaze.choices import GUIDANCE, METHODS
 from gaze.config.data import DatasetConfig
 from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
 from gaze.data.datamodule import Batch, GazeDataModule
@@ -207,6 +208,86 @@ def test_without_a_correct_image_the_step_is_plain():
     a, b = gradients_of(module, module.training_step(batch, 0)), gradients_of(plain, plain.training_step(batch, 0))
     torch.testing.assert_close(a, b)
     assert module.logged["train/loss_gaze"] == 0 and not module.gaze_loss.seen.any()
+
+
+# ---- guided by masks
+
+
+def _masked(batch: Batch) -> Batch:
+    """A box in each image, but for every fourth."""
+    mask = torch.zeros(len(batch.target), 1, SIZE, SIZE)
+    for i in range(len(mask)):
+        mask[i, 0, 4 * (i % 4) :, : 10 + i] = i % 4 != 3
+    return batch._replace(mask=mask)
+
+
+@pytest.mark.parametrize("form", GUIDANCE)
+@pytest.mark.parametrize("weight", [0.0, 50.0])
+def test_the_guided_loss_and_its_gradient_are_those_by_hand(weight, form):
+    """Beside lambda, too; the mask is enlarged cell by cell here."""
+    config = GazeConfig(reference="batch", mask_weight=7.0, mask_form=form)
+    module = alone(tiny_module(dropout=False, gaze_lambda=weight, gaze=config)).double().train()
+    batch = noise_batch()
+    batch = _masked(mostly_right(module, batch._replace(image=batch.image.double())))
+    twin = copy.deepcopy(module)
+    loss = module.training_step(batch, 0)
+
+    expected, _ = _loss_by_hand(twin, batch, weight, "batch")
+    logits, cam = _level2_by_hand(twin, batch)
+    block = SIZE // cam.shape[1]
+    terms = []
+    for i in range(len(cam)):
+        if logits[i].argmax() != batch.target[i] or i % 4 == 3:
+            continue
+        big, outside = cam[i].repeat_interleave(block, 0).repeat_interleave(block, 1), 1 - batch.mask[i, 0].double()
+        terms.append((big * outside).sum() / (big.sum() if form == "energy" else outside.sum()))
+    guided = torch.stack(terms).mean()
+    assert len(terms) >= 4 and guided > 0.05
+    torch.testing.assert_close(loss, expected + 7 * guided, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(module.logged["train/loss_mask"], guided.detach(), rtol=1e-5, atol=1e-8)
+    ours, theirs = flat(gradients_of(module, loss)), flat(gradients_of(twin, expected + 7 * guided))
+    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_guided(method, dtype):
+    """A few steps raise the energy in the masks, in bfloat16 too."""
+    config = {"mask_weight": 20.0, "method": method}
+    module = alone(tiny_module(dropout=False, gaze=config)).train()
+    batch = _masked(mostly_right(module, noise_batch(16)))
+    optimizer, values = torch.optim.SGD(module.parameters(), 3e-3), []
+    for step in range(6):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            loss = module.training_step(batch, step)
+        assert loss.dtype == torch.float32
+        values.append(module.logged["train/loss_mask"].item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert values[-1] < 0.97 * values[0]
+
+
+def test_masks_that_guide_have_to_be_there():
+    module = alone(tiny_module(gaze={"mask_weight": 1.0})).train()
+    with pytest.raises(ValueError, match="needs batches with masks"):
+        module.training_step(noise_batch(), 0)
+
+
+def test_the_guide_has_a_curriculum_of_its_own(tmp_path, data):
+    seen = []
+    epochs = {"start_epoch": 0, "end_epoch": 0, "mask_start_epoch": 1, "mask_end_epoch": 3}
+    module = tiny_module("level1", gaze_lambda=0.5, gaze={"mask_weight": 4.0, **epochs})
+    trainer = tiny_trainer(tmp_path, max_epochs=3)
+    trainer.callbacks.append(
+        LambdaCallback(on_train_epoch_end=lambda t, m: seen.append((m.mask_weight, dict(t.callback_metrics))))
+    )
+    trainer.fit(module, data)
+    assert [weight for weight, _ in seen] == [0.0, 2.0, 4.0]
+    assert ["train/loss_mask" in logged for _, logged in seen] == [False, True, True]
+    for weight, logged in seen[1:]:
+        total = logged["train/loss_cls"] + 0.5 * logged["train/loss_gaze"] + weight * logged["train/loss_mask"]
+        torch.testing.assert_close(logged["train/loss"], total)
 
 
 # ---- lambda 0 costs nothing
