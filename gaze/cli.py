@@ -41,7 +41,7 @@ TRAIN = Command(
     CONF, grids=True,
 )  # fmt: skip
 ANALYZE = Command(
-    "analyze", ("study", "source", "check", "explain", "images", "share", "hydra.run.dir"), CONF, grids=False
+    "analyze", ("study", "source", "check", "explain", "images", "share", "costs", "hydra.run.dir"), CONF, grids=False
 )
 
 

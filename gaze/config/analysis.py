@@ -33,6 +33,7 @@ class AnalyzeConfig(Settings):
     explain: str | None = None  # a run folder: where does its network look?
     images: str | None = None  # of explain: a folder or a file; null takes the run's evaluation images
     share: str | None = None  # a run folder: a copy without patients' ids
+    costs: str | None = None  # of a study: a YAML of what each mistake costs
     checkpoint: Literal["last", "best"] | None = None  # of check and explain; null takes compare.checkpoint
     compare: CompareConfig = CompareConfig()
 
@@ -54,6 +55,14 @@ class AnalyzeConfig(Settings):
         others = [name for name in ("study", "check", "explain") if info.data.get(name) is not None]
         if value is not None and others:
             raise ValueError(f"asks another question than {others[0]}: give one of them at a time")
+        return value
+
+    @field_validator("costs")
+    @classmethod
+    def _of_runs(cls, value: str | None, info: ValidationInfo) -> str | None:
+        others = [name for name in ("check", "explain", "share") if info.data.get(name) is not None]
+        if value is not None and others:
+            raise ValueError(f"belongs to studies, not to {others[0]}: leave one of them out")
         return value
 
     @field_validator("checkpoint")

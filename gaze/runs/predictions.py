@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gaze.choices import shown
 from gaze.errors import DataError
 from gaze.files import atomic_path, read_bytes_of
 from gaze.names import csv_cell, csv_value, printable
@@ -51,6 +52,13 @@ class Predictions(NamedTuple):
     empty: NDArray[np.bool_]
     energy: NDArray[np.float64] | None
 
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """(N,) 0, 1, 2 ..., alike where images belong together."""
+        names = [i if name is None else name for i, name in enumerate(self.groups or [None] * len(self.files))]
+        numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        return np.array([numbers[name] for name in names])
+
 
 class ClassFigures(NamedTuple):
     """``classes.csv`` as rows by :data:`FIGURE`, and the matrix (K, K), truth down, with its names."""
@@ -73,6 +81,43 @@ def write_predictions(path: Path, found: Predictions) -> None:
         row += [_number(found.deviation[i]), _number(found.percentile[i], 4), int(found.empty[i])]
         rows.append(row + ([] if energy is None else [_number(energy[i])]))
     write_rows(path, rows)
+
+
+def read_predictions(run: Run) -> Predictions | None:
+    """What :func:`write_predictions` left; None where the run is of before, or had no test image.
+
+    Raises:
+        DataError: a file that is damaged.
+    """
+    try:
+        head, *lines = read_rows(run.predictions_file)
+    except FileNotFoundError:
+        return None
+    name, columns = run.predictions_file.name, dict(zip(head, zip(*lines, strict=True), strict=False))
+    classes = tuple(title.removeprefix(PROBABILITY) for title in head if title.startswith(PROBABILITY))
+    needed = {"file", "truth", "prediction", "gaze_deviation", "gaze_percentile", "empty_map"}
+    if len(set(head)) < len(head) or not needed <= set(columns) or not 0 < len(classes) <= MOST_CLASSES:
+        raise DataError(f"{name} must have images, and the columns {', '.join(sorted(needed))} and {PROBABILITY}CLASS")
+    numbers = {label: place for place, label in enumerate(classes)}
+
+    def floats(column: str) -> NDArray[np.float64]:
+        return np.array([float(cell or "nan") for cell in columns[column]])
+
+    try:
+        return Predictions(
+            classes=classes,
+            files=columns["file"],
+            groups=[group or None for group in columns["group"]] if "group" in columns else None,
+            truth=np.array([numbers[label] for label in columns["truth"]]),
+            prediction=np.array([numbers[label] for label in columns["prediction"]]),
+            probabilities=np.stack([floats(f"{PROBABILITY}{label}") for label in classes], 1).astype(np.float32),
+            deviation=floats("gaze_deviation"),
+            percentile=floats("gaze_percentile"),
+            empty=floats("empty_map") > 0,
+            energy=floats("energy_in_mask") if "energy_in_mask" in columns else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{name}: {shown(error)} is no class, or no number") from error
 
 
 def write_figures(run: Run, figures: Iterable[Sequence[Any]], classes: Sequence[str], confusion: NDArray[Any]) -> None:

@@ -68,7 +68,7 @@ def class_figures(
     given = truth, prediction, probabilities
     here = _figures(*given, np.ones((1, len(truth))))
     scored = probabilities.size <= MOST_SCORES
-    drawn = [_figures(*given, weights, scored) for weights in _resamples(groups, draws)]
+    drawn = [_figures(*given, weights, scored) for weights in resamples(groups, draws)]
     found = {name: np.concatenate([own[name] for own in drawn]) for name in here}
     support, reasons = np.bincount(truth, minlength=len(classes)), _reasons(classes, *given)
     rows = []
@@ -117,8 +117,13 @@ def percentiles(values: Floats, of: Labels) -> Floats:
     return found
 
 
-def _resamples(groups: Labels, draws: int) -> Iterator[Floats]:
-    """Weights (B', N) of groups drawn with replacement, as many as there are, in parts that memory takes."""
+def resamples(groups: Labels, draws: int) -> Iterator[Floats]:
+    """Weights (B', N) of groups drawn with replacement, as many as there are, in parts that memory takes.
+
+    Args:
+        groups: (N,) 0, 1, 2 ..., alike where images belong together.
+        draws: rows in all.
+    """
     number = int(groups.max()) + 1
     part = max(1, AT_ONCE // len(groups))
     alike, place = np.zeros(number, dtype=np.int64), np.arange(number)

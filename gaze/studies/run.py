@@ -10,6 +10,7 @@ from tempfile import TemporaryFile
 from rich.console import Console
 
 from gaze.config.analysis import AnalyzeConfig
+from gaze.config.costs import read_costs
 from gaze.errors import ConfigError, DataError
 from gaze.files import check_links, remove_parts
 from gaze.report.provenance import origin, provenance
@@ -22,6 +23,7 @@ from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
 from gaze.studies.arms import augmentation_studies
 from gaze.studies.consistency import findings
 from gaze.studies.consistency.analysis import lead, print_tables, sections, split, summary
+from gaze.studies.costs import price_runs
 from gaze.terminal import say
 
 CSV_FILE = "epochs.csv"
@@ -55,13 +57,15 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
 
 
 def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
+    costs = None if config.costs is None else read_costs(config.costs)
     runs, study = choose_runs(config, console)
+    priced = {} if costs is None else price_runs(runs.used, costs)
     if study:
         from gaze.studies.augmentation.report import run_study  # PyTorch, which the other analysis does without
         from gaze.studies.augmentation.store import FOLDER
 
         _make(directory, FOLDER)
-        return run_study(runs, config, directory, console, provenance(config, runs))
+        return run_study(runs, config, directory, console, provenance(config, runs), priced)
     say(console, findings.headline(runs.epochs), whole=False)
     for note in findings.notes_on(runs):
         say(console, f"note: {note}", whole=False)
@@ -75,7 +79,7 @@ def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Pat
     else:
         (directory / MAPS_FILE).unlink(missing_ok=True)  # of an earlier analysis
     with console.status("tables"):
-        parts = list(split(runs, maps))
+        parts = list(split(runs, maps, priced))
     print_tables(parts, console)
     with console.status("figures"):
         title = f"Gaze consistency: {config.study or ', '.join(sorted(runs.epochs['study'].unique()))}"

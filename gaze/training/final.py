@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -130,10 +129,8 @@ def _predictions(found: Mapping[str, Tensor], data: GazeDataModule) -> Predictio
 def _write(run: Run, found: Predictions | None, say: Say) -> None:
     if found is None:
         return
-    names = [i if name is None else name for i, name in enumerate(found.groups or [None] * len(found.files))]
-    numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    groups = np.array([numbers[name] for name in names])
-    figures = class_figures(found.classes, found.truth, found.prediction, found.probabilities, groups)
+    units = found.units
+    figures = class_figures(found.classes, found.truth, found.prediction, found.probabilities, units)
     table = confusion_table(found.truth, found.prediction, len(found.classes))
     write_predictions(run.predictions_file, found)
     write_figures(run, figures, found.classes, table)
@@ -143,7 +140,7 @@ def _write(run: Run, found: Predictions | None, say: Say) -> None:
         with atomic_path(run.confusion_picture) as part:
             drawn.savefig(part, format="png", dpi=130, metadata={"Software": None})
     shown = [f"{f.measure.replace('_', ' ')} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in figures if f.of == ALL]
-    of = f"{len(found.files):,} test images" + (f" in {len(numbers):,} groups" if found.groups else "")
+    of = f"{len(found.files):,} test images" + (f" in {units.max() + 1:,} groups" if found.groups else "")
     say(f"{of}, {_when(run)}, 95 % intervals over them: {', '.join(shown)}")
     if missing := undefined(figures):
         say(f"Not defined, so empty in {run.classes_file.name}: {missing}")

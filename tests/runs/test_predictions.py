@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import DataError
-from gaze.runs.predictions import read_figures, read_rows
+from gaze.runs.predictions import read_figures, read_predictions, read_rows, write_predictions
 from gaze.runs.run import Run
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
@@ -116,3 +116,27 @@ def test_damaged_files_are_named_and_those_of_before_are_none(run, tmp_path):
         file.write_text(before)
     copy.classes_file.unlink()
     assert read_figures(copy) is None
+
+
+def test_predictions_are_read_as_they_were_written(run, tmp_path):
+    found, copy = read_predictions(run), Run(tmp_path)
+    write_predictions(copy.predictions_file, found)
+    assert copy.predictions_file.read_bytes() == run.predictions_file.read_bytes()
+    assert found.groups is None and found.units.tolist() == list(range(16)) and found.probabilities.dtype == np.float32
+    assert found._replace(groups=["b", None, "b"], files=["x"] * 3).units.tolist() == [0, 1, 0]
+
+
+def test_damaged_predictions_are_named(run, tmp_path):
+    copy, text = Run(tmp_path), run.predictions_file.read_text()
+    assert read_predictions(copy) is None
+    head, first = text.splitlines()[:2]
+    for damaged, said in (
+        (text.replace("truth", "name", 1), "must have images, and the columns"),
+        (head + "\n", "must have images"),
+        (f"{head}\n{first.replace('diffuse', 'x')}\n", "is no class"),
+        (f"{head}\n{first.replace('0.', 'o.')}\n", "no number"),
+        (text[:-20], "one length|no number"),
+    ):
+        copy.predictions_file.write_text(damaged)
+        with pytest.raises(DataError, match=said):
+            read_predictions(copy)

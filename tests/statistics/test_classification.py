@@ -26,10 +26,10 @@ from gaze.statistics.classification import (
     MACRO,
     OVERALL,
     _figures,
-    _resamples,
     class_figures,
     confusion_table,
     percentiles,
+    resamples,
     undefined,
 )
 
@@ -82,7 +82,7 @@ def test_figures_are_torchmetrics(classes, rounded):
 def test_each_resample_is_what_its_images_say():
     """The fast path of all resamples at once against scikit-learn on the images drawn, one resample after another."""
     truth, prediction, probabilities = given = made(40, 3, seed=2, rounded=1)
-    weights = next(_resamples(np.arange(40) // 2, 20))
+    weights = next(resamples(np.arange(40) // 2, 20))
     found = _figures(*given, weights)
     for b, row in enumerate(weights):
         drawn = np.arange(40).repeat(row.astype(int))
@@ -100,10 +100,10 @@ def test_each_resample_is_what_its_images_say():
 
 def test_parts_that_memory_takes_change_no_rule_and_groups_stay_together(monkeypatch):
     groups = np.array([0, 0, 1, 2, 2, 2])
-    weights = np.concatenate(list(_resamples(groups, 50)))
+    weights = np.concatenate(list(resamples(groups, 50)))
     assert weights.shape == (50, 6) and (weights[:, 0] == weights[:, 1]).all() and weights[:, [0, 2, 3]].sum() == 150
     monkeypatch.setattr(classification, "AT_ONCE", 60)
-    parts = list(_resamples(groups, 25))
+    parts = list(resamples(groups, 25))
     assert [len(part) for part in parts] == [10, 10, 5] and (parts[0] != parts[1]).any()
 
 
@@ -186,5 +186,5 @@ def test_a_calibrated_network_may_have_a_calibration_error_of_0():
     """The error is above 0 in every sample, and larger still in resamples, whose percentiles would never hold 0."""
     assert share_of_intervals(["ece"], {"ece": 0.0}, 200)["ece"] >= 0.85  # 0.90 of 300
     truth, prediction, probabilities, groups = _drawn_sample(120, np.random.default_rng(0))
-    drawn = np.concatenate([_figures(truth, prediction, probabilities, w)[ALL] for w in _resamples(groups, 200)])
+    drawn = np.concatenate([_figures(truth, prediction, probabilities, w)[ALL] for w in resamples(groups, 200)])
     assert interval(drawn[:, 3])[0] > 0

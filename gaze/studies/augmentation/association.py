@@ -1,24 +1,27 @@
-"""Does the gain go with the gaze (question 3)? Spearman's rank correlation over images, for exploration only.
+"""Does the gain go with the gaze (question 3), and does cost? Spearman's rank correlation, for exploration only.
 
-It has no p and is never passed or failed. Images that are alike are moved alike and gain alike, so they are no
-independent samples; and runs relabelled know nothing of what an arm that moved the gaze does from image to image. Both
-ways to a p call independent patterns an association far too often (benchmarks/study_levels.py).
+Over images it has no p and is never passed or failed. Images that are alike are moved alike and gain alike, so they are
+no independent samples; and runs relabelled know nothing of what an arm that moved the gaze does from image to image.
+Both ways to a p call independent patterns an association far too often (benchmarks/study_levels.py).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gaze.statistics.intervals import Floats
+from gaze.statistics.bootstrap import nan_mean
+from gaze.statistics.intervals import TIE, Floats
 from gaze.statistics.jackknife import jackknife_interval
 from gaze.studies.augmentation.compared import Compared
+from gaze.studies.augmentation.effects import distance_matrix
 
-FEWEST_IMAGES = 10  # of a rank correlation
+FEWEST_IMAGES, FEWEST_RUNS = 10, 6  # of a rank correlation
 
 
 class Association(NamedTuple):
@@ -66,6 +69,72 @@ def gain_and_excess(c: Compared, arm: str) -> Association:
         z = [jackknife_interval(float(r), [w[in_arm], w[~in_arm]]) for r, w in zip(whole, left_out, strict=True)]
         ends = [(math.tanh(low), math.tanh(high)) for low, high in z]
     return Association(found[0], *ends[0], found[1], *ends[1], int(images))
+
+
+class CostAssociation(NamedTuple):
+    """Over ``runs``: ``rho`` -1..1 with its interval, ``within`` the arms with its ``p``; NaN where there is none."""
+
+    rho: float
+    ci_low: float
+    ci_high: float
+    within: float
+    p: float
+    runs: int
+
+
+def cost_and_distance(c: Compared, cost: Floats, draws: int = 9999) -> CostAssociation:
+    """Does moved gaze go with cost? Spearman's rho, over runs, of cost and the mean map distance to the baseline's
+    runs; an association, which names no cause.
+
+    ``rho`` has no p: an arm may move both for reasons of its own, and its runs are alike in that, so they are no
+    independent samples of it. ``within`` is the correlation of the same ranks about their arms' means; its two-sided p
+    is that of costs permuted among the runs of an arm, which are exchangeable there if the two do not go together.
+
+    Args:
+        c: the study.
+        cost: of each run (R,), any unit; runs without one (NaN) are left out.
+        draws: permutations.
+
+    Returns:
+        The interval is as in :func:`gain_and_excess`, over 3 runs an arm or more.
+    """
+    distances = distance_matrix(c)
+    np.fill_diagonal(distances, np.nan)
+    moved = nan_mean(distances[:, c.rows(c.baseline)], 1)
+    kept = ~np.isnan(moved) & ~np.isnan(cost)
+    moved, cost, arms = moved[kept], cost[kept], c.runs["arm"].to_numpy()[kept]
+    groups = [np.flatnonzero(arms == arm) for arm in dict.fromkeys(arms)]
+    rho, low, high = _rank_correlation(moved, cost), math.nan, math.nan
+    if min(map(len, groups), default=0) > 2:
+        without = np.array([_rank_correlation(np.delete(moved, i), np.delete(cost, i)) for i in range(len(cost))])
+        with np.errstate(divide="ignore"):
+            z, left_out = math.atanh(rho) if abs(rho) < 1 else math.inf, np.arctanh(np.clip(without, -1, 1))
+        low, high = map(math.tanh, jackknife_interval(z, [left_out[own] for own in groups]))
+    own, other = (_about_arms(values, groups) for values in (moved, cost))
+    sizes, within, p = np.linalg.norm(own) * np.linalg.norm(other), math.nan, math.nan
+    if sizes > 1e-9:
+        random = np.random.default_rng(0)
+        drawn = np.tile(other, (draws, 1))
+        for group in groups:
+            drawn[:, group] = random.permuted(drawn[:, group], axis=1)
+        within = float(own @ other / sizes)
+        p = float(1 + (np.abs(drawn @ own) >= abs(own @ other) * (1 - TIE)).sum()) / (draws + 1)
+    return CostAssociation(rho, low, high, within, p, int(kept.sum()))
+
+
+def _rank_correlation(a: Floats, b: Floats) -> float:
+    """NaN of fewer than :data:`FEWEST_RUNS`, and where one does not vary."""
+    if len(a) < FEWEST_RUNS or not np.ptp(a) or not np.ptp(b):
+        return math.nan
+    return float(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1])
+
+
+def _about_arms(values: Floats, groups: Sequence[NDArray[np.intp]]) -> Floats:
+    """Ranks (R,) about the mean of their arm."""
+    ranks = stats.rankdata(values)
+    for own in groups:
+        ranks[own] -= ranks[own].mean()
+    return np.asarray(ranks)
 
 
 def _image_distances(c: Compared, rows: NDArray[np.intp]) -> Floats:

@@ -6,7 +6,8 @@ import math
 
 import pandas as pd
 
-from gaze.report.words import each, number, p_value
+from gaze.report.words import each, estimate, number, p_value
+from gaze.studies.augmentation.association import FEWEST_RUNS, CostAssociation
 from gaze.studies.augmentation.compared import MASK_COLUMNS, SHAPE_COLUMNS, Compared
 from gaze.studies.augmentation.profile_plots import METRIC_NAMES
 
@@ -120,6 +121,16 @@ def association_finding(questions: pd.DataFrame) -> str:
     said += [f"not evaluated: {', '.join(missing)}"] if missing else []
     tail = "Exploratory: images are no independent samples, so nothing is passed or failed, and no cause is named."
     return f"{ASSOCIATION}? {'; '.join(said)}. {tail}"
+
+
+def cost_finding(found: CostAssociation) -> str:
+    """Does moved gaze go with cost, over runs? Described."""
+    asked = f"Does moved gaze go with cost (an association over {found.runs} runs, no cause)?"
+    if math.isnan(found.rho):
+        return f"{asked} Not evaluated: it takes {FEWEST_RUNS} runs that differ in both."
+    within = "" if math.isnan(found.p) else f"; among runs of one arm {number(found.within, 2)}, p {p_value(found.p)}"
+    rho = estimate(found.rho, found.ci_low, found.ci_high, found.runs, 2)
+    return f"{asked} Spearman's rho of a run's distance to the baseline and its cost: {rho}{within}."
 
 
 def accuracy_finding(runs: pd.DataFrame, baseline: str) -> str:

@@ -23,10 +23,12 @@ from gaze.studies.arms import arm_settings
 from gaze.studies.augmentation import findings as study_findings
 from gaze.studies.augmentation import moved_plots, profile_plots
 from gaze.studies.augmentation import tables as study_tables
+from gaze.studies.augmentation.association import CostAssociation, cost_and_distance
 from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.effects import distance_matrix, image_table, pair_table, profile_table, run_table
 from gaze.studies.augmentation.questions import question_table
 from gaze.studies.augmentation.study import Measured, measure, study_parts
+from gaze.studies.costs import TITLE, Priced, cost_table, costs_item
 from gaze.studies.opened import check_maps, check_runs
 from gaze.terminal import print_table, say
 
@@ -49,11 +51,14 @@ class Numbers(NamedTuple):
     profile: pd.DataFrame
     questions: pd.DataFrame
     images: pd.DataFrame
+    costs: pd.DataFrame  # a row an arm, empty without costs=
+    association: CostAssociation | None
 
 
 def run_study(
-    runs: Runs, config: AnalyzeConfig, directory: Path, console: Console, provenance: Mapping[str, Any]
-) -> list[Path]:
+    runs: Runs, config: AnalyzeConfig, directory: Path, console: Console, provenance: Mapping[str, Any],
+    priced: Mapping[str, Priced],
+) -> list[Path]:  # fmt: skip
     """Compare the CAMs of an augmentation study and write its CSVs, tables, figures and report.
 
     Args:
@@ -62,6 +67,7 @@ def run_study(
         directory: where to write; CAMs are kept there.
         console: for progress and tables.
         provenance: for the end of the report.
+        priced: what the mistakes of each run cost; empty without costs=.
 
     Returns:
         Every path written, CAMs apart.
@@ -75,7 +81,7 @@ def run_study(
         check_maps(part.runs)
     measured = [measure(part, config.compare, directory, console) for part in parts]
     with console.status("statistics"):
-        numbers = [_numbers(own.compared) for own in measured]
+        numbers = [_numbers(own.compared, priced) for own in measured]
     both = list(zip(measured, numbers, strict=True))
     for own, found in both:
         _print(own, found, console)
@@ -91,10 +97,15 @@ def run_study(
         return written + write_report(title, lines, sections, provenance, directory, lead)
 
 
-def _numbers(c: Compared) -> Numbers:
-    distances = distance_matrix(c)
+def _numbers(c: Compared, priced: Mapping[str, Priced]) -> Numbers:
+    distances, runs = distance_matrix(c), run_table(c)
     arms = arms_table(distances, list(c.runs["arm"]), c.baseline)
-    return Numbers(distances, arms, run_table(c), profile_table(c), question_table(c), image_table(c))
+    costs, association = cost_table(c.runs, ["arm"], priced), None
+    if len(costs):
+        runs["cost"] = [priced[name].costs[0].mean() if name in priced else math.nan for name in runs["run"]]
+        association = cost_and_distance(c, runs["cost"].to_numpy())
+    numbers = (distances, arms, runs, profile_table(c), question_table(c), image_table(c))
+    return Numbers(*numbers, costs, association)
 
 
 def _write_tables(both: Sequence[tuple[Measured, Numbers]], directory: Path) -> list[Path]:
@@ -115,6 +126,7 @@ def _summary(own: Measured, found: Numbers, several: bool) -> list[str]:
         *(study_findings.question_finding(found.questions, question) for question in (1, 2)),
         study_findings.association_finding(found.questions),
         study_findings.accuracy_finding(found.runs, own.compared.baseline),
+        *([] if found.association is None else [study_findings.cost_finding(found.association)]),
         study_findings.where_finding(found.profile),
         *own.part.notes,
     ]
@@ -179,6 +191,12 @@ def _sections(own: Measured, found: Numbers, several: bool) -> list[Section]:
             study_tables.runs_item(found.runs, f"runs-{slug}", where),
         ],
     }
+    if found.association is not None:
+        without = int(found.runs["cost"].isna().sum())
+        items[TITLE] = [
+            costs_item(found.costs, ["arm"], f"costs-{slug}", where, without),
+            study_tables.association_item(found.association, f"moved-and-cost-{slug}", where),
+        ]
     suffix = f" ({where})" if several else ""
     return [Section(f"{title}{suffix}", (), tuple(shown)) for title, shown in items.items()]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gaze.choices import AUGMENTATIONS
 from gaze.report.words import each, estimate, number, p_value
 from gaze.report.write import TableItem
+from gaze.studies.augmentation.association import CostAssociation
 from gaze.studies.augmentation.compared import Compared
 from gaze.studies.augmentation.profile_plots import METRIC_NAMES
 
@@ -122,6 +123,9 @@ def criteria_item(
         change = accuracy[arm] - accuracy[baseline]
         row["accuracy (SD)"] = _with_sd(accuracy[arm], spread[arm])
         row["change of accuracy"] = f"{change:+.3f}"
+        if "cost" in runs:
+            own_cost = runs.loc[runs["arm"] == arm, "cost"]
+            row["cost (SD)"] = _with_sd(own_cost.mean(), own_cost.std())
         rows.append(row)
         parts.append({**values, "accuracy": accuracy[arm], "accuracy_sd": spread[arm], "accuracy_change": change})
     notes = (
@@ -133,6 +137,7 @@ def criteria_item(
         "none shown, which is not the same as no change. Not evaluated: something that the question needs is missing.",
         f"{RUNS_ARE_SAMPLES} {EXPLORED}",
         f"Accuracy of the baseline: {_with_sd(accuracy[baseline], spread[baseline])}. SD: over runs. No test.",
+        *(["Cost: of argmax, over all test images after the last epoch."] if "cost" in runs else []),
     )
     return TableItem(name, _caption("The three questions", where), pd.DataFrame(parts), pd.DataFrame(rows), notes)
 
@@ -197,9 +202,28 @@ def measures_item(profile: pd.DataFrame, name: str = "measures") -> TableItem:
     return TableItem(name, "The measures in plain words", frame, shown)
 
 
+def association_item(found: CostAssociation, name: str, where: str = "") -> TableItem:
+    """Does moved gaze go with cost, run by run? Else as :func:`arms_item`."""
+    frame = pd.DataFrame([found])
+    columns: Columns = {
+        "runs": lambda row: str(row.runs),
+        "rho": lambda row: estimate(row.rho, row.ci_low, row.ci_high, 0, 2),
+        "among runs of one arm": lambda row: number(row.within, 2),
+        "p, among these": lambda row: p_value(row.p),
+    }
+    notes = (
+        "Spearman's rho over runs of the mean map distance to the baseline's runs and the cost of argmax on the test "
+        "images [95 % over runs, each left out once]. An association: it names no cause, and has no p, as an arm may "
+        "move both for reasons of its own. Among runs of one arm: the same ranks about their arms' means, p by "
+        "permuting costs within the arms.",
+    )
+    return TableItem(name, _caption("Does moved gaze go with cost?", where), frame, _shown(frame, columns), notes)
+
+
 def runs_item(runs: pd.DataFrame, name: str = "study_runs", where: str = "") -> TableItem:
     """A row per run (``effects.run_table``); else as :func:`arms_item`."""
-    titles = {"run": "run", "arm": "arm", "seed": "seed", "accuracy": "accuracy", "kappa": "kappa"}
+    known = ("run", "arm", "seed", "accuracy", "kappa", "cost")
+    titles = {name: name for name in known if name in runs}
     titles |= {"n_valid": "images with a gaze"}
     titles |= {column: words for column, (words, _) in METRIC_NAMES.items() if column in runs and column != "accuracy"}
     digits = {"centroid_variance": 5, "mask_lift": 2}

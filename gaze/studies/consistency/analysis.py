@@ -26,11 +26,13 @@ from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table,
 from gaze.studies.consistency import findings, overview, plots, tables
 from gaze.studies.consistency.common import common_table, images_finding, three_forms_item, three_rs_item
 from gaze.studies.consistency.published import STUDY1_EPOCH, STUDY2_EPOCH, UNKNOWN, Beside, differences
+from gaze.studies.costs import Priced, cost_finding, cost_table, costs_item, with_cost
 from gaze.terminal import print_table
 
 Items = list[TableItem | FigureItem]
 MEANS = "Mean of the last 5 epochs, over seeds ± SD."
 PUBLISHED = "gaze_consistency_l2"
+ARM = ["model", "lambda"]
 MOST_PANELS = 9  # models and lambdas whose confusion is drawn
 MOST_CASES = 4  # models and lambdas that a finding in the summary names one by one
 
@@ -50,6 +52,8 @@ class Part(NamedTuple):
     common: pd.DataFrame
     schedules: pd.DataFrame
     used: Mapping[str, Run]
+    costs: pd.DataFrame  # a row a model and lambda, empty without costs=
+    run_costs: pd.DataFrame
 
     @property
     def weights(self) -> list[float]:
@@ -67,8 +71,8 @@ class Part(NamedTuple):
         return differences(self.runs[self.runs["epoch"] <= until], self.used, epochs)
 
 
-def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
-    """Each study and data set by itself, with its numbers."""
+def split(runs: Runs, maps: list[GazeMaps], priced: Mapping[str, Priced]) -> Iterator[Part]:
+    """Each study and data set by itself, with its numbers; ``priced`` is what mistakes cost, empty without costs=."""
     epochs, together, schedules = runs.epochs, common_table(runs), schedule_table(runs.epochs)
     taken: list[str] = []
     single = epochs["study"].nunique() == 1
@@ -79,7 +83,8 @@ def split(runs: Runs, maps: list[GazeMaps]) -> Iterator[Part]:
         shared = together[(together["study"] == study) & (together["dataset"] == dataset)]
         numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
         where = str(dataset) if single else f"{study}, {dataset}"
-        yield Part(where, taken[-1], str(dataset), rows, *numbers, own, shared, arms, runs.used)
+        costs = cost_table(rows, ARM, priced), cost_table(rows, [*ARM, "seed"], priced)
+        yield Part(where, taken[-1], str(dataset), rows, *numbers, own, shared, arms, runs.used, *costs)
 
 
 def summary(runs: Runs, parts: list[Part]) -> list[str]:
@@ -91,6 +96,7 @@ def summary(runs: Runs, parts: list[Part]) -> list[str]:
             lines.append(findings.shift_finding(part.shift, part.by_lambda, part.where))
         lines.append(images_finding(part.pearson, part.by_lambda, part.common, part.where))
         lines.append(findings.scale_finding(part.scale, part.where))
+        lines.append(cost_finding(part.costs, ARM, part.where))
     lines += findings.notes_on(runs)
     return [line for line in lines if line]
 
@@ -213,18 +219,24 @@ def _across(part: Part) -> Items:
 def _learning(part: Part) -> Items:
     tested = tables.tested_item(part.runs, part.used, f"tested-{part.slug}", part.where)
     items: Items = [] if tested is None else [tested]
-    items += [
-        tables.performance_item(
-            part.by_lambda, metric, f"{metric}-{part.slug}", part.where, part.dataset, part.beside(STUDY2_EPOCH)
-        )
-        for metric in ("accuracy", "kappa")
-    ]
+    items += [_performance(part, metric) for metric in ("accuracy", "kappa")]
+    if len(part.costs):
+        without, single = part.runs["run"].nunique() - len(part.run_costs), f"Run by run, {part.where}"
+        items.append(costs_item(part.costs, ARM, f"costs-{part.slug}", part.where, without))
+        items.append(costs_item(part.run_costs, [*ARM, "seed"], f"run-costs-{part.slug}", single))
     if (part.schedules["smallest_p"] < 0.05).any():  # fewer runs could not answer
         items.append(tables.schedule_item(part.schedules, f"schedules-{part.slug}", part.where))
     for metric in ("accuracy", "kappa"):
         caption = f"{metric.capitalize()} over epochs, {part.where}"
         items += _drawn(f"curves-{metric}-{part.slug}", caption, plots.curve_figure, part.runs, part.dataset, metric)
     return items
+
+
+def _performance(part: Part, metric: str) -> TableItem:
+    """With what the mistakes cost beside it, where that is known."""
+    beside = part.beside(STUDY2_EPOCH)
+    item = tables.performance_item(part.by_lambda, metric, f"{metric}-{part.slug}", part.where, part.dataset, beside)
+    return with_cost(item, part.costs, ARM) if metric == "accuracy" and len(part.costs) else item
 
 
 def _gaze(part: Part) -> Items:
@@ -309,11 +321,13 @@ def print_tables(parts: list[Part], console: Console) -> None:
             beside = part.beside(STUDY1_EPOCH)
             item = tables.pearson_item(part.pearson, "x", part.where, part.dataset, beside, part.judged)
             _print(item, {"r, mean over seeds": "r"}, ("SD", "95 % interval", "without r"), console)
-        item = tables.performance_item(
-            part.by_lambda, "accuracy", "x", part.where, part.dataset, part.beside(STUDY2_EPOCH)
-        )
+        item = _performance(part, "accuracy")
         renamed = {"mean of last 5": "last 5 epochs", "difference from lambda 0": "less lambda 0"}
         _print(item, renamed, ("last epoch", "best epoch"), console)
+        if len(part.costs):
+            _print(
+                costs_item(part.costs, ARM, "x", part.where), {}, ("runs", "difference", "decisions changed"), console
+            )
         item = tables.gaze_item(part.by_lambda, "x", part.where)
         _print(item, {"RMS deviation": "RMS"}, ("L_CAM squared", "L_CAM l2", "seeds", "empty fraction"), console)
 

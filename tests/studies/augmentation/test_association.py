@@ -10,9 +10,9 @@ from conftest import REPO
 from made_up_study import made_up_study, without_maps
 from scipy import stats
 
-from gaze.studies.augmentation.association import gain_and_excess
+from gaze.studies.augmentation.association import cost_and_distance, gain_and_excess
 from gaze.studies.augmentation.compared import Compared
-from gaze.studies.augmentation.effects import image_table
+from gaze.studies.augmentation.effects import distance_matrix, image_table
 
 sys.path.insert(0, str(REPO / "benchmarks"))
 from study_levels import association_studies
@@ -96,3 +96,46 @@ def test_no_p_would_hold_its_level_and_difficulty_is_taken_out():
     assert (nothing[["decided", "decided_partial"]].mean() > 0.1).all()
     assert abs(nothing["rho"].mean()) < 0.1
     assert difficulty["rho"].mean() > 0.3 and abs(difficulty["partial"].mean()) < 0.1
+
+
+def costly(seed: int, arms: float, link: float = 0.0) -> tuple[Compared, np.ndarray]:
+    """A study whose arms have moved gazes and costs of their own, independent of each other; within arms, runs' costs
+    go with their distance to the baseline by ``link``."""
+    random = np.random.default_rng(seed)
+    names = ("base", "blur", "crop", "noise")
+    apart = dict(zip(names[1:], arms * random.random(3), strict=True))
+    c = made_up_study(seed, base=6, blur=4, crop=4, noise=4, images=12, apart=apart)
+    shift = dict(zip(names, arms * random.normal(size=4), strict=True))
+    moved = np.nanmean(np.where(np.eye(18) > 0, np.nan, distance_matrix(c))[:, :6], 1)
+    return c, c.runs["arm"].map(shift).to_numpy() + 0.05 * random.normal(size=18) + link * moved
+
+
+def test_cost_and_distance_are_scipys_rank_correlation_and_a_literal_permutation():
+    c, cost = costly(1, 0.3)
+    found = cost_and_distance(c, cost, draws=500)
+    moved = [np.mean([distance_matrix(c)[i, j] for j in range(6) if j != i]) for i in range(18)]
+    assert found.rho == pytest.approx(stats.spearmanr(moved, cost).statistic)
+    assert found.ci_low < found.rho < found.ci_high and found.runs == 18
+    ranks = [stats.rankdata(v) for v in (moved, cost)]
+    arms = [range(6), range(6, 10), range(10, 14), range(14, 18)]
+    centred = [[r[i] - np.mean([r[j] for j in own]) for own in arms for i in own] for r in ranks]
+    assert found.within == pytest.approx(np.corrcoef(centred)[0, 1])
+    random, hits = np.random.default_rng(7), 0
+    for _ in range(2000):
+        drawn = np.concatenate([random.permutation(centred[1][own[0] : own[-1] + 1]) for own in arms])
+        hits += abs(np.corrcoef(centred[0], drawn)[0, 1]) >= abs(found.within) - 1e-9
+    assert found.p == pytest.approx(hits / 2000, abs=0.07)
+    some = np.where(np.arange(18) < 2, np.nan, cost)
+    assert cost_and_distance(c, some, 10).runs == 16
+    assert math.isnan(cost_and_distance(c, np.ones(18), 10).rho) and math.isnan(cost_and_distance(c, np.ones(18), 10).p)
+    assert math.isnan(cost_and_distance(c, np.where(np.arange(18) < 4, cost, np.nan), 10).rho)
+
+
+def test_p_within_arms_finds_what_is_there():
+    assert np.mean([cost_and_distance(*costly(s, 0.3, 5.0), draws=199).p <= 0.05 for s in range(20)]) > 0.8
+
+
+@pytest.mark.slow
+def test_p_within_arms_holds_its_level_where_arms_differ_in_both():
+    p = np.array([cost_and_distance(*costly(seed, 1.0), draws=199).p for seed in range(600)])
+    assert 0.02 <= (p <= 0.05).mean() <= 0.08 and abs((p <= 0.5).mean() - 0.5) < 0.07
