@@ -117,6 +117,28 @@ def percentiles(values: Floats, of: Labels) -> Floats:
     return found
 
 
+def auroc(positive: NDArray[np.bool_], scores: NDArray[np.floating], weights: Floats) -> Floats:
+    """Share of pairs (B,) of a positive image and another one in which the first has the higher score, ties half
+    (Hanley & McNeil 1982); NaN where there is no such pair.
+
+    Args:
+        positive: of each image (N,).
+        scores: (N,) any unit.
+        weights: (N, B), images down.
+    """
+    if not np.isfinite(scores).all():
+        return np.full(weights.shape[1], nan)
+    marks, place = np.unique(scores[positive], return_inverse=True)
+    others = np.flatnonzero(~positive)
+    # Where the others stand: 2j between the marks j - 1 and j, 2j + 1 at mark j.
+    slot = sum(np.searchsorted(marks, scores[others], side) for side in ("left", "right"))
+    shape = 2 * len(marks) + 1, weights.shape[0]
+    up_to = (csr_array((np.ones(len(others)), (slot, others)), shape) @ weights).cumsum(0)
+    below = (up_to[2 * place] + up_to[2 * place + 1]) / 2
+    own = weights[positive]
+    return ratio((own * below).sum(0), own.sum(0) * up_to[-1])
+
+
 def resamples(groups: Labels, draws: int) -> Iterator[Floats]:
     """Weights (B', N) of groups drawn with replacement, as many as there are, in parts that memory takes.
 
@@ -139,17 +161,17 @@ def _figures(
     is_true, is_named = np.eye(number)[truth], np.eye(number)[prediction]
     support, named, right = weights @ is_true, weights @ is_named, weights @ (is_true * is_named)  # (B, K)
     images = weights.sum(1, keepdims=True)
-    auroc = np.full_like(right, nan)
+    areas = np.full_like(right, nan)
     by_image = np.ascontiguousarray(weights.T)
     for k in range(number * scored):
-        auroc[:, k] = _auroc(truth == k, probabilities[:, k], by_image)
+        areas[:, k] = auroc(truth == k, probabilities[:, k], by_image)
     by_class = np.stack(
         [
             ratio(right, named),
             ratio(right, support),
             ratio(images - support - named + right, images - support),
             ratio(2 * right, support + named),
-            auroc,
+            areas,
         ],
         2,
     )
@@ -158,23 +180,6 @@ def _figures(
     error = _calibration_error(truth == prediction, probabilities, weights)
     overall = accuracy, nan_mean(by_class[:, :, 1], 1), kappa, error
     return {CLASS: by_class, MACRO: nan_mean(by_class, 1), ALL: np.stack(overall, 1)}
-
-
-def _auroc(positive: NDArray[np.bool_], scores: NDArray[np.float32], weights: Floats) -> Floats:
-    """Share of pairs (B,) of an image of the class and another one in which the first has the higher score, ties half
-    (Hanley & McNeil 1982), of weights (N, B); NaN where there is no such pair.
-    """
-    if not np.isfinite(scores).all():
-        return np.full(weights.shape[1], nan)
-    marks, place = np.unique(scores[positive], return_inverse=True)
-    others = np.flatnonzero(~positive)
-    # Where the others stand: 2j between the marks j - 1 and j, 2j + 1 at mark j.
-    slot = sum(np.searchsorted(marks, scores[others], side) for side in ("left", "right"))
-    shape = 2 * len(marks) + 1, weights.shape[0]
-    up_to = (csr_array((np.ones(len(others)), (slot, others)), shape) @ weights).cumsum(0)
-    below = (up_to[2 * place] + up_to[2 * place + 1]) / 2
-    own = weights[positive]
-    return ratio((own * below).sum(0), own.sum(0) * up_to[-1])
 
 
 def _calibration_error(right: NDArray[np.bool_], probabilities: NDArray[np.float32], weights: Floats) -> Floats:

@@ -22,9 +22,9 @@ DECISIONS = ("cost", "least", "change")  # of argmax, of the cheapest decision, 
 TITLES = ("cost", "cost, cheapest decision", "difference")
 TITLE = "What do the mistakes cost?"
 NOTES = (
-    "On the test images, after the last epoch: mean cost of an image by argmax ± SD over runs [95 % bootstrap interval over "
-    "images, or groups of them where there are any, the mean of these very runs]. The interval holds other images, the "
-    "SD other trainings; neither holds both.",
+    "On the test images, after the last epoch: mean cost of an image by argmax ± SD over runs [95 % bootstrap interval "
+    "over images, or groups of them where there are any, the mean of these very runs]. The interval has other images, "
+    "the SD other trainings; neither holds both.",
     "Cheapest: the prediction of least expected cost under the network's own probabilities (argmin), instead of the "
     "likeliest one. Nothing is chosen in it, so no test image has helped; it is only as good as the probabilities are "
     "calibrated, and can cost more than argmax. Decisions changed: the share of images that it predicts otherwise.",

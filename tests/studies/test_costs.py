@@ -9,11 +9,13 @@ from rich.console import Console
 from run_folders import SMALL, write_run
 
 from gaze.config.analysis import AnalyzeConfig, CompareConfig
+from gaze.config.costs import read_costs
 from gaze.config.train import check_config
 from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError
 from gaze.runs.predictions import Predictions, write_predictions
 from gaze.runs.run import Run
+from gaze.studies.costs import cost_finding, cost_table, price_runs
 from gaze.studies.run import run_analysis
 
 MATRIX = 10.0 * (np.arange(4)[:, None] + 1) + np.arange(4)
@@ -22,15 +24,16 @@ IMAGES = 24
 
 
 def predict(folder, seed: int, names=None) -> tuple[np.ndarray, ...]:
-    """A ``predictions.csv`` of made-up probabilities."""
+    """A ``predictions.csv`` of made-up probabilities in the folder of a run."""
     random = np.random.default_rng(seed)
     p = random.dirichlet(np.ones(4), IMAGES).astype(np.float32)
     truth, nothing = np.arange(IMAGES) % 4, np.full(IMAGES, np.nan)
     files = names or [f"test/{i:05}" for i in range(IMAGES)]
     groups = [f"p{i // 2}" for i in range(IMAGES)]
     empty = np.zeros(IMAGES, bool)
+    (folder / str(seed)).mkdir(exist_ok=True)
     found = Predictions(CLASSES, files, groups, truth, p.argmax(1), p, nothing, nothing, empty, None)
-    write_predictions(Run(folder).predictions_file, found)
+    write_predictions(Run(folder / str(seed)).predictions_file, found)
     return truth, p
 
 
@@ -50,55 +53,67 @@ def analyse(source, directory, **settings) -> str:
     return console.file.getvalue()
 
 
-def test_lambda_studies_show_cost_beside_accuracy(composed, tmp_path, costs):
-    given = {}
-    for weight, seed in ((0, 0), (0, 1), (50, 2), (50, 3)):
-        folder = tmp_path / "runs" / f"{weight}-{seed}"
-        write_run(folder, check_config(composed(*SMALL, f"lambda={weight}", f"seed={seed}")), list(CLASSES))
-        if seed < 3:
-            given[weight, seed] = predict(folder, seed)
-    shown = analyse(tmp_path / "runs", tmp_path / "report", costs=costs)
-    assert "What do the mistakes cost?" in shown
-    by_arm, by_run = (pd.read_csv(tmp_path / f"report/tables/{n}-default-phantom.csv") for n in ("costs", "run-costs"))
+def test_costs_of_runs_and_arms_are_those_of_a_double_loop(tmp_path, costs):
+    given = {seed: predict(tmp_path, seed) for seed in range(3)}
+    runs = {f"{seed}": Run(tmp_path / str(seed)) for seed in range(4)}
+    (tmp_path / "3").mkdir()
+    runs["3"].predictions_file.write_text("file\n")  # damaged
+    priced = price_runs(runs, read_costs(costs))
+    frame = pd.DataFrame({"run": list(runs), "model": "level2", "lambda": [0.0, 0.0, 50.0, 50.0]})
+    by_arm, by_run = (cost_table(frame, keys, priced) for keys in (["model", "lambda"], ["model", "lambda", "run"]))
     for row in by_run.itertuples():
-        truth, p = given[int(row._2), row.seed]
+        truth, p = given[int(row.run)]
         argmax = [MATRIX[t, q.argmax()] for t, q in zip(truth, p, strict=True)]
         least = [MATRIX[t, (q.astype(float) @ MATRIX).argmin()] for t, q in zip(truth, p, strict=True)]
         assert (row.cost, row.least) == pytest.approx((np.mean(argmax), np.mean(least)))
         assert row.change == pytest.approx(row.least - row.cost) and row.cost_low < row.cost < row.cost_high
+        assert row.accuracy == np.mean(p.argmax(1) == truth)
     assert by_arm["runs"].tolist() == [2, 1]
     assert by_arm["cost"][0] == pytest.approx(by_run["cost"][:2].mean())
     assert by_arm["cost_sd"][0] == pytest.approx(by_run["cost"][:2].std())
-    report = (tmp_path / "report/report.md").read_text()
-    accuracy = next(line for line in report.splitlines() if line.startswith("| model") and "p (Holm) |" in line
-                    and "best epoch" in line and "cost" in line)  # fmt: skip
-    assert accuracy.rstrip("| ").endswith("cost")
-    assert "1 runs without predictions.csv" in report and "What do the mistakes cost an image, phantom?" in report
+    assert len(np.unique(priced["0"].units)) == IMAGES / 2
+    predict(tmp_path, 1, [f"other/{i}" for i in range(IMAGES)])
+    table = cost_table(frame, ["lambda"], price_runs(runs, read_costs(costs)))
+    assert table["cost"].notna().all() and table["cost_low"].isna().tolist() == [True, False]
+    assert "What do the mistakes cost an image, here?" in cost_finding(table, ["lambda"], "here")
+    assert cost_finding(table.assign(cost=np.nan), ["lambda"], "here") is None
 
 
-def test_runs_of_other_images_have_no_common_interval_and_none_is_an_error(composed, tmp_path, costs):
+def test_what_is_wrong_is_said_before_any_work(composed, tmp_path, costs):
     for seed in (0, 1):
         folder = tmp_path / "runs" / str(seed)
         write_run(folder, check_config(composed(*SMALL, f"seed={seed}")), list(CLASSES))
     with pytest.raises(ConfigError, match="none of these runs has predictions"):
         analyse(tmp_path / "runs", tmp_path / "report", costs=costs)
-    predict(tmp_path / "runs/0", 0)
-    predict(tmp_path / "runs/1", 1, [f"other/{i}" for i in range(IMAGES)])
+    predict(tmp_path / "runs", 0)
     (tmp_path / "bad.yaml").write_text("diffuse: {healthy: 1}")
     with pytest.raises(ConfigError, match="class healthy is missing"):
         analyse(tmp_path / "runs", tmp_path / "report", costs=str(tmp_path / "bad.yaml"))
-    assert not (tmp_path / "report").exists()  # before any work
-    analyse(tmp_path / "runs", tmp_path / "report", costs=costs)
-    table = pd.read_csv(tmp_path / "report/tables/costs-default-phantom.csv")
-    assert table["cost"].notna().all() and table["cost_low"].isna().all()
+    assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
+def test_lambda_studies_show_cost_beside_accuracy(composed, tmp_path, costs):
+    for weight, seed in ((0, 0), (0, 1), (50, 2), (50, 3)):
+        folder = tmp_path / "runs" / str(seed)
+        write_run(folder, check_config(composed(*SMALL, f"lambda={weight}", f"seed={seed}")), list(CLASSES))
+        if seed < 3:
+            predict(tmp_path / "runs", seed)
+    assert "What do the mistakes cost?" in analyse(tmp_path / "runs", tmp_path / "report", costs=costs)
+    accuracy = (tmp_path / "report/tables/accuracy-default-phantom.md").read_text()
+    assert " cost |" in accuracy and "p (Holm)" in accuracy
+    report = (tmp_path / "report/report.md").read_text()
+    assert "1 runs without predictions" in report and "What do the mistakes cost an image, phantom?" in report
+    assert pd.read_csv(tmp_path / "report/tables/run-costs-default-phantom.csv")["seed"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.slow
 def test_augmentation_studies_show_cost_and_its_association(composed, tmp_path, costs):
     for seed, arm in enumerate(("none",) * 3 + ("elastic",) * 3):
         folder = tmp_path / "runs" / str(seed)
         config = check_config(composed(*SMALL, f"augmentation={arm}", f"seed={seed}", "study=arms"))
         write_run(folder, config, list(CLASSES))
-        predict(folder, seed)
+        predict(tmp_path / "runs", seed)
     analyse(tmp_path / "runs", tmp_path / "report", costs=costs)
     report = (tmp_path / "report/report.md").read_text()
     assert "Does moved gaze go with cost (an association over 6 runs, no cause)?" in report
