@@ -40,7 +40,8 @@ class DatasetConfig(Settings):
     # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; file: what a DICOM file says;
     # image: of each image; null: [0, 65535], or what the bits of a DICOM file hold
     window: Window = "auto"
-    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] = "bilinear"  # of resizing, antialiased
+    # of resizing, antialiased; auto: as a library says of a network's own weights, else bilinear
+    interpolation: Literal["auto", "bilinear", "bicubic", "lanczos", "nearest"] = "auto"
     orient: bool | None = True  # whether an EXIF orientation is applied; null: as in older runs, which did not
     frames: Literal["first", "all"] = "first"  # of a file that holds several; all: images of one group
     train_images: int | None = Field(
@@ -98,6 +99,11 @@ class DatasetConfig(Settings):
         if value not in (1, 3):
             raise ValueError("must be 1 (grey) or 3 (RGB)")
         return value
+
+    @property
+    def resampling(self) -> str:
+        """``interpolation``; bilinear where nothing says otherwise, as in older runs."""
+        return "bilinear" if self.interpolation == "auto" else self.interpolation
 
     @field_validator("window", mode="before")
     @classmethod

@@ -261,12 +261,14 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run without those that only say where it runs and where its files lie.
 
     ``dataset.root`` stays for a folder of one's own: there it says which images. A published set is the same
-    wherever its copy lies. A window is left out that follows from the images.
+    wherever its copy lies. A window is left out that follows from the images, an interpolation
+    that does from the network.
     """
     dataset, trainer = dict(values["dataset"]), dict(values["trainer"])
     dataset.pop("cache", None)
-    if dataset.get("window") in ("auto", None):
-        dataset.pop("window", None)
+    for name in ("window", "interpolation"):
+        if dataset.get(name) in ("auto", None):
+            dataset.pop(name, None)
     trainer.pop("accelerator", None)
     if "handle" in SOURCES[dataset["kind"]].needs:
         dataset.pop("root", None)

@@ -242,7 +242,7 @@ def _decoded(
 
 def _resized(config: DatasetConfig) -> dict[str, str]:
     """What older entries of the cache do not have: they are bilinear."""
-    return {} if config.interpolation == "bilinear" else {"interpolation": config.interpolation}
+    return {} if config.resampling == "bilinear" else {"interpolation": config.resampling}
 
 
 def _with_remarks(data: ImageData, halves: dict[str, Half], listing: Listing) -> ImageData:
@@ -288,7 +288,7 @@ def _read_folders(
     window: Window = config.window
     if window == "auto":  # a first look, at which nothing needs to be seen, or the one that counts
         window = "image" if window_of is None else find_window([root / path for path in window_of])
-    how = config.channels, config.image_size, say, window, bool(config.orient), config.interpolation
+    how = config.channels, config.image_size, say, window, bool(config.orient), config.resampling
     halves = {
         split: read_images(root, folder.name or root.name, folder.labelled(), split, *how)
         for split, folder in folders.items()

@@ -15,7 +15,6 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from gaze.config.data import Window
 from gaze.config.settings import FolderName, Settings
 from gaze.config.train import TrainConfig, place_free
 from gaze.errors import BusyError, ConfigError, DataError
@@ -140,22 +139,20 @@ def _shown(value: Any) -> str:
 
 
 def as_begun(run: Run) -> Run:
-    """The run with the window that it was begun with, where that follows from the images, and with images turned as
-    they were before there was ``dataset.orient``."""
+    """The run with the window and the interpolation that it was begun with, where they follow from the images and the
+    network, and with images turned as they were before there was ``dataset.orient``."""
     config, begun = run.settings, Run(run.folder).settings.dataset
     if config.dataset.window == "auto":
-        config = with_window(config, begun.window)
+        config = with_dataset(config, window=begun.window)
+    if config.dataset.interpolation == "auto":
+        config = with_dataset(config, interpolation=begun.resampling)
     if begun.orient is None:
-        config = _with(config, orient=None)
+        config = with_dataset(config, orient=None)
     return run if config is run.settings else replace(run, given=config)
 
 
-def with_window(config: TrainConfig, window: Window) -> TrainConfig:
-    """Settings with another ``dataset.window``."""
-    return _with(config, window=window)
-
-
-def _with(config: TrainConfig, **changes: Any) -> TrainConfig:
+def with_dataset(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """Settings with others of their data set."""
     return config.model_copy(update={"dataset": config.dataset.model_copy(update=changes)})
 
 
@@ -182,8 +179,9 @@ def differences(run: Run) -> dict[str, tuple[Any, Any]]:
     if kept.values == given:
         return {}
     there, now = (flat_settings(place_free(values)) for values in (kept.settings.to_dict(), given))
-    if run.settings.dataset.window == "auto":
-        there.pop("dataset.window", None)  # what it was for those images
+    for name in ("window", "interpolation"):
+        if getattr(run.settings.dataset, name) == "auto":
+            there.pop(f"dataset.{name}", None)  # what it was for those images and that network
     if there.get("dataset.orient", "") is None:  # a run from before there was a choice goes on as it was
         now["dataset.orient"] = None
     if now.get("dataset.root") and there.get("dataset.root"):

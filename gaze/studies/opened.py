@@ -341,7 +341,7 @@ def _pixels(image: Any, dataset: DatasetConfig) -> Tensor:
     try:
         if isinstance(image, str | Path):
             name = str(image)
-            how = bool(dataset.orient), dataset.interpolation
+            how = bool(dataset.orient), dataset.resampling
             found = decode_image(Path(image).expanduser(), channels, size, window, *how)
             return torch.from_numpy(found.pixels.copy())
         own = image if isinstance(image, Image.Image) else Image.fromarray(_values(image))

@@ -9,10 +9,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -25,7 +26,8 @@ from rich import get_console
 
 from gaze import terminal
 from gaze.backbones.library import check_method_of, check_network, expected, map_size
-from gaze.choices import unknown
+from gaze.choices import SOURCES, unknown
+from gaze.config.data import DatasetConfig
 from gaze.config.naming import unwritable
 from gaze.config.train import LossConfig, TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
@@ -35,7 +37,7 @@ from gaze.errors import BusyError, ConfigError, GazeError, TrainingError
 from gaze.files import check_links, remove_parts, write_json
 from gaze.measures import measures
 from gaze.metrics.compare import MIN_GRID
-from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_window
+from gaze.runs.folder import as_begun, finish_rerun, move_to_previous, plan_run, with_dataset
 from gaze.runs.kept_maps import finish_maps
 from gaze.runs.predictions import write_rows
 from gaze.runs.run import BEFORE, BEST, LAST, ROOT_GIVEN, Run
@@ -125,9 +127,25 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
         if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
         remove_parts(directory, *run.names)
-        _train(plan.run, found, given, trainer, table, say, on_start)
+        _train(_resized_as_trained(plan.run, given, say), found, given, trainer, table, say, on_start)
         finish_rerun(run)
     return table.rows[-1]
+
+
+def _resized_as_trained(run: Run, given: Given | None, say: Say = lambda line: None) -> Run:
+    """The run with ``dataset.interpolation=auto`` as what a library says of the weights that it begins with."""
+    config, known = run.settings, get_args(DatasetConfig.model_fields["interpolation"].annotation)
+    strangers = given is not None and "scale" not in given.own and config.model.mean is None
+    takes = "interpolation" in SOURCES[config.dataset.kind].takes and config.dataset.interpolation == "auto"
+    own = expected(config.model) if takes and (strangers or config.model.weights) else None
+    if own is None or own.interpolation not in known:
+        return run
+    if own.interpolation != "bilinear":
+        say(
+            f"Images are resized by {own.interpolation} interpolation, as those of {config.model.source}'s own "
+            f"{config.model.name} were. Trained otherwise: dataset.interpolation=bilinear"
+        )
+    return replace(run, given=with_dataset(config, interpolation=own.interpolation))
 
 
 def _coarse(config: TrainConfig) -> str | None:
@@ -168,7 +186,7 @@ def _train(
     with tracked(run.folder, config.dataset.private, **facts) as results, explained(config, run.folder):
         module = _build_module(config, data, given, say)
         if config.dataset.window == "auto":  # known now
-            write_json(run.config_file, with_window(config, data.data.audit.window).to_dict())
+            write_json(run.config_file, with_dataset(config, window=data.data.audit.window).to_dict())
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         _say_once(data.data.audit.lines(), say)
@@ -241,11 +259,12 @@ def _train_beside(run: Run) -> dict[str, float]:
     else:  # all processes were started at once, by SLURM or torchrun
         found = find_checkpoint(run, lambda line: None) if config.resume and not config.rerun else None
         checkpoint = str(found.path) if found else ""
-    config = as_begun(run).settings if checkpoint else config
+    given = None if config.model.checkpoint is None else read_given(config.model, config.dataset)
+    run = _resized_as_trained(as_begun(run) if checkpoint else run, given)
+    config = run.settings
     data = GazeDataModule(config.dataset, config.augmentation, **_of_run(config))
     table = EpochTable(run.metrics_file)
     trainer = build_trainer(config, run.folder, [table])
-    given = None if config.model.checkpoint is None else read_given(config.model, config.dataset)
     module = _build_module(config, data, given)
     _fit(run, trainer, module, data, table, checkpoint or None)
     evaluate_finally(run, trainer, module, data)
@@ -368,12 +387,6 @@ def _build_module(
 ) -> GazeModule:
     model = config.model
     own = None if given is None or model.mean is not None else expected(model)
-    trained = own if own or model.weights is None else expected(model)
-    if trained and config.dataset.interpolation != trained.interpolation and config.dataset.kind != "phantom":
-        say(
-            f"note: images are resized by {config.dataset.interpolation} interpolation, those of {model.source}'s own "
-            f"{model.name} were by {trained.interpolation}. dataset.interpolation={trained.interpolation} does so too."
-        )
     if own is not None and given is not None and "scale" not in given.own:
         say(
             f"Images are scaled as {model.source}'s own {model.name} expects it, mean {own.mean}, SD {own.std}. "

@@ -1,12 +1,17 @@
 """gaze.training.weights: checkpoints from elsewhere, against torchvision's own networks and timm's own transforms."""
 
+import itertools
 import json
 import pickle
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
+import timm
 import torch
+from PIL import Image
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
@@ -265,3 +270,33 @@ def test_test_images_are_measured_once_where_they_are_apart(measured, trained, t
     _, run, said = measured(write(tmp_path / "a.pt", trained[0].state_dict()), "dataset.validation=0.25")
     assert json.loads(run.test_file.read_text()).keys() == {"last"}
     assert "of those that the checkpoint was trained on" in said and "test images, once: acc" in said
+
+
+def test_images_are_resized_as_the_networks_own_weights_had_them(composed, tmp_path, capsys):
+    rng, net = np.random.default_rng(0), timm.create_model("lcnet_050", num_classes=2).eval()
+    for place, (half, label) in enumerate(itertools.product(("train", "test"), ("cat", "dog"))):
+        folder = tmp_path / "images" / half / label
+        folder.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (20 + place, 24), dtype=np.uint8)).save(folder / "0.png")
+    own = timm.data.resolve_model_data_config(net) | {"input_size": (3, 64, 64), "crop_pct": 1.0, "crop_mode": "squash"}
+    file, look = write(tmp_path / "a.pt", net.state_dict()), timm.data.create_transform(**own)
+    words = [
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'images'}",
+        "dataset.image_size=64",
+        "dataset.validation=test",
+    ]
+    words += ["model=timm", "model.name=lcnet_050", f"++model.checkpoint='{file}'", "measure=true"]
+    run = Run(tmp_path / "run", check_config(composed(*words)))
+    run_training(run.settings, run.folder)
+    assert "resized by bicubic interpolation, as those of timm's own" in " ".join(capsys.readouterr().out.split())
+    for row in pd.read_csv(run.predictions_file).to_dict("records"):
+        image = Image.open(tmp_path / "images" / row["file"]).convert("RGB")
+        with torch.no_grad():
+            scores = net(look(image)[None]).softmax(1)[0].tolist()
+        assert [row["p/cat"], row["p/dog"]] == pytest.approx(scores, abs=1e-4)
+    assert Run(run.folder).settings.dataset.interpolation == "bicubic"
+    assert plan_run(run).action == "skip"  # though it was given as auto
+    plain = Run(run.folder, check_config(composed(*words, "dataset.interpolation=bilinear")))
+    with pytest.raises(ConfigError, match=r"dataset.interpolation: bicubic there, bilinear now"):
+        plan_run(plain)

@@ -70,7 +70,7 @@ def read_part(path: Path, part: str, config: DatasetConfig) -> Half:
     for i, (values, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
         source = Image.fromarray(values)
         image = convert_image(source, config.channels)
-        resized = np.asarray(image.resize((size, size), Image.Resampling[config.interpolation.upper()]))
+        resized = np.asarray(image.resize((size, size), Image.Resampling[config.resampling.upper()]))
         images[i] = resized.reshape(size, size, config.channels).transpose(2, 0, 1)
         records.append(Record(f"{part}/{i:05d}", part, label, pixel_digest(np.asarray(image)), image.size, source.mode))
     return Half(images, records, [])

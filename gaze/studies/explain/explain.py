@@ -133,7 +133,7 @@ def _decoded(one: Opened, path: Path, files: Sequence[Path], console: Console) -
 
     def read(file: Path) -> Any:
         try:
-            return decode_image(file, d.channels, d.image_size, window, bool(d.orient), d.interpolation)
+            return decode_image(file, d.channels, d.image_size, window, bool(d.orient), d.resampling)
         except (MemoryError, ConfigError):
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error and more
