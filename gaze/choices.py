@@ -272,6 +272,7 @@ SOURCES = Registry(
         listing="gaze.data.sources.ultrasound:list_pairs",
     ),
 )  # fmt: skip
+MOVES = ("rotation", "translation", "elastic")  # of single images; flips and crops have matrices
 AUGMENTATIONS = Registry(  # in the order in which they are applied
     "augmentation",
     Augmentation("hflip", "mirrored left to right with probability {}", "", FRAME, 0.0, 1.0, "frame"),

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationInfo, field_validator
 
-from gaze.choices import DISTANCES, GUIDANCE, METHODS, SOURCES, shown
+from gaze.choices import DISTANCES, GUIDANCE, METHODS, MOVES, SOURCES, shown
 from gaze.config.analysis import AnalyzeConfig
 from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
@@ -27,7 +27,8 @@ from gaze.config.trainer import trainer_problems
 from gaze.errors import ConfigError
 from gaze.files import file_digest
 
-REFERENCES = ("ema", "batch")
+REFERENCES = ("ema", "batch")  # classes have
+VIEW = "view"  # of the same image
 OF_A_START = {"resume", "rerun"}  # settings that are about one start, not about the run
 
 
@@ -36,7 +37,7 @@ class GazeConfig(Settings):
 
     method: Annotated[str, one_of(METHODS)] = "grad_cam"  # which CAM
     distance: Annotated[str, one_of(DISTANCES)] = "squared"  # squared: Eq. 9; l2: as in the published runs
-    reference: Annotated[str, one_of(REFERENCES)] = "ema"  # ema: Eq. 17
+    reference: Annotated[str, one_of((*REFERENCES, VIEW))] = "ema"  # ema: Eq. 17
     ema_decay: float = Field(0.9, ge=0, lt=1)
     min_samples: int = Field(2, ge=1, le=MOST)  # correct images that a class needs in a batch
     second_order: bool = True  # differentiate alpha too; false as in the published runs
@@ -139,13 +140,19 @@ class TrainConfig(Settings):
 
     @field_validator("gaze")
     @classmethod
-    def _can_guide(cls, value: GazeConfig, info: ValidationInfo) -> GazeConfig:
+    def _fits(cls, value: GazeConfig, info: ValidationInfo) -> GazeConfig:
         augmentation = info.data.get("augmentation", AugmentationConfig())
         dataset = info.data.get("dataset", DatasetConfig())
         if value.mask_weight and augmentation.on("label"):
             raise ValueError(
                 f"gaze.mask_weight={value.mask_weight:g} with augmentation={augmentation.name}: a mixed image has no "
                 "one class and no one mask. Take gaze.mask_weight=0, or another augmentation."
+            )
+        moved = [name for name in MOVES if name in augmentation.on("image")]
+        if info.data.get("lambda_") and value.reference == VIEW and moved:
+            raise ValueError(
+                f"gaze.reference={VIEW} warps maps back through flips and crops, and not through "
+                f"augmentation.{moved[0]}: leave it out, or take another reference."
             )
         if value.mask_weight and not dataset.may_have_masks:
             raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from gaze.cam.pool import pool_to_grid
 from gaze.choices import GUIDANCE
 from gaze.consistency.deviation import check_maps
-from gaze.consistency.loss import sum_over_processes, world_size
+from gaze.consistency.loss import mean_over_images
 
 
 def check_masks(mask: Tensor, cam: Tensor) -> None:
@@ -96,6 +96,5 @@ def guidance_loss(cam: Tensor, preds: Tensor, target: Tensor, mask: Tensor, form
     inside = covered(mask, cam)
     finite = cam.isfinite().flatten(1).all(1)  # (B,)
     cam = torch.where(finite[:, None, None], cam, 0)  # 0 * NaN is NaN, in sums and in gradients
-    counts = ((preds == target) & (target >= 0) & (inside.amax((1, 2)) > 0) & finite).to(cam.dtype)
-    number = sum_over_processes(counts.sum()).clamp(min=1)
-    return world_size() * (GUIDANCE[form].function(cam, inside) * counts).sum() / number
+    counts = (preds == target) & (target >= 0) & (inside.amax((1, 2)) > 0) & finite
+    return mean_over_images(GUIDANCE[form].function(cam, inside), counts)

@@ -203,6 +203,14 @@ class _SumOverProcesses(torch.autograd.Function):
         return _SumOverProcesses.apply(gradient)
 
 
+def mean_over_images(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean of ``values`` (B,) over the images that count (B,) bool, of all processes: scaled such that DDP's average of
+    gradients is that of the whole batch; 0, with a graph, where there is none.
+    """
+    counts = counts.to(values.dtype)
+    return world_size() * (values * counts).sum() / sum_over_processes(counts.sum()).clamp(min=1)
+
+
 def sum_over_processes(value: Tensor) -> Tensor:
     """Sum over all processes, differentiable; ``value`` itself where there is one."""
     return value if world_size() == 1 else _SumOverProcesses.apply(value)

@@ -29,12 +29,21 @@ from gaze.data.masks import draw_annotated
 PADDING = -1  # index of a row that only makes the processes' loads equal; it is dropped from its batch
 
 
+class View(NamedTuple):
+    """A batch's images (B, C, S, S) augmented once more, and the flips and crops (2, B, 2, 3) of both times, see
+    :func:`gaze.data.augment.random_affine`."""
+
+    image: Tensor
+    frames: Tensor
+
+
 class Batch(NamedTuple):
     """What a training or evaluation step receives.
 
     ``image`` (B, C, S, S), uint8 before the transfer and float in [-1, 1] after it; ``target`` (B,) int64;
     ``place`` (B,) in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None; ``mixed`` (B, K)
-    labels that sum to 1 where mixup or cutmix blended the images, else None.
+    labels that sum to 1 where mixup or cutmix blended the images, else None; ``view`` of the same images again, where
+    they are looked at twice, else None.
     """
 
     image: Tensor
@@ -42,6 +51,7 @@ class Batch(NamedTuple):
     place: Tensor
     mask: Tensor | None
     mixed: Tensor | None = None
+    view: View | None = None
 
 
 def as_batch(batch: Any) -> Batch:
@@ -178,6 +188,7 @@ class GazeDataModule(LightningDataModule):
         progress: called with a line now and then while images are downloaded and decoded.
         train_masks: whether training batches have masks, where the set has some: ``dataset.annotated`` of them, drawn
             by the seed. A run that is not guided by them leaves them out.
+        views: whether training batches have a second view of each image.
         seed: of the order of the training images, their augmentation and the step's dropout; None takes PyTorch's.
             Each training step has a stream of random numbers of its own, from the seed, the process, the epoch and
             the step. So processes differ, and a run that resumes needs no state of any generator.
@@ -191,6 +202,7 @@ class GazeDataModule(LightningDataModule):
         data: ImageData | None = None,
         progress: Say | None = None,
         train_masks: bool = True,
+        views: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -199,7 +211,7 @@ class GazeDataModule(LightningDataModule):
         self.augmentation = augmentation or AugmentationConfig()
         self._data = data
         self._progress = progress
-        self._train_masks = train_masks
+        self._train_masks, self._views = train_masks, views
         self._training: TrainingLoader | None = None
 
     @property
@@ -268,31 +280,33 @@ class GazeDataModule(LightningDataModule):
 
     def prepare(self, batch: Batch, training: bool) -> Batch:
         """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
-        image, mask = batch.image, None if batch.mask is None else batch.mask.float()
+        mask = None if batch.mask is None else batch.mask.float()
         if not training:
-            return batch._replace(image=scaled(image), mask=mask)
-        config, mixed = self.augmentation, None
-        if config.on("frame"):
-            image, mask = _flipped_and_cropped(image, mask, config)
-        else:
-            image = scaled(image)
-        if config.on("image"):
-            image, mask = transform(image, mask, config)
+            return batch._replace(image=scaled(batch.image), mask=mask)
+        config, mixed, view = self.augmentation, None, None
+        image, mask, frames = _augmented(batch.image, mask, config)
         if config.on("label"):
             (image, mixed), mask = mix(image, batch.target, len(self.classes), config), None  # a blend has no lesion
-        return batch._replace(image=image, mask=mask, mixed=mixed)
+        if self._views:
+            again, _, others = _augmented(batch.image, None, config)
+            view = View(again, torch.stack([frames, others]))
+        return batch._replace(image=image, mask=mask, mixed=mixed, view=view)
 
     def _place(self) -> tuple[int, int]:
         """Number of processes, and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
 
-def _flipped_and_cropped(
-    image: Tensor, mask: Tensor | None, config: AugmentationConfig
-) -> tuple[Tensor, Tensor | None]:
-    matrices = random_affine(image.shape[0], (image.shape[2], image.shape[3]), config)
-    move = _by_resize if image.device.type == "cpu" else _by_warp
-    return move(image, mask, matrices)
+def _augmented(image: Tensor, mask: Tensor | None, config: AugmentationConfig) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Images of bytes as floats in [-1, 1], each by itself; their masks; their flips and crops (B, 2, 3)."""
+    if config.on("frame"):
+        frames = random_affine(image.shape[0], (image.shape[2], image.shape[3]), config)
+        image, mask = (_by_resize if image.device.type == "cpu" else _by_warp)(image, mask, frames)
+    else:
+        frames, image = torch.eye(2, 3).expand(len(image), 2, 3), scaled(image)
+    if config.on("image"):
+        image, mask = transform(image, mask, config)
+    return image, mask, frames
 
 
 def _by_resize(image: Tensor, mask: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:

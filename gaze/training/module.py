@@ -23,10 +23,11 @@ from gaze.backbones.looking import Look, look
 from gaze.cam.hook import at_least_float32
 from gaze.cam.layers import Target
 from gaze.config.model import ModelConfig
-from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
+from gaze.config.train import VIEW, GazeConfig, OptimizerConfig, SchedulerConfig
 from gaze.consistency.guidance import guidance_loss
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.consistency.schedule import curriculum
+from gaze.consistency.views import view_loss
 from gaze.data.datamodule import Batch, GazeDataModule, as_batch, scaled
 from gaze.data.decode import decode_image, is_deep
 from gaze.metrics.c_score import CScore
@@ -174,8 +175,9 @@ class GazeModule(LightningModule):
         weights_of = None if class_weights is None else torch.tensor(class_weights, dtype=torch.get_default_dtype())
         self.register_buffer("class_weights", weights_of, persistent=False)
         self._logged_epoch = -1
+        reference = "ema" if gaze.reference == VIEW else gaze.reference  # then no class has a gaze
         self.gaze_loss = GazeConsistencyLoss(
-            num_classes, gaze.distance, gaze.reference, gaze.ema_decay, gaze.min_samples, map_size=size
+            num_classes, gaze.distance, reference, gaze.ema_decay, gaze.min_samples, map_size=size
         )
         # Kept in checkpoints, so that an epoch that was broken off goes on to the same means.
         guided = ["loss_mask"] if gaze.mask_weight else []
@@ -275,15 +277,16 @@ class GazeModule(LightningModule):
     # ---- training
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        batch, cam = as_batch(batch), None
+        batch, cam, again = as_batch(batch), None, None
         if self.gaze_weight == self.mask_weight == 0:  # numbers of the host: 0 costs nothing, no branch on a tensor
             logits = self(batch.image)
         else:
             logits, cam = self.look(batch.image, batch.target)
+            again = self._look_again(batch) if self.gaze_weight != 0 and self.gaze_config.reference == VIEW else None
         with torch.autocast(logits.device.type, enabled=False):
             loss = loss_cls = self._cross_entropy(logits, batch.target if batch.mixed is None else batch.mixed)
             if cam is not None and self.gaze_weight != 0:
-                loss_gaze = self.gaze_loss(cam, logits.argmax(1), batch.target)
+                loss_gaze = self._loss_gaze(Look(logits, cam), again, batch)
                 loss = loss + self.gaze_weight * loss_gaze
                 self._log_mean("loss_gaze", loss_gaze, batch)
             if cam is not None and self.mask_weight != 0:
@@ -295,6 +298,19 @@ class GazeModule(LightningModule):
         self._log_mean("loss_cls", loss_cls, batch)
         self._log_mean("loss", loss, batch)
         return loss
+
+    def _look_again(self, batch: Batch) -> Look:
+        if batch.view is None:
+            raise ValueError(f"gaze.reference={VIEW} needs batches with a second view: a gaze.data.Batch, views=True.")
+        return self.look(batch.view.image, batch.target)
+
+    def _loss_gaze(self, first: Look, again: Look | None, batch: Batch) -> Tensor:
+        """L_CAM: how far gazes are from their classes', or from those of another view of their images."""
+        if again is None or batch.view is None:
+            loss: Tensor = self.gaze_loss(first.cam, first.logits.argmax(1), batch.target)
+            return loss
+        logits, cam = (torch.stack(both) for both in zip(first, again, strict=True))
+        return view_loss(cam, logits.argmax(2), batch.target, batch.view.frames, self.gaze_config.distance)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         own: dict[str, Any] = {"weight": self.class_weights, "label_smoothing": self.hparams["label_smoothing"]}

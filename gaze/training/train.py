@@ -29,7 +29,7 @@ from gaze.backbones.library import check_method_of, check_network, expected, map
 from gaze.choices import SOURCES, unknown
 from gaze.config.data import DatasetConfig
 from gaze.config.naming import unwritable
-from gaze.config.train import LossConfig, TrainConfig, config_hash
+from gaze.config.train import VIEW, LossConfig, TrainConfig, config_hash
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import ImageData
 from gaze.data.sources.listing import files_at_hand
@@ -224,7 +224,8 @@ def _train(
 
 def _of_run(config: TrainConfig) -> dict[str, Any]:
     """What every process gives its data module."""
-    return {"seed": config.seed, "train_masks": config.gaze.mask_weight > 0}
+    views = config.gaze.reference == VIEW and config.lambda_ != 0
+    return {"seed": config.seed, "train_masks": config.gaze.mask_weight > 0, "views": views}
 
 
 def _guided(data: GazeDataModule, config: TrainConfig) -> str:

@@ -206,6 +206,16 @@ def test_a_set_that_can_have_no_masks_cannot_guide(composed, given):
         check_config(composed("gaze.mask_weight=2", *given, "dataset.mask_dir=masks"))
 
 
+def test_what_cannot_be_warped_back_has_no_second_view(composed):
+    view = ["gaze.reference=view", "augmentation=rotation"]
+    assert message(composed, "lambda=50", *view) == (
+        "gaze.reference=view warps maps back through flips and crops, and not through augmentation.rotation: "
+        "leave it out, or take another reference."
+    )
+    for fine in (["lambda=0", *view], ["lambda=50", view[0], "augmentation=noise"], ["lambda=50", view[0]]):
+        check_config(composed(*fine))
+
+
 def test_a_mixed_image_has_no_mask(composed):
     assert message(composed, "gaze.mask_weight=2", "augmentation=mixup") == (
         "gaze.mask_weight=2 with augmentation=mixup: a mixed image has no one class and no one mask. "

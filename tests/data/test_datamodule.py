@@ -13,7 +13,16 @@ from gaze.backbones.levels import LEVELS
 from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import Record, make_audit
-from gaze.data.datamodule import PADDING, BalancedSampler, Batch, EvaluationSampler, GazeDataModule, SplitDataset
+from gaze.data.augment import resize_crops
+from gaze.data.datamodule import (
+    PADDING,
+    BalancedSampler,
+    Batch,
+    EvaluationSampler,
+    GazeDataModule,
+    SplitDataset,
+    scaled,
+)
 from gaze.data.datasets import ImageData, Split
 from gaze.training.module import GazeModule
 
@@ -132,6 +141,25 @@ def test_a_mask_fits_its_augmented_image():
         moved = (batch.mask != data.data.train.masks[batch.place]).flatten(1).any(1)
         assert moved.sum() >= 10
         assert ((batch.image > 0) == (batch.mask > 0.5)).float().mean() > 0.97
+
+
+def test_a_second_view_is_the_same_image_in_a_frame_of_its_own():
+    data = GazeDataModule(DatasetConfig(image_size=8, batch_size=4), THESIS, data=_data(masks=True), views=True)
+    plain = GazeDataModule(DatasetConfig(image_size=8, batch_size=4), THESIS, data=_data(masks=True))
+    raw = next(iter(data.val_dataloader()))
+    batches = []
+    for module in (data, plain):
+        torch.manual_seed(3)
+        batches.append(module.prepare(raw, training=True))
+    batch, first = batches
+    assert torch.equal(batch.image, first.image) and torch.equal(batch.mask, first.mask) and first.view is None
+    for image, frames in zip((batch.image, batch.view.image), batch.view.frames, strict=True):
+        torch.testing.assert_close(image, resize_crops(raw.image, frames, convert=scaled))
+    assert not torch.equal(*batch.view.frames)
+    assert data.prepare(raw, training=False).view is None
+    still = GazeDataModule(DatasetConfig(image_size=8), data=_data(), views=True).prepare(raw, training=True)
+    assert torch.equal(still.view.image, still.image)
+    assert torch.equal(still.view.frames, torch.eye(2, 3).expand(2, 4, 2, 3))
 
 
 def test_shuffle_follows_the_seed():

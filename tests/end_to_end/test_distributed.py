@@ -25,6 +25,7 @@ from gaze.choices import GUIDANCE
 from gaze.config.data import DatasetConfig
 from gaze.consistency.guidance import guidance_loss
 from gaze.consistency.loss import GazeConsistencyLoss
+from gaze.consistency.views import view_loss
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
 from gaze.metrics.consistency import GazeConsistency
@@ -35,6 +36,7 @@ from gaze.training.module import GazeModule, _evaluation_metrics, _mask_metrics
 WORLD = 2
 K, H, W = 3, 4, 5
 VARIANTS = [(r, d) for r in ("ema", "batch") for d in ("squared", "l2")] + [("masks", f) for f in GUIDANCE]
+VARIANTS += [("view", "squared")]
 PHANTOM = DatasetConfig(
     name="phantom", kind="phantom", image_size=32, train_images=24, test_images=17, batch_size=4
 )  # 17 test images: 4 + 4 + 1 for one process, 4 + 4 and an empty batch (padding alone) for the other
@@ -96,29 +98,40 @@ def _reach_different_sizes(rank: int) -> str:
 
 
 class Net(nn.Module):
-    """Convolution, Grad-CAM, gaze loss or that of masks: ``forward`` gives the loss, as DDP wants it."""
+    """Convolution, Grad-CAM, one of the losses of the gaze: ``forward`` gives the loss, as DDP wants it."""
 
     def __init__(self, reference: str, distance: str) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
         self.head = nn.Linear(4, K)
-        self.form = distance if reference == "masks" else None
-        known = ("squared", "ema") if self.form else (distance, reference)
+        self.reference, self.form = reference, distance
+        known = (distance, reference) if reference in ("ema", "batch") else ("squared", "ema")
         self.gaze_loss = GazeConsistencyLoss(K, *known, map_size=(H, W))
         self.double()  # what remains is a difference of mathematics, not of rounding
 
     def forward(self, image: Tensor, preds: Tensor, target: Tensor) -> Tensor:
+        cam = self._look(image, target)
+        # DDP wants a gradient for every parameter; the bias of the head has none in a CAM.
+        return self._loss(cam, preds, target, image) + 0 * self.head.bias.sum()
+
+    def _look(self, image: Tensor, target: Tensor) -> Tensor:
         features = self.features(image)
         score = self.head(features.mean((2, 3)).relu()).gather(1, target[:, None]).squeeze(1)
-        cam = normalize_cam(grad_cam(features, score, create_graph=True))
-        # DDP wants a gradient for every parameter; the bias of the head has none in a CAM.
-        loss = self.gaze_loss(cam, preds, target) if self.form is None else self._guided(cam, preds, target, image)
-        return loss + 0 * self.head.bias.sum()
+        return normalize_cam(grad_cam(features, score, create_graph=True))
 
-    def _guided(self, cam: Tensor, preds: Tensor, target: Tensor, image: Tensor) -> Tensor:
-        mask = (image > 0.5) * (target != 1)[:, None, None, None]  # class 1 has none: the processes count differently
-        return guidance_loss(cam, preds, target, mask, self.form)
+    def _loss(self, cam: Tensor, preds: Tensor, target: Tensor, image: Tensor) -> Tensor:
+        if self.reference == "masks":
+            mask = (image > 0.5) * (target != 1)[
+                :, None, None, None
+            ]  # class 1 has none: the processes count differently
+            return guidance_loss(cam, preds, target, mask, self.form)
+        if self.reference == "view":
+            frames = torch.eye(2, 3).repeat(2, len(cam), 1, 1)
+            frames[1, :, 0, 0] = -1
+            both = torch.stack([cam, self._look(image.flip(3), target)])
+            return view_loss(both, preds.expand(2, -1), target, frames, self.form)
+        return self.gaze_loss(cam, preds, target)
 
 
 def _steps() -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -31,9 +31,10 @@ import gaze
 import gaze.backbones.looking
 from gaze.backbones.levels import LEVELS, build_backbone
 from gaze.choices import GUIDANCE, METHODS
+from gaze.config.augmentation import AugmentationConfig
 from gaze.config.data import DatasetConfig
 from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
-from gaze.data.datamodule import Batch, GazeDataModule
+from gaze.data.datamodule import Batch, GazeDataModule, View
 from gaze.data.datasets import ImageData, load_dataset
 from gaze.errors import ConfigError
 from gaze.training.module import GazeModule
@@ -288,6 +289,52 @@ def test_the_guide_has_a_curriculum_of_its_own(tmp_path, data):
     for weight, logged in seen[1:]:
         total = logged["train/loss_cls"] + 0.5 * logged["train/loss_gaze"] + weight * logged["train/loss_mask"]
         torch.testing.assert_close(logged["train/loss"], total)
+
+
+# ---- two views
+
+
+def _twice(batch: Batch) -> Batch:
+    """The second view is mirrored."""
+    frames = torch.eye(2, 3).repeat(2, len(batch.target), 1, 1)
+    frames[1, :, 0, 0] = -1
+    return batch._replace(view=View(batch.image.flip(3), frames))
+
+
+def test_the_loss_of_two_views_and_its_gradient_are_those_by_hand():
+    config = GazeConfig(reference="view")
+    module = alone(tiny_module(dropout=False, gaze_lambda=50.0, gaze=config)).double().train()
+    batch = noise_batch()
+    batch = _twice(mostly_right(module, batch._replace(image=batch.image.double())))
+    twin = copy.deepcopy(module)
+    loss = module.training_step(batch, 0)
+
+    logits, cam = _level2_by_hand(twin, batch)
+    others, other = _level2_by_hand(twin, batch._replace(image=batch.view.image))
+    right = (logits.argmax(1) == batch.target) & (others.argmax(1) == batch.target)
+    assert 3 <= right.sum() < len(right)
+    gaze_loss = (cam - other.flip(2)).square().mean((1, 2))[right].mean()
+    expected = F.cross_entropy(logits, batch.target) + 50 * gaze_loss
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(module.logged["train/loss_gaze"], gaze_loss.detach(), rtol=1e-5, atol=1e-8)
+    ours, theirs = flat(gradients_of(module, loss)), flat(gradients_of(twin, expected))
+    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+    assert not module.gaze_loss.seen.any()  # no class has a gaze
+    with pytest.raises(ValueError, match="needs batches with a second view"):
+        module.training_step(batch._replace(view=None), 0)
+
+
+def test_a_fit_brings_the_views_of_an_image_together(tmp_path, images):
+    """In bfloat16, from the flips and crops of the data module."""
+    losses = {}
+    for weight in (1e-6, 20.0):
+        module = tiny_module("level1", gaze_lambda=weight, gaze={"reference": "view", "start_epoch": 0, "end_epoch": 0})
+        augmentation = AugmentationConfig(name="x", hflip=0.5, crop_scale=[0.5, 0.9])
+        data = GazeDataModule(CONFIG, augmentation, data=images, seed=0, views=True)
+        trainer = tiny_trainer(tmp_path, max_epochs=6, precision="bf16-mixed", limit_val_batches=0)
+        trainer.fit(module, data)
+        losses[weight] = trainer.callback_metrics["train/loss_gaze"].item()
+    assert 0 < losses[20.0] < 0.8 * losses[1e-6], losses
 
 
 # ---- lambda 0 costs nothing
