@@ -41,8 +41,11 @@ TRAIN = Command(
     CONF, grids=True,
 )  # fmt: skip
 ANALYZE = Command(
-    "analyze", ("study", "source", "check", "explain", "images", "share", "costs", "hydra.run.dir"), CONF, grids=False
-)
+    "analyze",
+    ("study", "source", "check", "explain", "images", "share", "costs", "review.run", "review.against", "review.file",
+     "hydra.run.dir"),
+    CONF, grids=False, of_a_run=("review",),
+)  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

@@ -13,7 +13,15 @@ def test_the_constraints_are_the_stated_bounds():
     project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     stated = map(
-        Requirement, [*project["dependencies"], *extras["slurm"], *extras["timm"], *extras["medical"], *extras["test"]]
+        Requirement,
+        [
+            *project["dependencies"],
+            *extras["slurm"],
+            *extras["timm"],
+            *extras["medical"],
+            *extras["review"],
+            *extras["test"],
+        ],
     )
     bounds = {
         r.name: s.version for r in stated for s in r.specifier if s.operator == ">=" and r.name not in NEWEST_ONLY

@@ -21,6 +21,18 @@ class CompareConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class ReviewConfig(Settings):
+    """Group ``review``: experts look at a run's test images, see ``gaze.studies.review``."""
+
+    run: str | None = None  # a run folder; review=RUN says the same
+    against: str | None = None  # another one of the same images: which gaze looks better?
+    file: str | None = None  # of the answers; null takes review.sqlite in the run's folder
+    order: Literal["worst", "uncertain", "random"] = "worst"
+    blind: bool = True  # the prediction is shown after the answer
+    repeat: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the images that come twice
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8765  # or the next one that is free
+
+
 class AnalyzeConfig(Settings):
     """The whole of ``conf/analyze.yaml``."""
 
@@ -34,6 +46,7 @@ class AnalyzeConfig(Settings):
     images: str | None = None  # of explain: a folder or a file; null takes the run's evaluation images
     share: str | None = None  # a run folder: a copy without patients' ids
     costs: str | None = None  # of a study: a YAML of what each mistake costs
+    review: ReviewConfig = ReviewConfig()
     checkpoint: Literal["last", "best"] | None = None  # of check and explain; null takes compare.checkpoint
     compare: CompareConfig = CompareConfig()
 
@@ -63,6 +76,16 @@ class AnalyzeConfig(Settings):
         others = [name for name in ("check", "explain", "share") if info.data.get(name) is not None]
         if value is not None and others:
             raise ValueError(f"belongs to studies, not to {others[0]}: leave one of them out")
+        return value
+
+    @field_validator("review")
+    @classmethod
+    def _alone(cls, value: ReviewConfig, info: ValidationInfo) -> ReviewConfig:
+        others = [name for name in ("study", "check", "explain", "share") if info.data.get(name) is not None]
+        if value.run is not None and others:
+            raise ValueError(f"review={value.run} asks another question than {others[0]}: give one of them at a time")
+        if value.run is None and value != ReviewConfig():
+            raise ValueError("review.* belongs to review=RUN: name the run, too")
         return value
 
     @field_validator("checkpoint")

@@ -36,12 +36,14 @@ class Command(NamedTuple):
         texts: settings whose value is text, as it stands.
         conf: the folder of the YAML.
         grids: whether ``-m`` trains several values.
+        of_a_run: groups whose own value is that of their setting ``run``.
     """
 
     name: str
     texts: tuple[str, ...]
     conf: Path
     grids: bool
+    of_a_run: tuple[str, ...] = ()
 
     def prepared(self, words: Sequence[str]) -> list[str]:
         """Hydra's flags, then the settings as Hydra is to read them. Preparing them again changes nothing.
@@ -56,6 +58,7 @@ class Command(NamedTuple):
         loose = [*args.overrides, *strange]  # argparse leaves settings behind a flag to us
         flags = [word for word in words if word not in loose]
         settings = _written_out([word for word in words if word in loose], flags)
+        settings = [re.sub(rf"^({'|'.join(self.of_a_run)})=", r"\1.run=", word) for word in settings]
         settings = [self._quoted(word, args.multirun) for word in settings]
         overrides = [_parsed(word) for word in settings]
         shows = args.cfg or args.info or args.help or args.hydra_help or args.shell_completion

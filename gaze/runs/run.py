@@ -86,6 +86,7 @@ class Run:
     confusion_file = Place("confusion.csv")
     status_file = Place(STATUS_FILE)
     shared_file = Place("shared.json")  # in a copy without ids, see gaze.studies.share
+    review_file = Place("review.sqlite")  # experts' answers, see gaze.studies.review.store; a rerun leaves it alone
     pictures = Place("pictures")
     gaze_picture = Place("pictures/class_gaze.png")
     confusion_picture = Place("pictures/confusion.png")

@@ -64,12 +64,27 @@ class Images(NamedTuple):
 def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Images:
     """The evaluation split of a data set, or as even a choice of its classes as there is.
 
-    Settings may be a stranger's: they are decoded into this user's own cache, or none, and nothing is downloaded.
-
     Args:
         dataset: settings ``dataset`` of a run.
         most: images at most; None takes all. The choice is random and always the same.
         say: told what takes long.
+
+    Raises:
+        DataError: the images cannot be found or read.
+    """
+    data = images_at_hand(dataset, say)
+    target = data.data.evaluated.targets.numpy()
+    place = balanced_choice(target, len(target) if most is None else most)
+    digest = hashlib.sha256(json.dumps([list(data.classes), dataset.image_size]).encode())
+    digest.update(place.tobytes() + target[place].tobytes())
+    for i in place:
+        digest.update(data.data.evaluated.images[i].numpy().tobytes())
+    return Images(data, place, target[place], data.classes, digest.hexdigest())
+
+
+def images_at_hand(dataset: DatasetConfig, say: Say) -> GazeDataModule:
+    """A data set, loaded. Settings may be a stranger's: they are decoded into this user's own cache, or none, and
+    nothing is downloaded.
 
     Raises:
         DataError: the images cannot be found or read.
@@ -81,13 +96,8 @@ def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Ima
         )
     cache = dataset.cache if (dataset.cache or "off").lower() in OFF else "auto"
     data = GazeDataModule(dataset.model_copy(update={"cache": cache}), progress=say)
-    target = data.data.evaluated.targets.numpy()
-    place = balanced_choice(target, len(target) if most is None else most)
-    digest = hashlib.sha256(json.dumps([list(data.classes), dataset.image_size]).encode())
-    digest.update(place.tobytes() + target[place].tobytes())
-    for i in place:
-        digest.update(data.data.evaluated.images[i].numpy().tobytes())
-    return Images(data, place, target[place], data.classes, digest.hexdigest())
+    data.setup("test")
+    return data
 
 
 def check_images(runs: Sequence[Run]) -> None:

@@ -1,4 +1,4 @@
-"""Which study is asked for: ``python analyze.py``, with ``study=``, ``check=``, ``explain=`` or ``share=RUN``."""
+"""Which study is asked for: ``python analyze.py``, or ``check=``, ``explain=``, ``review=``, ``share=`` of one run."""
 
 from __future__ import annotations
 
@@ -49,6 +49,10 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
         run = run_in(Path(config.share))
         _make(directory)
         return share_run(run, directory, console)
+    if config.review.run is not None:
+        from gaze.studies.review.server import run_review
+
+        return [run_review(config, console)]
     started = time.monotonic()
     one = config.check is not None or config.explain is not None
     written = _one_run(config, directory, console) if one else _study(config, directory, console)

@@ -205,12 +205,13 @@ class Store:
             self._db.execute("INSERT INTO undone VALUES (?, ?)", (found[0], time.time()))
         return int(found[1])
 
-    def answered(self, reviewer: str) -> dict[int, dict[str, Any]]:
-        """A reviewer's answers that count, by item."""
+    def answered(self, reviewer: str, item: int | None = None) -> dict[int, dict[str, Any]]:
+        """A reviewer's answers that count, by item; of one item alone where one is given."""
         with self._one:
             rows = self._db.execute(
-                f"SELECT item, arm, verdict, reason, note, shapes FROM answers a WHERE reviewer = ? AND {COUNTS}",
-                (reviewer,),
+                "SELECT item, arm, verdict, reason, note, shapes FROM answers a "
+                f"WHERE reviewer = ? AND item = ifnull(?, item) AND {COUNTS}",
+                (reviewer, item),
             ).fetchall()
         names = ("arm", "verdict", "reason", "note")
         return {item: {**dict(zip(names, own, strict=True)), "shapes": json.loads(s)} for item, *own, s in rows}
