@@ -148,7 +148,7 @@ def _shown(row: Mapping[Any, Any], decision: str) -> str | None:
 
 def cost_finding(table: pd.DataFrame, keys: Sequence[str], where: str) -> str | None:
     """Which arm's mistakes cost least, and whether the cheapest decision saves anything; None without a cost."""
-    known = table.dropna(subset="cost")
+    known = table.dropna(subset="cost") if len(table) else table
     if known.empty:
         return None
     best, worst = (known.sort_values("cost").iloc[place].to_dict() for place in (0, -1))

@@ -19,7 +19,7 @@ from gaze.runs.class_gaze import MAPS_FILE, read_maps, write_maps
 from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs, find_runs, read_runs
 from gaze.runs.run import run_in
-from gaze.runs.tidy import RUN_KEYS, write_tidy_csv
+from gaze.runs.tidy import FOLD, RUN_KEYS, write_tidy_csv
 from gaze.studies.arms import augmentation_studies
 from gaze.studies.consistency import findings
 from gaze.studies.consistency.analysis import lead, print_tables, sections, split, summary
@@ -141,7 +141,9 @@ def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
             raise DataError(f"An augmentation study is analysed by itself, and there are several. Take {words}.")
         return read(names[0], arms=True), True
     several = (
-        runs.listing["state"].eq("duplicate").any() or runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any()
+        any(FOLD in own.row for own in found)
+        or runs.listing["state"].eq("duplicate").any()
+        or runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any()
     )
     if not studies and not several:
         return runs, False

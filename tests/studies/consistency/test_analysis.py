@@ -214,6 +214,14 @@ def test_a_grid_without_lambda_0_has_its_pictures_without_colour(tmp_path, undra
     assert re.search(r"- level1: accuracy 0\.\d{3} \(at 100\) to 0\.\d{3} \(at 50\); RMS", text)
 
 
+def test_folds_are_one_study_whose_intervals_are_corrected(tmp_path, undrawn):
+    whole = made_up_runs(models=LEVELS[:1], epochs=3)
+    folds = pd.concat([whole.assign(fold=fold, run=whole["run"] + f"/{fold}") for fold in (0, 1)], ignore_index=True)
+    text, _ = page_of(tmp_path, folds)
+    assert "cross-validation of 2 folds. Folds share training images" in " ".join(text.split())
+    assert ", fold 1" not in text and "Nadeau and Bengio" in text
+
+
 # ---- from run folders
 
 
