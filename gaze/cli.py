@@ -42,8 +42,8 @@ TRAIN = Command(
 )  # fmt: skip
 ANALYZE = Command(
     "analyze",
-    ("study", "source", "check", "explain", "images", "share", "costs", "review.run", "review.against", "review.file",
-     "hydra.run.dir"),
+    ("study", "source", "check", "explain", "images", "share", "costs", "annotations", "review.run", "review.against",
+     "review.file", "hydra.run.dir"),
     CONF, grids=False, of_a_run=("review",),
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ class ReviewConfig(Settings):
     blind: bool = True  # the prediction is shown after the answer
     repeat: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the images that come twice
     port: Annotated[int, Field(ge=1024, le=65535)] = 8765  # or the next one that is free
+    report: bool = False  # no page: what comes of the answers, and what was drawn as masks to train on
 
 
 class AnalyzeConfig(Settings):
@@ -43,10 +44,12 @@ class AnalyzeConfig(Settings):
     check: str | None = None  # a run folder: is its gaze faithful?
     check_images: Most = 200
     explain: str | None = None  # a run folder: where does its network look?
-    images: str | None = None  # of explain: a folder or a file; null takes the run's evaluation images
     share: str | None = None  # a run folder: a copy without patients' ids
     costs: str | None = None  # of a study: a YAML of what each mistake costs
     review: ReviewConfig = ReviewConfig()
+    annotations: str | None = None  # COCO or Label Studio JSON: masks for the images below images=ROOT
+    # of explain: a folder or a file; null takes the run's evaluation images
+    images: Annotated[str | None, Field(validate_default=True)] = None
     checkpoint: Literal["last", "best"] | None = None  # of check and explain; null takes compare.checkpoint
     compare: CompareConfig = CompareConfig()
 
@@ -88,6 +91,15 @@ class AnalyzeConfig(Settings):
             raise ValueError("review.* belongs to review=RUN: name the run, too")
         return value
 
+    @field_validator("annotations")
+    @classmethod
+    def _by_themselves(cls, value: str | None, info: ValidationInfo) -> str | None:
+        others = [name for name in ("study", "check", "explain", "share", "costs") if info.data.get(name) is not None]
+        others += ["review"] if info.data.get("review", ReviewConfig()).run is not None else []
+        if value is not None and others:
+            raise ValueError(f"asks for something else than {others[0]}: give one of them at a time")
+        return value
+
     @field_validator("checkpoint")
     @classmethod
     def _of_one_run(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -104,6 +116,8 @@ class AnalyzeConfig(Settings):
     @field_validator("images")
     @classmethod
     def _with_explain(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("explain") is None:
-            raise ValueError("belongs to explain=RUN: name the run, too")
+        if value is not None and info.data.get("explain") is None and info.data.get("annotations") is None:
+            raise ValueError("belongs to explain=RUN or annotations=JSON: name the run, too")
+        if value is None and info.data.get("annotations") is not None:
+            raise ValueError("is missing: annotations=JSON needs the root of its images, images=ROOT")
         return value

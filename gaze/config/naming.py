@@ -102,9 +102,15 @@ def register() -> None:
     OmegaConf.register_new_resolver("analysis_folder", analysis_folder, replace=True)
 
 
-def analysis_folder(study: Any, check: Any, explain: Any, images: Any, checkpoint: Any, share: Any) -> str:
+def analysis_folder(
+    study: Any, check: Any, explain: Any, images: Any, checkpoint: Any, share: Any, review: Any = None,
+    annotations: Any = None,
+) -> str:  # fmt: skip
     """Where an analysis writes, below ``outputs``."""
-    own = analysis_name(study, check, explain, images, checkpoint)
+    if annotations is not None:
+        return "analysis/annotations"
+    own = analysis_name(study, check, explain if review is None else review, images, checkpoint)
+    own = own if review is None else own.replace("explain", "review", 1)
     return f"analysis/{own}" if share is None else "share"
 
 

@@ -49,6 +49,13 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
         run = run_in(Path(config.share))
         _make(directory)
         return share_run(run, directory, console)
+    if config.annotations is not None:
+        return _import_annotations(config, directory, console)
+    if config.review.run is not None and config.review.report:
+        from gaze.studies.review.report import run_report
+
+        _make(directory)
+        return run_report(config, directory, console)
     if config.review.run is not None:
         from gaze.studies.review.server import run_review
 
@@ -58,6 +65,16 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     written = _one_run(config, directory, console) if one else _study(config, directory, console)
     _tell(written, directory, time.monotonic() - started, console)
     return written
+
+
+def _import_annotations(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
+    from gaze.data.annotations import COCO, MASKS, import_masks, said
+
+    _make(directory, MASKS)
+    found, left = import_masks(Path(str(config.annotations)), Path(str(config.images)).expanduser(), directory)
+    say(console, f"{found:,} images have a mask now. Left out: {said(left) or 'nothing'}.", whole=False)
+    say(console, f"dataset.mask_dir={(directory / MASKS).absolute()} dataset.on_missing_mask=empty", whole=False)
+    return [directory / COCO]
 
 
 def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
