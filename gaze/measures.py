@@ -15,6 +15,7 @@ from gaze.choices import DISTANCES, Distance, Entry, Registry
 
 BY_DISTANCE = "gaze.distance="
 GUIDED = "gaze.mask_weight"
+MARKED = "dataset.marker"
 AT_THE_END = "gaze.keep_maps"  # of what is worked out when a run ends
 
 
@@ -30,7 +31,8 @@ class Measure(Entry):
         better: "lower" or "higher"; "" where neither is.
         digits: behind the point.
         log: in the log and in metrics.csv; ``val/NAME`` where empty.
-        needs: "masks", "gaze.distance=...", "gaze.mask_weight", "gaze.keep_maps" or "": what a run has to have.
+        needs: "masks", "dataset.marker", "gaze.distance=...", "gaze.mask_weight", "gaze.keep_maps" or "": what a run
+            has to have.
         root_of: the measure whose square root this one is; taken when runs are read, and not logged.
         compared: stands in the tables by lambda.
     """
@@ -107,6 +109,10 @@ MEASURES = Registry(  # in the order of metrics.csv
             better="higher", digits=2, needs="masks"),
     Measure("gaze_pointing", "pointing game", "share of images whose peak lies in the mask", better="higher",
             needs="masks"),
+    Measure("gaze_marker_energy", "energy of the gaze on the marker", "share", "on the marker", better="lower",
+            needs=MARKED),
+    Measure("worst_group_accuracy", "accuracy of the worst group", "class x marker", "worst group", better="higher",
+            needs=MARKED),
     Measure("n_correct", "correct images", range=POSITIVE, digits=0, compared=False),
     Measure("gaze_c_score", "C-Score", "overlap of a class's gazes, pair by pair", better="higher", digits=4,
             needs=f"{BY_DISTANCE}soft_iou"),
@@ -128,9 +134,10 @@ def _of_distance(distance: Distance) -> Measure:
 
 
 def epoch_columns() -> list[str]:
-    """Columns of metrics.csv that every run has; those of a ``gaze.distance`` and of masks that guide
+    """Columns of metrics.csv that every run has; those of a ``gaze.distance``, of masks that guide and of a marker
     follow where it has them."""
-    logged = [m.column for m in measures().values() if m.column and not m.needs.startswith((BY_DISTANCE, GUIDED))]
+    some = (BY_DISTANCE, GUIDED, MARKED)
+    logged = [m.column for m in measures().values() if m.column and not m.needs.startswith(some)]
     return ["epoch", "step", *logged]
 
 

@@ -14,6 +14,7 @@ Counts = dict[str, Annotated[int, Field(ge=0, le=MOST)]]  # images of each class
 Window = Literal["auto", "file", "image"] | list[int] | list[float] | None
 DRAWN = {"train_images": 640, "test_images": 320}  # by the phantom
 ROLES = ("file_name", "label", "patient", "split", "mask")  # of a table's columns
+SMALLEST = 4  # pixels of a marker's longer side
 WORDS = ("auto", "test", "split", "folder")  # of dataset.validation
 
 
@@ -28,6 +29,25 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0.01 <= value <= 0.5
 
 
+class MarkerConfig(Settings):
+    """Group ``dataset.marker``: a marker that goes with the class (see ``gaze.data.marker``)."""
+
+    form: Literal["letter", "ruler"] = "letter"
+    classes: list[str] | None = Field(None, min_length=1)  # that it goes with; null: the later half of them
+    agreement: float = Field(0.95, ge=0, le=1)  # share of training images that have it if, and only if, their class does
+    test: Literal["opposite", "none", "balanced"] = "opposite"  # of test images: with the wrong classes, or no class
+    size: float = Field(0.12, gt=0, le=1)  # its longer side, as a share of the image's
+    jitter: float = Field(0.04, ge=0, le=1)  # how far it moves from the upper left corner, likewise
+    masked: bool = False  # its place is filled with the image's mean instead, in every image
+
+    @field_validator("jitter")
+    @classmethod
+    def _within(cls, value: float, info: ValidationInfo) -> float:
+        if value + info.data.get("size", 0) > 1:
+            raise ValueError("and dataset.marker.size are more than 1 together: the marker would leave the image")
+        return value
+
+
 class DatasetConfig(Settings):
     """Group ``dataset``."""
 
@@ -36,7 +56,8 @@ class DatasetConfig(Settings):
     image_size: int = Field(224, ge=2, le=16_384)  # images become (channels, image_size, image_size)
     channels: int = 1  # 1 grey, 3 RGB
     batch_size: int = Field(32, ge=1, le=MOST)
-    sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: each class as often as another, with replacement
+    # balanced: each class as often as another, with replacement; group: each group (class x marker)
+    sampler: Literal["shuffle", "balanced", "group"] = "shuffle"
     # [low, high] become 0 and 255 in images beyond 8 bits; auto: of the training images; file: what a DICOM file says;
     # image: of each image; null: [0, 65535], or what the bits of a DICOM file hold
     window: Window = "auto"
@@ -82,6 +103,7 @@ class DatasetConfig(Settings):
     classes: list[str] | None = None  # class folders to take; null takes all
     counts: Counts | None = None  # images per class that the published set has, before it is split
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of each class
+    marker: MarkerConfig | None = None  # drawn into the images of any source
 
     @property
     def may_have_masks(self) -> bool:
@@ -154,6 +176,16 @@ class DatasetConfig(Settings):
     def draws_test(self) -> bool:
         """Whether the test images of a set that has none are drawn."""
         return self.test is not None or self.folds is not None
+
+    @field_validator("marker")
+    @classmethod
+    def _seen(cls, value: MarkerConfig | None, info: ValidationInfo) -> MarkerConfig | None:
+        if value is None and info.data.get("sampler") == "group":
+            raise ValueError("leaves dataset.sampler=group without groups: give dataset.marker={}, or balanced")
+        pixels = SMALLEST if value is None else round(value.size * info.data.get("image_size", 224))
+        if pixels < SMALLEST:
+            raise ValueError(f"is {pixels} pixels long: {SMALLEST} or more, by a larger dataset.marker.size")
+        return value
 
     @field_validator("columns")
     @classmethod

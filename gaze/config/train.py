@@ -122,6 +122,7 @@ class TrainConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     pictures: PicturesConfig = PicturesConfig()
+    dfr: bool = False  # after training, the last layer is retrained on the validation images, each group alike
     measure: bool = False  # evaluate model.checkpoint once, without training
     trainer: dict[str, Any] = {}
     resume: bool = True  # go on with an interrupted run from its last checkpoint
@@ -158,6 +159,17 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"gaze.mask_weight={value.mask_weight:g} guides by masks, and dataset={dataset.name} has none: give "
                 "dataset.mask_dir=PATH, or leave it out."
+            )
+        return value
+
+    @field_validator("dfr")
+    @classmethod
+    def _held_out(cls, value: bool, info: ValidationInfo) -> bool:
+        dataset = info.data.get("dataset")
+        if value and dataset and (dataset.marker is None or (dataset.validation == "test" and not dataset.folds)):
+            raise ValueError(
+                "retrains the last layer on held-out images of each group: give dataset.marker={} and "
+                "dataset.validation=0.3"
             )
         return value
 

@@ -43,7 +43,8 @@ class Batch(NamedTuple):
     ``image`` (B, C, S, S), uint8 before the transfer and float in [-1, 1] after it; ``target`` (B,) int64;
     ``place`` (B,) in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None; ``mixed`` (B, K)
     labels that sum to 1 where mixup or cutmix blended the images, else None; ``view`` of the same images again, where
-    they are looked at twice, else None.
+    they are looked at twice, else None; ``marker`` (B, 1, S, S) in 0..1 where the set has markers and the batch is for
+    evaluation, else None.
     """
 
     image: Tensor
@@ -52,6 +53,7 @@ class Batch(NamedTuple):
     mask: Tensor | None
     mixed: Tensor | None = None
     view: View | None = None
+    marker: Tensor | None = None
 
 
 def as_batch(batch: Any) -> Batch:
@@ -93,11 +95,12 @@ class SplitDataset(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         chosen = [i for i in indices if i != PADDING]
         index = torch.tensor(chosen, dtype=torch.int64)
-        images, masks = self.split.images, self.split.masks
+        images, masks, markers = self.split.images, self.split.masks, self.split.markers
         mask = None if masks is None else _rows(masks, chosen)
         if mask is not None and self.annotated is not None:
             mask = mask * self.annotated[index, None, None, None]
-        return Batch(_rows(images, chosen), self.split.targets[index], index, mask)
+        marker = None if markers is None else _rows(markers, chosen)
+        return Batch(_rows(images, chosen), self.split.targets[index], index, mask, marker=marker)
 
 
 def _rows(images: Tensor, indices: list[int]) -> Tensor:
@@ -132,13 +135,24 @@ class TrainingSampler(DistributedSampler[Batch]):
 class BalancedSampler(TrainingSampler):
     """As many images as there are, drawn with replacement, each class as often as another."""
 
+    def labels(self) -> Tensor:
+        """What each of N images is balanced by (N,)."""
+        return self.dataset.split.targets  # type: ignore[attr-defined]
+
     def __iter__(self) -> Any:
-        targets = self.dataset.split.targets  # type: ignore[attr-defined]
-        weights = 1.0 / targets.bincount().double()[targets]
+        labels = self.labels()
+        weights = 1.0 / labels.bincount().double()[labels]
         draw = torch.Generator().manual_seed(self.seed + self.epoch)
         drawn = torch.multinomial(weights, self.total_size, replacement=True, generator=draw)
         yield from drawn[self.rank :: self.num_replicas].tolist()
         self.epoch += 1
+
+
+class GroupSampler(BalancedSampler):
+    """The same with each group (class x marker) that occurs as often as another."""
+
+    def labels(self) -> Tensor:
+        return self.dataset.split.marker_groups  # type: ignore[attr-defined]
 
 
 class TrainingLoader(DataLoader[Batch]):
@@ -173,6 +187,9 @@ class TrainingLoader(DataLoader[Batch]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._skip = state["given"]
+
+
+SAMPLERS = {"shuffle": TrainingSampler, "balanced": BalancedSampler, "group": GroupSampler}
 
 
 class GazeDataModule(LightningDataModule):
@@ -244,7 +261,7 @@ class GazeDataModule(LightningDataModule):
         train = self.data.train if self._train_masks else self.data.train._replace(masks=None)
         dataset, (world, rank) = SplitDataset(train, self.annotated), self._place()
         # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
-        sampler = BalancedSampler if self.config.sampler == "balanced" else TrainingSampler
+        sampler = SAMPLERS[self.config.sampler]
         order = sampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]
         self._training = TrainingLoader(dataset, self.config.batch_size, collate_fn=_as_is, sampler=order)
         if self._training.merged and self._progress is not None:
@@ -282,7 +299,8 @@ class GazeDataModule(LightningDataModule):
         """Bytes to floats in [-1, 1] (mean 0.5, SD 0.5), augmented where ``training``; masks move along."""
         mask = None if batch.mask is None else batch.mask.float()
         if not training:
-            return batch._replace(image=scaled(batch.image), mask=mask)
+            marker = None if batch.marker is None else batch.marker.float()
+            return batch._replace(image=scaled(batch.image), mask=mask, marker=marker)
         config, mixed, view = self.augmentation, None, None
         image, mask, frames = _augmented(batch.image, mask, config)
         if config.on("label"):
@@ -290,7 +308,7 @@ class GazeDataModule(LightningDataModule):
         if self._views:
             again, _, others = _augmented(batch.image, None, config)
             view = View(again, torch.stack([frames, others]))
-        return batch._replace(image=image, mask=mask, mixed=mixed, view=view)
+        return batch._replace(image=image, mask=mask, mixed=mixed, view=view, marker=None)
 
     def _place(self) -> tuple[int, int]:
         """Number of processes, and which one this is."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +22,12 @@ from torch import Tensor
 
 from gaze.cam import pool
 from gaze.choices import SOURCES
-from gaze.config.data import DatasetConfig, Window
+from gaze.config.data import DatasetConfig, MarkerConfig, Window
 from gaze.data import decode, dicom, masks
 from gaze.data.audit import DEEP, Audit, Pixels, Record, file_and_frame, first_few, make_audit, pixel_digest
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
 from gaze.data.decode import Half, count_frames, find_window, read_images
+from gaze.data.marker import draw_markers
 from gaze.data.masks import add_masks, check_seen
 from gaze.data.sources import npz, phantom, table, ultrasound
 from gaze.data.sources.folders import local_root
@@ -44,13 +45,20 @@ SAID = {"train": "Training", "validation": "Validation"}
 
 class Split(NamedTuple):
     """Images (N, C, S, S) uint8; targets (N,) int64; N paths below the root, for people to read (``printable``); masks
-    (N, 1, S, S) uint8 or None; N groups (patients), None for an image that is alone, or None where there are none."""
+    (N, 1, S, S) uint8 or None; N groups (patients), None for an image that is alone, or None where there are none;
+    where markers are (N, 1, S, S) uint8, or None without ``dataset.marker``."""
 
     images: Tensor
     targets: Tensor
     paths: list[str]
     masks: Tensor | None = None
     groups: list[str | None] | None = None
+    markers: Tensor | None = None
+
+    @property
+    def marker_groups(self) -> Tensor:
+        """Class x marker of each image (N,), see :mod:`gaze.data.marker`."""
+        return 2 * self.targets + (0 if self.markers is None else self.markers.flatten(1).any(1))
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,18 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
     say = progress or (lambda line: None)
     data = SOURCES[config.kind].function(config, say)
     assert isinstance(data, ImageData)
-    return data
+    return data if config.marker is None else _marked(data, config.marker, config.seed)
+
+
+def _marked(data: ImageData, marker: MarkerConfig, seed: int) -> ImageData:
+    parts = {name: getattr(data, name) for name in PARTS if getattr(data, name) is not None}
+    drawn = {
+        name: own._replace(
+            markers=draw_markers(own.images, own.targets, own.paths, data.classes, marker, name, seed)
+        )
+        for name, own in parts.items()
+    }
+    return replace(data, **drawn)
 
 
 def load_phantom(config: DatasetConfig, say: Say) -> ImageData:

@@ -64,6 +64,26 @@ class BalancedAccuracy(CohenKappa):
         return ((right / images.clamp(min=1)).sum() / (images > 0).sum()).nan_to_num(0.0)
 
 
+class GroupAccuracy(CohenKappa):
+    """Accuracy of each of the 2 K groups class x marker (see ``gaze.data.marker``), 0..1; NaN for one of no image.
+
+    Args:
+        num_classes: K.
+        kwargs: as above.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(2 * num_classes, **kwargs)
+
+    def update(self, preds: Tensor, target: Tensor, marked: Tensor) -> None:  # type: ignore[override]
+        """Add a batch of predicted and true classes (B,), with whether each image has the marker (B,)."""
+        super().update(2 * preds + marked, 2 * target + marked)
+
+    def compute(self) -> Tensor:
+        refuse_outside(self.outside, self.num_classes)
+        return (self.confmat.diagonal() / self.confmat.sum(1)).float()  # 0/0: NaN
+
+
 class MacroF1(CohenKappa):
     """Mean F1 of the classes that occur or are predicted, 0..1, from the table of :class:`CohenKappa`."""
 

@@ -164,7 +164,8 @@ class KeepMaps(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Each image was seen by one process, and the others have zeros for it.
         maps, preds = (trainer.strategy.reduce(own, reduce_op="sum") for own in (self._maps, self._preds))
-        if trainer.is_global_zero and not trainer.sanity_checking:
+        trained = trainer.current_epoch < (trainer.max_epochs or 1)  # else it is what dfr made of the last layer
+        if trainer.is_global_zero and not trainer.sanity_checking and trained:
             file = open_maps(self.run.kept_maps, trainer.max_epochs or 1, len(preds), tuple(maps.shape[1:]))
             epoch = file[trainer.current_epoch]
             epoch["map"], epoch["pred"] = maps.cpu(), preds.cpu()
@@ -252,7 +253,7 @@ class EpochTable(Callback):
         logged = {name: float(f"{value:.9g}") for name, value in trainer.callback_metrics.items()}
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **logged}
         known = ["epoch", "step", *(measure.column for measure in measures().values())]
-        known += [name for name in row if name.startswith("val/n_correct/")]
+        known += [name for name in row if name.startswith(("val/n_correct/", "val/group_accuracy/"))]
         self.rows.append({name: row[name] for name in known if name in row})
         self._write()
         self.say(epoch_line(self.rows[-1], trainer.max_epochs or 0, time.monotonic() - self._started))

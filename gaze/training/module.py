@@ -30,8 +30,9 @@ from gaze.consistency.schedule import curriculum
 from gaze.consistency.views import view_loss
 from gaze.data.datamodule import Batch, GazeDataModule, as_batch, scaled
 from gaze.data.decode import decode_image, is_deep
+from gaze.data.marker import group_names
 from gaze.metrics.c_score import CScore
-from gaze.metrics.classification import BalancedAccuracy, CohenKappa, MacroF1
+from gaze.metrics.classification import BalancedAccuracy, CohenKappa, GroupAccuracy, MacroF1
 from gaze.metrics.consistency import (
     BalancedGazeConsistency,
     ClassCounts,
@@ -188,7 +189,8 @@ class GazeModule(LightningModule):
         self.val_loss = WeightedMean()
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
         self.mask_metrics = _mask_metrics(num_classes)
-        self._masks_seen = False
+        self.marker_energy, self.group_accuracy = GazeMaskEnergy(num_classes), GroupAccuracy(num_classes)
+        self._masks_seen = self._markers_seen = False
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -393,6 +395,7 @@ class GazeModule(LightningModule):
         batch = as_batch(batch)
         # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
         self._masks_seen |= batch.mask is not None
+        self._markers_seen |= batch.marker is not None
         if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
             return None
         logits, cam = self.look(batch.image, batch.target)
@@ -406,6 +409,9 @@ class GazeModule(LightningModule):
         self.val_metrics.update(cam=cam, preds=preds, target=batch.target, logits=logits)
         if batch.mask is not None:
             self.mask_metrics.update(cam=cam, preds=preds, target=batch.target, mask=batch.mask)
+        if batch.marker is not None:
+            self.marker_energy.update(cam, preds, batch.target, batch.marker)
+            self.group_accuracy.update(preds, batch.target, batch.marker.amax((1, 2, 3)).long())
         return {"cam": cam, "logits": logits, "preds": preds}
 
     def on_validation_epoch_end(self) -> None:
@@ -413,6 +419,11 @@ class GazeModule(LightningModule):
         values = {"loss": self.val_loss.compute(), **self.val_metrics.compute()}
         if self._masks_seen:
             values |= self.mask_metrics.compute()
+        if self._markers_seen:
+            groups = self.group_accuracy.compute()
+            values |= {"gaze_marker_energy": self.marker_energy.compute()}
+            values |= {"worst_group_accuracy": groups.nan_to_num(1.0).amin()}  # of those that have images
+            values |= {f"group_accuracy/{n}": g for n, g in zip(group_names(self.class_names), groups, strict=True)}
         # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
         self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
         if len(self.class_names) <= CLASSES_COUNTED:
@@ -420,9 +431,9 @@ class GazeModule(LightningModule):
             values |= {f"n_correct/{name}": count for name, count in own}
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name in ("kappa", "gaze_consistency"), sync_dist=True)
-        for metric in (self.val_loss, self.val_metrics, self.mask_metrics):
+        for metric in (self.val_loss, self.val_metrics, self.mask_metrics, self.marker_energy, self.group_accuracy):
             metric.reset()
-        self._masks_seen = False
+        self._masks_seen = self._markers_seen = False
 
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
 

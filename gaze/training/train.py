@@ -45,6 +45,7 @@ from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
 from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, GradCAM, KeepMaps, ProgressLines
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
+from gaze.training.dfr import retrain_last_layer
 from gaze.training.environment import device_name, environment
 from gaze.training.final import evaluate_finally
 from gaze.training.module import GazeModule
@@ -210,7 +211,7 @@ def _train(
         # Lightning starts the other processes of a data-parallel run later, with this one's environment.
         told = (str(run.folder.absolute()), str(found.path.absolute()) if found else "")
         os.environ.update(zip(TOLD, told, strict=True))
-        _fit(run, trainer, module, data, table, str(found.path) if found else None)
+        _fit(run, trainer, module, data, table, str(found.path) if found else None, say)
         if not table.rows:
             raise TrainingError("The training ended before its first epoch was evaluated: see trainer.max_time.")
         finish_maps(run, data.data.evaluated.targets.numpy())
@@ -273,15 +274,21 @@ def _train_beside(run: Run) -> dict[str, float]:
 
 
 def _fit(
-    run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule, table: EpochTable, checkpoint: str | None
-) -> None:
-    """Train; or evaluate once, where the network is only measured."""
+    run: Run, trainer: Trainer, module: GazeModule, data: GazeDataModule, table: EpochTable, checkpoint: str | None,
+    say: Say = lambda line: None,
+) -> None:  # fmt: skip
+    """Train, and retrain the last layer where asked to, which counts as one more epoch; or evaluate once, where the
+    network is only measured."""
     if not run.settings.measure:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        return
+        if not run.settings.dfr:
+            return
+        say(retrain_last_layer(module, data))
+        trainer.save_checkpoint(run.checkpoint(LAST))  # before its row: a run that goes on from here adds it again
     trainer.validate(module, datamodule=data, verbose=False)
     table.on_train_epoch_end(trainer, module)
-    trainer.save_checkpoint(run.checkpoint(LAST))
+    if run.settings.measure:
+        trainer.save_checkpoint(run.checkpoint(LAST))
 
 
 def write_split(file: Path, data: ImageData) -> None:
