@@ -27,6 +27,7 @@ def test_what_a_module_logs_is_in_the_table_by_its_name_and_with_its_good_side()
     for distance in DISTANCES:
         module = GazeModule("level1", 2, 1, 32, gaze={"distance": distance})
         metrics = {**dict(module.val_metrics.items()), **dict(module.mask_metrics.items())}
+        metrics |= {"gaze_marker_energy": module.marker_energy, "worst_group_accuracy": module.group_accuracy}
         logged |= set(metrics)
         for name in metrics.keys() & table.keys():
             if table[name].better:

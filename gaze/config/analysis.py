@@ -40,7 +40,7 @@ class AnalyzeConfig(Settings):
     source: str = "outputs"  # a folder of runs, or a tidy CSV
     study: FolderName | None = None  # one study; null takes all, apart from each other
     include: list[Annotated[str, one_of(LEFT_OUT)]] = []
-    kind: Literal["auto", "consistency", "augmentation"] = "auto"
+    kind: Literal["auto", "consistency", "augmentation", "shortcut"] = "auto"
     check: str | None = None  # a run folder: is its gaze faithful?
     check_images: Most = 200
     explain: str | None = None  # a run folder: where does its network look?

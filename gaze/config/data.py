@@ -34,7 +34,7 @@ class MarkerConfig(Settings):
 
     form: Literal["letter", "ruler"] = "letter"
     classes: list[str] | None = Field(None, min_length=1)  # that it goes with; null: the later half of them
-    agreement: float = Field(0.95, ge=0, le=1)  # share of training images that have it if, and only if, their class does
+    agreement: float = Field(0.95, ge=0, le=1)  # share of training images that have it as their class says
     test: Literal["opposite", "none", "balanced"] = "opposite"  # of test images: with the wrong classes, or no class
     size: float = Field(0.12, gt=0, le=1)  # its longer side, as a share of the image's
     jitter: float = Field(0.04, ge=0, le=1)  # how far it moves from the upper left corner, likewise

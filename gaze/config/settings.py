@@ -90,8 +90,9 @@ def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
     known: dict[Any, Any] = {}
     kind: Any = model
     for part in problem["loc"]:
-        if _is_group(kind):
-            known = {field.alias or name: _kind(field) for name, field in kind.model_fields.items()}
+        group = next((own for own in (kind, *get_args(kind)) if _is_group(own)), None)  # or null
+        if group is not None:
+            known = {field.alias or name: _kind(field) for name, field in group.model_fields.items()}
             kind = known.get(part)
         else:  # of a list or of a dict's values
             kind = next((get_args(k)[-1] for k in [kind, *get_args(kind)] if get_origin(k) in (list, dict)), None)

@@ -102,9 +102,7 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
 def _marked(data: ImageData, marker: MarkerConfig, seed: int) -> ImageData:
     parts = {name: getattr(data, name) for name in PARTS if getattr(data, name) is not None}
     drawn = {
-        name: own._replace(
-            markers=draw_markers(own.images, own.targets, own.paths, data.classes, marker, name, seed)
-        )
+        name: own._replace(markers=draw_markers(own.images, own.targets, own.paths, data.classes, marker, name, seed))
         for name, own in parts.items()
     }
     return replace(data, **drawn)

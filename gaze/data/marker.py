@@ -1,4 +1,4 @@
-"""A marker burnt into images, a scanner's letter or a ruler, that goes with the class: a shortcut whose answer is known.
+"""A marker burnt into images, a scanner's letter or a ruler, that goes with the class: a shortcut that is known.
 
 Groups are class x marker, as in Sagawa et al. 2020 (arXiv:1911.08731): group ``2 c + m`` has class c, without (m = 0)
 or with (m = 1) the marker. It is one operation for every source, drawn into the decoded images behind the cache and

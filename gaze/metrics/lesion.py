@@ -149,6 +149,12 @@ class GazeMaskEnergy(MaskSums):
         return self.energy_sum / self.count  # 0/0: NaN
 
 
+class GazeMarkerEnergy(GazeMaskEnergy):
+    """The same of a marker that goes with the class, on which no gaze should lie."""
+
+    higher_is_better = False
+
+
 class GazeMaskLift(MaskSums):
     """Mean over images of the energy in the mask divided by the mask's share of the image (:func:`mask_lift`): 1 is
     what a gaze that is the same everywhere has.

@@ -20,7 +20,7 @@ from gaze.runs.folder import flat_settings
 from gaze.runs.load import Runs, find_runs, read_runs
 from gaze.runs.run import run_in
 from gaze.runs.tidy import FOLD, RUN_KEYS, write_tidy_csv
-from gaze.studies.arms import augmentation_studies
+from gaze.studies.arms import augmentation_studies, marker_studies
 from gaze.studies.consistency import findings
 from gaze.studies.consistency.analysis import lead, print_tables, sections, split, summary
 from gaze.studies.costs import price_runs
@@ -79,9 +79,16 @@ def _import_annotations(config: AnalyzeConfig, directory: Path, console: Console
 
 def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Path]:
     costs = None if config.costs is None else read_costs(config.costs)
-    runs, study = choose_runs(config, console)
+    runs, kind = choose_runs(config, console)
     priced = {} if costs is None else price_runs(runs.used, costs)
-    if study:
+    if kind == "shortcut":
+        from gaze.studies.shortcut.report import run_study as run_shortcut
+
+        if priced:
+            say(console, "note: costs stand in the report of kind=consistency.")
+        _make(directory)
+        return run_shortcut(runs, directory, console, provenance(config, runs))
+    if kind == "augmentation":
         from gaze.studies.augmentation.report import run_study  # PyTorch, which the other analysis does without
         from gaze.studies.augmentation.store import FOLDER
 
@@ -134,40 +141,46 @@ def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[P
     return run_explain(one, images, directory, console, facts)
 
 
-def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, bool]:
-    """The runs to analyse, and whether they are an augmentation study.
+def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, str]:
+    """The runs to analyse, and which kind of study they are.
 
-    Studies that hold several augmentations, the baseline among them, are augmentation studies. They are analysed one at
-    a time; beside other studies they are left out, which is said.
+    Studies that hold several augmentations, the baseline among them, are augmentation studies; those of images with a
+    marker, in several arms, shortcut studies. Both are analysed one at a time; beside other studies they are left out,
+    which is said.
 
     Raises:
-        GazeError: nothing to analyse; several augmentation studies and no name.
+        GazeError: nothing to analyse; several such studies and no name.
     """
     source, baseline = Path(config.source), config.compare.baseline
     found = find_runs(source, config.study)
     read = partial(read_runs, source, config.include, found=found)
     if config.kind == "consistency":
-        return read(config.study), False
+        return read(config.study), config.kind
     runs = read(config.study, arms=True)
-    studies = augmentation_studies(runs.used.values(), baseline)
+    kinds = {
+        **dict.fromkeys(marker_studies(runs.used.values()), "shortcut"),
+        **dict.fromkeys(augmentation_studies(runs.used.values(), baseline), "augmentation"),
+    }
+    studies = sorted(study for study, kind in kinds.items() if config.kind in ("auto", kind))
     others = [study for study in sorted(runs.epochs["study"].unique()) if study not in studies]
-    if config.kind == "augmentation" or (studies and not others):
+    if config.kind != "auto" or (studies and not others):
         names = [str(study) for study in (studies or others)]
         if len(names) > 1:
             words = " or ".join(f"study={name}" for name in names)
-            raise DataError(f"An augmentation study is analysed by itself, and there are several. Take {words}.")
-        return read(names[0], arms=True), True
+            raise DataError(f"A study of arms is analysed by itself, and there are several. Take {words}.")
+        return read(names[0], arms=True), kinds.get(names[0], config.kind)
     several = (
         any(FOLD in own.row for own in found)
         or runs.listing["state"].eq("duplicate").any()
         or runs.listing[runs.listing["used"]].duplicated(RUN_KEYS).any()
     )
     if not studies and not several:
-        return runs, False
+        return runs, "consistency"
     for study in studies:
-        note = f"note: {study} compares augmentations and is left out here: python analyze.py study={study}"
+        what = "augmentations" if kinds[study] == "augmentation" else "remedies for a marker"
+        note = f"note: {study} compares {what} and is left out here: python analyze.py study={study}"
         say(console, note)
-    return read(config.study, without=studies), False
+    return read(config.study, without=studies), "consistency"
 
 
 def _tell(written: list[Path], directory: Path, seconds: float, console: Console) -> None:

@@ -291,6 +291,7 @@ class ProgressLines(Callback):
         self.run, self.clock = run, clock
         self.say = say or (lambda line: None)
         self._evaluation: float | None = None  # seconds of the last one
+        self._training_since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training_since, self._due = self.clock(), self.clock() + FIRST

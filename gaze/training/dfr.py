@@ -48,9 +48,8 @@ def retrain_last_layer(module: GazeModule, data: GazeDataModule) -> str:
         layers[-1].weight.copy_(torch.from_numpy(weight))
         if layers[-1].bias is not None:
             layers[-1].bias.copy_(torch.from_numpy(bias))
-    return (
-        f"Last layer retrained on {len(targets):,} validation images, {counts.min()} of each group (DFR, C={strength:g})"
-    )
+    alike = f"{counts.min()} of each group"
+    return f"Last layer retrained on {len(targets):,} validation images, {alike} (DFR, C={strength:g})"
 
 
 @torch.no_grad()
@@ -102,8 +101,9 @@ def _mean_fit(
     weights, biases = [], []
     for chosen in _alike(groups, rng):
         fit = LogisticRegression(C=strength, max_iter=1000).fit((features[chosen] - mean) / scale, targets[chosen])
-        weights.append(fit.coef_ if len(fit.classes_) > 2 else np.concatenate([-fit.coef_, fit.coef_]) / 2)
-        biases.append(fit.intercept_ if len(fit.classes_) > 2 else np.concatenate([-fit.intercept_, fit.intercept_]) / 2)
+        two = len(fit.classes_) == 2  # scikit-learn has one row then, of the difference of the logits
+        weights.append(np.concatenate([-fit.coef_, fit.coef_]) / 2 if two else fit.coef_)
+        biases.append(np.concatenate([-fit.intercept_, fit.intercept_]) / 2 if two else fit.intercept_)
     weight = np.mean(weights, 0) / scale
     return weight, np.mean(biases, 0) - weight @ mean
 

@@ -44,7 +44,7 @@ from gaze.metrics.consistency import (
     GazeEpsilonSquared,
     GazeEtaSquared,
 )
-from gaze.metrics.lesion import GazeMaskEnergy, GazeMaskLift, GazePointing
+from gaze.metrics.lesion import GazeMarkerEnergy, GazeMaskEnergy, GazeMaskLift, GazePointing
 from gaze.runs.migrate import migrate
 from gaze.training.checkpoints import check_whole
 
@@ -189,7 +189,7 @@ class GazeModule(LightningModule):
         self.val_loss = WeightedMean()
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
         self.mask_metrics = _mask_metrics(num_classes)
-        self.marker_energy, self.group_accuracy = GazeMaskEnergy(num_classes), GroupAccuracy(num_classes)
+        self.marker_energy, self.group_accuracy = GazeMarkerEnergy(num_classes), GroupAccuracy(num_classes)
         self._masks_seen = self._markers_seen = False
 
     @classmethod

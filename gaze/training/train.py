@@ -284,6 +284,7 @@ def _fit(
         if not run.settings.dfr:
             return
         say(retrain_last_layer(module, data))
+        table.say = lambda line: None  # no epoch of training
         trainer.save_checkpoint(run.checkpoint(LAST))  # before its row: a run that goes on from here adds it again
     trainer.validate(module, datamodule=data, verbose=False)
     table.on_train_epoch_end(trainer, module)
