@@ -25,7 +25,7 @@ def test_metrics_csv_has_these_columns():
 def test_what_a_module_logs_is_in_the_table_by_its_name_and_with_its_good_side():
     logged, table = {"loss"}, measures()
     for distance in DISTANCES:
-        module = GazeModule("level1", 2, 1, 32, gaze={"distance": distance})
+        module = GazeModule("level1", 2, 1, 32, gaze={"distance": distance, "mask_weight": 1.0})
         metrics = {**dict(module.val_metrics.items()), **dict(module.mask_metrics.items())}
         metrics |= {"gaze_marker_energy": module.marker_energy, "worst_group_accuracy": module.group_accuracy}
         logged |= set(metrics)
