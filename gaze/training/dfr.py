@@ -21,7 +21,8 @@ from gaze.training.module import GazeModule
 
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)  # C of scikit-learn, the paper's
 FITS = 10
-Floats, Whole = NDArray[np.float64], NDArray[np.int64]
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
 
 def retrain_last_layer(module: GazeModule, data: GazeDataModule) -> str:
