@@ -1,12 +1,16 @@
 """What comes of a review: figures by literal loops and scikit-learn, and what was drawn on its way into a training."""
 
 import io
+import json
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPO
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
@@ -161,3 +165,16 @@ def test_reviews_of_other_runs_and_none_are_said(reviewed, tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             AnalyzeConfig(**settings)
+
+
+def test_annotations_are_imported_by_a_command(tmp_path):
+    """The words of a command line reach their settings, and its folder is made of them."""
+    (tmp_path / "set/cat").mkdir(parents=True)
+    Image.new("L", (40, 20)).save(tmp_path / "set/cat/1.png")
+    image = {"id": 1, "file_name": "1.png", "width": 40, "height": 20}
+    data = {"images": [image], "annotations": [{"image_id": 1, "bbox": [0, 0, 10, 10]}]}
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    command = [sys.executable, str(REPO / "analyze.py"), "annotations=x.json", "images=set"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "1 images have a mask now. Left out: nothing." in done.stdout, done.stderr
+    assert (tmp_path / "outputs/analysis/annotations/masks/cat/1.png").is_file()
