@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
+from torch import Tensor
 
 from gaze import terminal
 from gaze.backbones.library import check_method_of, check_network, expected, map_size
@@ -202,7 +203,7 @@ def _train(
             say(f"Resumes after {found.epochs} of {trainer.max_epochs} epochs, from {found.path}")
         if on_start is not None:
             on_start()
-        write_split(run.split_file, data.data)
+        write_split(run.split_file, data.data, data.annotated)
         write_json(run.audit_file, {**data.data.audit.to_dict(), ROOT_GIVEN: run.dataset.root})
         files = files_at_hand(run.dataset)
         if files is not None:
@@ -292,19 +293,26 @@ def _fit(
         trainer.save_checkpoint(run.checkpoint(LAST))
 
 
-def write_split(file: Path, data: ImageData) -> None:
-    """Which image stands in which part, as CSV: ``part, file, class``, and ``group`` where any belongs to one."""
+def write_split(file: Path, data: ImageData, annotated: Tensor | None = None) -> None:
+    """Which image stands in which part, as CSV: ``part, file, class``, ``group`` where any belongs to one, and 1 under
+    ``annotated`` for the training images whose masks guide (N,)."""
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     rows = []
     for name, split in parts.items():
         if split is not None:
             labels = [data.classes[label] for label in split.targets.tolist()]
             groups = split.groups or [None] * len(labels)
+            guiding = (
+                [str(int(used)) for used in annotated]
+                if annotated is not None and name == "train"
+                else [""] * len(labels)
+            )
             rows += [
-                (name, path, label, group or "") for path, label, group in zip(split.paths, labels, groups, strict=True)
+                (name, path, label, group or "", used)
+                for path, label, group, used in zip(split.paths, labels, groups, guiding, strict=True)
             ]
-    width = 4 if any(row[3] for row in rows) else 3
-    write_rows(file, [row[:width] for row in [("part", "file", "class", "group"), *rows]])
+    kept = [0, 1, 2] + [3] * any(row[3] for row in rows) + [4] * any(row[4] for row in rows)
+    write_rows(file, [[row[i] for i in kept] for row in [("part", "file", "class", "group", "annotated"), *rows]])
 
 
 @contextmanager

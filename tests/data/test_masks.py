@@ -1,5 +1,6 @@
 """Masks from files: what becomes of their pixels, to which image they belong, and that they stay aligned with it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +199,15 @@ def test_missing_masks_are_named_in_one_error_or_empty(root):
 
 
 def test_mask_folder_that_is_not_there(root):
-    assert "has no folder train/ and test/." in refused(config(root, mask_dir="lesions"))
+    for missing in ("error", "empty"):
+        assert "has no folder train/ and test/." in refused(config(root, mask_dir="lesions", on_missing_mask=missing))
+
+
+def test_masks_of_training_images_alone(root):
+    shutil.rmtree(root / "masks" / "test")
+    assert "has no folder test/." in refused(config(root))
+    data = load_dataset(config(root, on_missing_mask="empty"))
+    assert data.train.masks.any() and not data.test.masks.any()
 
 
 def test_a_damaged_mask_is_a_damaged_image(root):

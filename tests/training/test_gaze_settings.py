@@ -206,6 +206,10 @@ def test_a_guided_run_says_by_how_many_masks_and_logs_its_loss(tmp_path, tiny, t
     ]
     assert [name for name in names[1] if name not in names[0]] == ["train/loss_mask"]
     assert 0 <= last["train/loss_mask"] <= 1
+    used = [line.split(",") for line in (tmp_path / "run" / "split.csv").read_text().splitlines()]
+    assert used[0] == ["part", "file", "class", "annotated"] and {row[3] for row in used if row[0] == "test"} == {""}
+    guiding = [row[2] for row in used if row[3] == "1"]
+    assert sorted(guiding) == sorted(["diffuse", "meningeal", "midline"] * 2)
 
 
 def test_a_set_without_a_mask_to_guide_by_is_one_error_before_the_work(tmp_path, composed, monkeypatch):

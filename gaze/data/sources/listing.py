@@ -153,7 +153,8 @@ def used_parts(where: str, there: Collection[str], config: DatasetConfig) -> lis
 def mirrored_masks(root: Path, folders: Sequence[Folder], config: DatasetConfig) -> MaskFiles | None:
     """Masks that stand below ``dataset.mask_dir`` as their images stand below ``root``; None where it is null.
 
-    The mask of ``train/cat/7.jpg`` is ``mask_dir/train/cat/7.png``, or 7 with another suffix of images.
+    The mask of ``train/cat/7.jpg`` is ``mask_dir/train/cat/7.png``, or 7 with another suffix of images. Where images
+    may lack masks, whole folders may, such as the test images'.
 
     Raises:
         DataError: no such folder, or images without a mask.
@@ -161,16 +162,17 @@ def mirrored_masks(root: Path, folders: Sequence[Folder], config: DatasetConfig)
     if config.mask_dir is None:
         return None
     mask_root = root / Path(config.mask_dir).expanduser()  # an absolute path stays as it is
-    missing = [folder.name for folder in folders if not (mask_root / folder.name).is_dir()]
-    if missing:
+    there = [folder.name for folder in folders if (mask_root / folder.name).is_dir()]
+    missing = [folder.name for folder in folders if folder.name not in there]
+    if missing and (config.on_missing_mask == "error" or not there):
         named = " and ".join(f"{name}/" for name in missing)
         raise DataError(
             f"dataset.mask_dir={config.mask_dir}: {mask_root} has no folder {named}. "
             "Masks stand there as their images do: SPLIT/CLASS/NAME.png."
         )
     found: dict[str, list[str]] = {}
-    for folder in folders:
-        for path, _ in list_folder(mask_root, folder.name).labelled():
+    for name in there:
+        for path, _ in list_folder(mask_root, name).labelled():
             found.setdefault(bare(path), []).append(path)
     images = [path for folder in folders for path, _ in folder.labelled()]
     return checked_masks(mask_root, images, {path: found.get(bare(path), []) for path in images}, config)
