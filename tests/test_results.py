@@ -1,16 +1,19 @@
 """docs/results.md says what the runs in results/ give when they are analysed again."""
 
+import json
 import re
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPO, SHARED
 
+from gaze.measures import measures
 from gaze.runs.kept_maps import last_maps
 from gaze.runs.load import load_runs, read_runs
 from gaze.runs.run import runs_below
-from gaze.statistics.intervals import sign_flip_p
+from gaze.statistics.intervals import folds_interval, folds_p, mean_interval, sign_flip_p
 from gaze.statistics.permutation import mean_shift
 from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import pearson_table
@@ -24,11 +27,11 @@ EPOCHS = ("2 to 10", "12 to 18")  # over which lambda is turned up
 IMAGES = {"correct": "", "all": "_all", "same": "_fixed"}
 
 
-def rows_under(heading: str) -> list[list[str]]:
-    """Cells of the tables in a section of the page, without their heads."""
+def rows_under(heading: str, begins: Collection[str] = SETS) -> list[list[str]]:
+    """Cells of the tables in a section of the page, without their heads: rows that begin with one of ``begins``."""
     section = (REPO / "docs" / "results.md").read_text().partition(f"\n## {heading}")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line] for line in lines if line[0].strip() in SETS]
+    return [[cell.strip() for cell in line] for line in lines if line[0].strip() in begins]
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +163,46 @@ def test_images_that_are_learned_late_deviate_more():
     assert f"p {sign_flip_p([a - b for a, b in values]):.3f}" in text
 
 
+def tested(run, weights: str, measure: str) -> float:
+    return json.loads(run.test_file.read_text())[weights][f"test/{measure}"]
+
+
+def test_the_runs_with_validation_images_give_the_pages_table():
+    runs = read_runs(REPO / "results" / "thesis_64px_validation")
+    row = pearson_table(runs.epochs).set_index("measure").loc["gaze_consistency_l2"]
+    cells = [
+        f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}"
+        for weights, measure in (("last", "accuracy"), ("last", "kappa"), ("best", "accuracy"))
+        for own in ([tested(run, weights, measure) for run in runs.used.values()],)
+    ]
+    r = f"{row['r']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    expected = [str(len(runs.used)), *cells, r, f"{row['strangers_r']:.3f}", f"{row['pairing_p']:.3f}"]
+    assert rows_under("Test images seen once") == [["Brain Tumor", "2", *expected]]
+
+
+def test_the_folds_of_breast_ultrasound_give_the_pages_table():
+    runs, rows = read_runs(REPO / "results" / "ultrasound_folds"), []
+    assert len(runs.used) == 20 and {*runs.epochs["fold"]} == set(range(5))
+    keys = {"accuracy": 3, "kappa": 3, "gaze_consistency": 4, "gaze_mask_lift": 2}
+    for measure, digits in keys.items():
+        values = np.empty((2, 2, 5))
+        for run in runs.used.values():
+            own = run.settings
+            values[int(own.lambda_ == 50), own.seed, own.dataset.fold] = tested(run, "last", measure)
+        plain, forced, change = (
+            (v.mean(), *folds_interval(v, 5)) for v in (*values, values[1] - values[0])
+        )  # fmt: skip
+        mean, low, high = (f"{v:.{digits}f}" for v in plain)
+        naive = "[{}, {}]".format(*(f"{v:.{digits}f}" for v in mean_interval(values[0])))
+        others = ["{} [{}, {}]".format(*(f"{v:.{digits}f}" for v in found)) for found in (forced, change)]
+        title = "L_CAM, squared" if measure == "gaze_consistency" else measures()[measure].heading
+        rows.append([title, f"{mean} [{low}, {high}]", naive, *others, f"{folds_p(values[1] - values[0], 5):.2g}"])
+    assert rows_under("Five folds of breast ultrasound", {row[0] for row in rows}) == rows
+
+
 def test_no_run_in_results_holds_pictures_or_paths_of_a_machine():
     allowed = {"config.json", "status.json", "environment.json", "metrics.csv", "gaze_grid.csv", "gaze_last.npz"}
-    allowed |= {"images.json", "epochs.csv", "README.md", ".gitignore"}
+    allowed |= {"images.json", "test.json", "epochs.csv", "README.md", ".gitignore"}
     listed = pd.read_csv(REPO / "results" / "thesis" / "epochs.csv", nrows=0).columns
     assert "gaze_consistency" not in listed  # not published, so not there
     for path in (REPO / "results").rglob("*.json"):

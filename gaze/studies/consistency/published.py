@@ -29,6 +29,7 @@ PROTOCOL: dict[str, tuple[Any, str]] = {
     "optimizer.lr": (1e-4, "lr {:g}"), "optimizer.weight_decay": (0.0, "weight decay {:g}"),
     "scheduler.factor": (0.1, "scheduler's factor {:g}"), "scheduler.patience": (5, "patience {}"),
     "gaze.method": ("grad_cam", "{}"), "trainer.precision": ("32-true", "{}"),
+    "dataset.validation": ("test", "on validation images"),
 }  # fmt: skip
 # The same of the gaze loss, which runs at lambda = 0 do not have.
 LOSS: dict[str, tuple[Any, str]] = {

@@ -241,12 +241,13 @@ def performance_item(
     shown = _without_empty(shown, "published", "collapsed")
     families = table.loc[table["summary"] == "last5", "family"].dropna()
     family = f"; a family of {int(families.max())} comparisons" if len(families) else ""
+    of = "fold and " if (table["folds"] > 1).any() else ""
+    over = f"{of.replace(' ', 's ', 1)}seeds"
     notes = (
-        "Mean over seeds [95 % t interval over seeds, cut at the metric's bounds]. The best epoch is picked on the "
+        f"Mean over {over} [95 % t interval over {over}, cut at the metric's bounds]. The best epoch is picked on the "
         "figures that it reports, and so flatters. The difference is that of the mean of the last 5 epochs, paired by "
-        "seed; p is that of a paired t-test, adjusted by Holm over the whole table"
-        f"{family}. It trusts that differences are near to normal, which "
-        "so few seeds cannot show.",
+        f"{of}seed; p is that of a paired t-test, adjusted by Holm over the whole table{family}. It trusts that "
+        f"differences are near to normal, which so few seeds cannot show.",
         *_folds_notes(table),
         *((STUDY2_NOTE,) if "published" in shown else ()),
         *_collapse_notes(table),
