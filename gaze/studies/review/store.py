@@ -11,7 +11,7 @@ import sqlite3
 import time
 import unicodedata
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, Literal, NamedTuple
@@ -170,8 +170,10 @@ class Store:
             raise DataError(f"{self.path} is of other images than those at hand. {another}, or put the images back.")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, which is one file again, as to be sent."""
         if hasattr(self, "_db"):
+            with suppress(sqlite3.Error):  # somebody reads it
+                self._db.execute("PRAGMA journal_mode = DELETE")
             self._db.close()
         self._held.release()
 

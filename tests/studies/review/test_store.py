@@ -78,6 +78,7 @@ def test_a_file_that_was_begun_keeps_its_queue(store, path):
     assert (again.queue, again.order) == (QUEUE, "worst")
     assert set(again.answered("Ann")) == {0}
     again.close()
+    assert answers(path)["counts"].all()
     assert [file.name for file in path.parent.glob("review.sqlite*") if not file.name.endswith(".lock")] == [path.name]
 
 
