@@ -139,8 +139,9 @@ def test_runs_of_the_published_protocol_differ_in_nothing(composed):
 
 def test_what_differs_from_the_published_protocol_is_named(composed):
     words = ("dataset.image_size=64", "dataset.train_images=320", "trainer.precision=bf16-mixed", "optimizer.lr=0.001")
+    words += ("dataset.validation=0.15",)
     found = differences(rows(12), trained(composed, *words), STUDY2_EPOCH)
-    plain = "12 epochs, 64 px, 320 training images, lr 0.001, bf16-mixed"
+    plain = "12 epochs, 64 px, 320 training images, lr 0.001, bf16-mixed, on validation images"
     assert found == {("level2", 0.0): plain, ("level2", 50.0): f"{plain}, squared form, second order"}
     assert differences(rows(20), {}, STUDY1_EPOCH)["level2", 0.0] == ""  # a CSV
     assert differences(rows(20), {}, STUDY2_EPOCH)["level2", 50.0] == "20 epochs"
