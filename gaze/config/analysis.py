@@ -27,7 +27,7 @@ class ReviewConfig(Settings):
     run: str | None = None  # a run folder; review=RUN says the same
     against: str | None = None  # another one of the same images: which gaze looks better?
     file: str | None = None  # of the answers; null takes review.sqlite in the run's folder
-    order: Literal["worst", "uncertain", "random"] = "worst"
+    order: Literal["worst", "uncertain", "costly", "random"] = "worst"  # costly: by costs=FILE
     blind: bool = True  # the prediction is shown after the answer
     repeat: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the images that come twice
     port: Annotated[int, Field(ge=1024, le=65535)] = 8765  # or the next one that is free
@@ -89,6 +89,8 @@ class AnalyzeConfig(Settings):
             raise ValueError(f"review={value.run} asks another question than {others[0]}: give one of them at a time")
         if value.run is None and value != ReviewConfig():
             raise ValueError("review.* belongs to review=RUN: name the run, too")
+        if value.order == "costly" and info.data.get("costs") is None:
+            raise ValueError("review.order=costly needs what mistakes cost: costs=costs.yaml")
         return value
 
     @field_validator("annotations")

@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
 from gaze.config.analysis import AnalyzeConfig
 from gaze.config.words import quoted
+from gaze.consistency.deviation import map_entropy
 from gaze.data.annotations import COCO, MASKS, Shape, image_size, said, write_coco, write_masks
 from gaze.data.datasets import ImageData, Split
 from gaze.errors import DataError
 from gaze.files import check_links, write_csv
+from gaze.metrics.lesion import mask_lift
 from gaze.report.provenance import origin
 from gaze.report.words import each, estimate
 from gaze.report.write import Section, TableItem, write_report
@@ -40,20 +43,23 @@ from gaze.statistics.agreement import (
 from gaze.statistics.bootstrap import interval, resampling_weights
 from gaze.statistics.classification import auroc
 from gaze.statistics.intervals import Floats
-from gaze.studies.opened import images_at_hand
+from gaze.studies.opened import images_at_hand, open_run
 from gaze.studies.review import store
 from gaze.terminal import say
 
 DRAWS = 2000
+COMMAND = "To train on them: "
 LABELS, TRUE, ANSWERS = "labels.csv", "true_masks", "answers.csv"
 TAUGHT = (
     "In labels.csv these images, and all of their groups, have left the test part for the training part: later runs "
     "are tested on the others, so compare them with runs on the same table."
 )
 RIGHT = ("wrong", "right", "unsure")  # codes 0, 1, 2
-NUMBERS = {  # of predictions.csv: what they are called, and the sign that makes more of it better
+NUMBERS = {  # what they are called, and the sign that makes more of it better
     "gaze_deviation": ("deviation from the class's gaze", -1),
     "energy_in_mask": ("energy in mask", 1),
+    "lift": ("lift in mask", 1),  # of the map, looked at again
+    "map_entropy": ("entropy of the map", -1),
     "confidence": ("confidence", 1),
     "entropy": ("entropy of the probabilities", -1),
 }
@@ -166,9 +172,9 @@ def eye_table(found: pd.DataFrame, numbers: Mapping[str, Mapping[str, float]]) -
     if found.empty:
         return pd.DataFrame(rows, columns=["number", "answers", "auroc", "low", "high"])
     weights = crossed_weights(found["image"].to_numpy(), found["who"].to_numpy(), DRAWS)
-    for name, values in numbers.items():
+    for name in filter(numbers.__contains__, NUMBERS):
         title, sign = NUMBERS[name]
-        scores = sign * found["file"].map(values).to_numpy(np.float64)
+        scores = sign * found["file"].map(numbers[name]).to_numpy(np.float64)
         known, right = np.isfinite(scores), found["code"].to_numpy() == 1
         if known.any():
             both = np.vstack([np.ones(len(found)), weights])[:, known]
@@ -196,32 +202,50 @@ def numbers_of(found: Predictions) -> dict[str, dict[str, float]]:
     return {name: dict(zip(found.files, v.tolist(), strict=True)) for name, v in columns.items() if v is not None}
 
 
-def review_section(answers: pd.DataFrame, predictions: Predictions | None, slug: str = "review") -> Section:
+def look_again(run: Run, data: ImageData, files: Collection[str], config: AnalyzeConfig) -> dict[str, dict[str, float]]:
+    """Those of :data:`NUMBERS` that take the maps of test images, by file; nothing of a run without its weights."""
+    if not run.checkpoint().exists():
+        return {}
+    split, places = data.test, [i for i, path in enumerate(data.test.paths) if path in files]
+    opened = open_run(run.folder, config.compare.model_copy(update={"checkpoint": "last"}))
+    cam = torch.from_numpy(opened.look(split.images[places], split.targets[places]).cams)
+    seen = cam.amax((1, 2)) > 0
+    found = {"map_entropy": torch.where(seen, map_entropy(cam), torch.nan)}
+    if split.masks is not None:
+        mask = split.masks[places].float()
+        found["lift"] = torch.where(seen & (mask.amax((1, 2, 3)) > 0), mask_lift(cam, mask), torch.nan)
+    names = [split.paths[i] for i in places]
+    return {name: dict(zip(names, values.tolist(), strict=True)) for name, values in found.items()}
+
+
+def review_section(
+    answers: pd.DataFrame, predictions: Predictions | None, looked: Mapping[str, Mapping[str, float]] | None = None
+) -> Section:
     """Tables of a review.
 
     Args:
         answers: of ``gaze.studies.review.store.answers``.
         predictions: of the run that was judged; None where there are none, or two runs were compared.
-        slug: begins the names of the files.
+        looked: further numbers of it, of :func:`look_again`.
     """
     found = judged(answers)
-    correct, numbers = dict[str, bool](), dict[str, dict[str, float]]()
+    correct, numbers = dict[str, bool](), dict[str, Mapping[str, float]](looked or {})
     if predictions is not None:
         correct = dict(zip(predictions.files, (predictions.truth == predictions.prediction).tolist(), strict=True))
-        numbers = numbers_of(predictions)
+        numbers |= numbers_of(predictions)
     reviewers, pair = found["reviewer"].nunique(), found["verdict"].eq("better").any()
     shares, agreement, eye = share_table(found, correct), agreement_table(found), eye_table(found, numbers)
     arms = sorted(found.loc[found["verdict"] == "better", "arm"].unique())
     title = f"How often does {arms[0]} look better?" if pair else "How often is the gaze right?"
     few = (ALONE,) if reviewers == 1 else ()
     items = [
-        TableItem(f"{slug}-shares", title, shares, _shares_shown(shares), (SHARES, *few)),
-        TableItem(f"{slug}-agreement", "Do people agree?", agreement, _shown(agreement, "value"), (AGREEMENT,)),
+        TableItem("review-shares", title, shares, _shares_shown(shares), (SHARES, *few)),
+        TableItem("review-agreement", "Do people agree?", agreement, _shown(agreement, "value"), (AGREEMENT,)),
     ]
     if not pair:
         no_ceiling = ("One reviewer: there is no ceiling.",) if reviewers == 1 else ()
         caption = "Which number stands for a person's eye?"
-        items.append(TableItem(f"{slug}-eye", caption, eye, _shown(eye, "auroc"), (EYE, *no_ceiling)))
+        items.append(TableItem("review-eye", caption, eye, _shown(eye, "auroc"), (EYE, *no_ceiling)))
     counted = f"{len(found)} answers of {reviewers} reviewers on {found['image'].nunique()} images."
     return Section("What experts say of the gaze", (counted,), tuple(item for item in items if len(item.shown)))
 
@@ -252,19 +276,20 @@ def run_report(config: AnalyzeConfig, directory: Path, console: Console) -> list
     given, titles = store.answers(file), store.arms(file)
     if run.title not in titles:
         raise DataError(f"{file} is a review of {' and '.join(titles)}, not of {run.title}.")
-    section = review_section(given, read_predictions(run) if len(titles) == 1 else None)
-    data = images_at_hand(run.dataset, partial(say, console)).data
+    data, single = images_at_hand(run.dataset, partial(say, console)).data, len(titles) == 1
+    found = (read_predictions(run), look_again(run, data, set(given["file"]), config)) if single else (None, {})
+    section = review_section(given, *found)
     check_links(directory, MASKS, "images", TRUE, COCO, LABELS, ANSWERS)
     texts, written = list(section.text), []
     if len(drawn_shapes(given)):
         masks, left, command = export(given, run, data, directory)
         texts.append(f"{masks} images have a mask of what was drawn{f'; left out: {left}' if left else ''}. {TAUGHT}")
-        texts.append(f"To train on them: {command}")
+        texts.append(f"{COMMAND}{command}")
         written += [directory / COCO, directory / LABELS]
     kept = given.drop(columns=["file"] if data.private else []).assign(shapes=given["shapes"].map(json.dumps))
     write_csv(directory / ANSWERS, kept)
     for text in texts:
-        say(console, text, whole=False)
+        say(console, text, whole=text.startswith(COMMAND))  # which a reader copies
     facts = {**origin(config), "run": str(run.folder), "answers": str(file)}
     page = write_report(f"Review: {' and '.join(titles)}", texts, [section], facts, directory)
     return [directory / ANSWERS, *written, *page]

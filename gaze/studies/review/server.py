@@ -20,6 +20,7 @@ from jinja2 import Environment
 from rich.console import Console
 
 from gaze.config.analysis import AnalyzeConfig
+from gaze.config.costs import read_costs
 from gaze.config.settings import Settings
 from gaze.errors import ConfigError, GazeError
 from gaze.names import visible
@@ -60,7 +61,8 @@ def run_review(config: AnalyzeConfig, console: Console) -> Path:
         import uvicorn
     except ImportError:
         raise ConfigError("review= needs two packages: pip install 'gaze-consistency[review]'") from None
-    with closing(Review(config.review, config.compare, console)) as review:
+    costs = None if config.costs is None else read_costs(config.costs)
+    with closing(Review(config.review, config.compare, console, costs)) as review:
         listening, token = listen(config.review.port), secrets.token_urlsafe(16)
         port = listening.getsockname()[1]
         if port != config.review.port:

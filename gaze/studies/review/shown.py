@@ -22,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from gaze.config.analysis import CompareConfig, ReviewConfig
+from gaze.config.costs import Costs
 from gaze.data.audit import file_and_frame
 from gaze.data.datasets import ImageData, Split
 from gaze.data.decode import Frame, convert_image, grey_image, limits, read_frame
@@ -57,7 +58,9 @@ class Picture(NamedTuple):
         return self.frame.values.shape[1], self.frame.values.shape[0]
 
 
-def queue_of(split: Split, names: Sequence[str], found: Predictions | None, config: ReviewConfig) -> list[Item]:
+def queue_of(
+    split: Split, names: Sequence[str], found: Predictions | None, config: ReviewConfig, costs: Costs | None = None
+) -> list[Item]:
     """Turns: each image once, in the order that is asked for, and ``review.repeat`` of them again, later.
 
     Args:
@@ -65,8 +68,10 @@ def queue_of(split: Split, names: Sequence[str], found: Predictions | None, conf
         names: of the classes.
         found: of these images, for an order by them; what has no deviation (a wrong prediction) comes last.
         config: group ``review``.
+        costs: of ``review.order=costly``: what a prediction costs, given the truth; of equal ones the expected cost.
 
     Raises:
+        ConfigError: costs that do not fit the classes.
         DataError: the order needs predictions, and there are none or others.
     """
     draw, number = np.random.default_rng(0), len(split.targets)
@@ -79,6 +84,11 @@ def queue_of(split: Split, names: Sequence[str], found: Predictions | None, conf
                 f"review.order={config.order} needs predictions.csv, which {why}: take review.order=random."
             )
         keys = {"worst": -np.nan_to_num(found.deviation, nan=-1.0), "uncertain": found.probabilities.max(1)}
+        if costs is not None and config.order == "costly":
+            costs.check([found.classes])
+            paid = costs.matrix(found.classes)
+            expected = (found.probabilities @ paid)[np.arange(number), found.prediction]
+            keys["costly"] = -paid[found.truth, found.prediction] - 1e-6 * expected
         order = np.argsort(keys[config.order], kind="stable")
     again = np.sort(draw.choice(number, round(config.repeat * number), replace=False))
     turns = [(float(turn), turn, False) for turn in range(number)]
@@ -99,12 +109,15 @@ class Review:
         config: group ``review``.
         compare: on which device.
         console: told what takes long.
+        costs: for ``review.order=costly``.
 
     Raises:
         GazeError: a run, its images or the file cannot be used, or do not belong together.
     """
 
-    def __init__(self, config: ReviewConfig, compare: CompareConfig, console: Console) -> None:
+    def __init__(
+        self, config: ReviewConfig, compare: CompareConfig, console: Console, costs: Costs | None = None
+    ) -> None:
         assert config.run is not None
         folders = [Path(folder) for folder in (config.run, config.against) if folder is not None]
         self.arms = [open_run(folder, compare.model_copy(update={"checkpoint": "last"})) for folder in folders]
@@ -119,7 +132,7 @@ class Review:
             raise ConfigError(f"review.against={config.against} must be another run, on the same test images.")
         self.means = [read_run_maps(run) for run in runs]
         found = read_predictions(first) if config.order != "random" else None
-        queue = queue_of(self.split, self.data.classes, found, config)
+        queue = queue_of(self.split, self.data.classes, found, config, costs)
         check_links(first.folder, first.review_file.name)
         self.store = Store(
             Path(config.file).expanduser() if config.file is not None else first.review_file,

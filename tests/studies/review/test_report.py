@@ -136,6 +136,8 @@ def test_what_was_drawn_is_trained_on_by_the_command_that_is_said(reviewed, tmp_
     assert pixels.shape == (32, 32) and (pixels[16:, 8:24] == 255).all() and pixels.sum() == 255 * 16 * 16
     table = csv_values(pd.read_csv(out / "answers.csv"))
     assert len(table) == len(answers(reviewed.review_file)) and set(table["reviewer"]) == {"Ann", "エマ"}
+    eye = pd.read_csv(out / "tables/review-eye.csv")["number"].tolist()
+    assert {"lift in mask", "entropy of the map", "what two people agree"} <= set(eye)
     command = said[said.index("python train.py") :].splitlines()[0]
     config = check_config(composed(*shlex.split(command)[2:]))
     data = GazeDataModule(config.dataset)

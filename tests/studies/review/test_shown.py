@@ -2,6 +2,7 @@
 
 import io
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from run_folders import SMALL, write_run
 
 from gaze.config.analysis import AnalyzeConfig, CompareConfig, ReviewConfig
+from gaze.config.costs import Costs
 from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import Split
@@ -85,6 +87,13 @@ def test_orders_go_by_what_the_run_predicted():
         return "".join(i.file for i in queue_of(split, ["a", "b"], found, ReviewConfig(order=name, repeat=0)))
 
     assert (order("worst"), order("uncertain")) == ("zwxy", "ywzx")
+    costs = Costs(Path("costs.yaml"), {("a", "b"): 5.0, ("b", "a"): 1.0})
+    costly = ReviewConfig(order="costly", repeat=0)
+    assert "".join(i.file for i in queue_of(split, ["a", "b"], found, costly, costs)) == "ywzx"
+    with pytest.raises(ConfigError, match="class b is missing"):
+        queue_of(split, ["a", "b"], found, costly, Costs(Path("costs.yaml"), {("a", "b"): 5.0}))
+    with pytest.raises(ConfigError, match="needs what mistakes cost"):
+        AnalyzeConfig(review={"run": "x", "order": "costly"})
     with pytest.raises(DataError, match="is of other images"):
         queue_of(split._replace(paths=["x", "y", "z", "v"]), ["a", "b"], found, ReviewConfig())
     with pytest.raises(DataError, match=r"predictions\.csv, which is missing: take review\.order=random"):
