@@ -18,6 +18,7 @@ from gaze.statistics.permutation import mean_shift
 from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import pearson_table
 from gaze.studies.consistency.common import common_table
+from gaze.studies.shortcut.report import arm_table, arms_item, run_table
 
 BRAIN = SHARED / "brain_tumor_mri"
 SETS = {"Brain Tumor": "brain_tumor_mri", "Chest X-Ray": "chest_xray"}
@@ -207,3 +208,11 @@ def test_no_run_in_results_holds_pictures_or_paths_of_a_machine():
     assert "gaze_consistency" not in listed  # not published, so not there
     for path in (REPO / "results").rglob("*.json"):
         assert path.name in allowed and not re.search(r'"/(home|root|work|tmp|Users)', path.read_text()), path
+
+
+def test_the_page_has_the_arms_that_may_mend_a_marker():
+    arms = arm_table(run_table(read_runs(REPO / "results" / "shortcut", arms=True)))
+    lines = {line for line in (REPO / "docs" / "results.md").read_text().splitlines() if line.startswith("| ")}
+    shown = arms_item(arms).shown.fillna("\N{EN DASH}")
+    assert len(shown) == 7 and list(arms["runs"]) == [8] + [5] * 6
+    assert {f"| {' | '.join(row)} |" for row in shown.itertuples(index=False)} <= lines

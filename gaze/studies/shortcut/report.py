@@ -52,18 +52,18 @@ def run_study(runs: Runs, directory: Path, console: Console, provenance: Mapping
         Every path written.
 
     Raises:
-        DataError: no run has groups, or none is plain.
+        DataError: no run has groups, or there is one arm, or none is plain.
     """
     found = run_table(runs)
-    if found[WORST].isna().all() or PLAIN not in set(found["arm"]):
+    if found[WORST].isna().all() or PLAIN not in set(found["arm"]) or found["arm"].nunique() < 2:
         raise DataError(
-            "kind=shortcut needs runs of images with a marker (dataset=phantom_shortcut, dataset.marker={}), plain "
-            "ones among them."
+            "kind=shortcut needs runs of images with a marker (dataset=phantom_shortcut, dataset.marker={}) in several "
+            "arms, plain ones among them."
         )
     arms, with_gaze = arm_table(found), association_table(found)
     lines = [_said(row) for row in each(arms) if row.arm != PLAIN]
     gaze = [_association(row) for row in each(with_gaze)]
-    table = _arms_item(arms)
+    table = arms_item(arms)
     print_table(console, table.caption, table.shown, table.shown.columns.difference(["arm"]))
     for line in (*lines, *gaze):
         say(console, line, whole=False)
@@ -159,7 +159,8 @@ def gaze_figure(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def _arms_item(arms: pd.DataFrame) -> TableItem:
+def arms_item(arms: pd.DataFrame) -> TableItem:
+    """The table of :func:`arm_table`, as numbers and as a reader sees it."""
     known, rows = measures(), []
     for row in arms.to_dict("records"):
         means = {
