@@ -24,6 +24,7 @@ from gaze.config.settings import Settings
 from gaze.errors import BusyError, DataError
 
 APPLICATION, FORMAT = 0x67617A65, 1  # what SQLite itself keeps of whose file it is
+DAMAGED = (sqlite3.Error, LookupError, TypeError, ValueError)  # what a file that somebody sent may lead to
 REASONS = ("background", "artefact", "wrong organ", "too wide", "too narrow", "other")
 MOST_NOTE, MOST_SHAPES, MOST_POINTS = 2000, 50, 200  # characters; shapes of an image; corners of a polygon
 SCHEMA = """
@@ -144,7 +145,7 @@ class Store:
                 rows = self._db.execute("SELECT place, file, truth, repeat, swapped FROM queue ORDER BY item")
                 self.queue = [Item(place, file, truth, bool(r), bool(s)) for place, file, truth, r, s in rows]
                 self.order: str = self._about()["order"]
-            except sqlite3.Error as error:
+            except DAMAGED as error:
                 raise _unusable(path, error) from error
         except BaseException:
             self.close()
@@ -249,9 +250,9 @@ def answers(path: str | Path) -> pd.DataFrame:
     try:
         with closing(_connected(path, "ro")) as db:
             found = pd.read_sql_query(query, db)
-    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+        found["shapes"] = found["shapes"].map(lambda text: [Shape(**each).model_dump() for each in json.loads(text)])
+    except (*DAMAGED, pd.errors.DatabaseError) as error:
         raise _unusable(path, error) from error
-    found["shapes"] = found["shapes"].map(json.loads)
     found = found.astype(dict.fromkeys(("counts", "undone", "repeat"), bool))
     return found.assign(**{name: pd.to_datetime(found[name], unit="s", utc=True) for name in ("shown", "answered")})
 
@@ -266,7 +267,7 @@ def arms(path: str | Path) -> list[str]:
         with closing(_connected(Path(path), "ro")) as db:
             found = db.execute("SELECT value FROM about WHERE key = 'arms'").fetchone()
             return [title for title, _ in json.loads(found[0])]
-    except (sqlite3.Error, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise _unusable(Path(path), error) from error
 
 

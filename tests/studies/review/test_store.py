@@ -112,6 +112,33 @@ def test_files_that_are_no_review(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE answers SET shapes = '['", "UPDATE answers SET shapes = '[1]'", "DROP TABLE queue",
+        """UPDATE answers SET shapes = '[{"kind": "box", "points": [[-5, 0], [1e9, 1]]}]'""",
+    ],
+)  # fmt: skip
+def test_answers_that_somebody_changed(store, path, change):
+    say(store, shapes=[BOX])
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    with pytest.raises(DataError, match="cannot be used as a review file"):
+        answers(path)
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM about", "UPDATE about SET value = '[' WHERE key = 'arms'", "DROP TABLE about"]
+)
+def test_a_file_that_somebody_changed_is_not_opened(store, path, change):
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    with pytest.raises(DataError):
+        opened(path)
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"verdict": "maybe"}, {"reason": "tired"}, {"note": "x" * 2001}, {"note": "\ud800"}, {"reviewer": " "},
