@@ -105,6 +105,19 @@ class DatasetConfig(Settings):
     test_fraction: float = Field(0.2, gt=0, lt=1)  # of each class
     marker: MarkerConfig | None = None  # drawn into the images of any source
 
+    # where people looked (see gaze.data.human)
+    fixations: str | None = None  # CSV of readers' fixations
+    fixation_layout: Literal["gaze", "egd-cxr", "reflacx"] = "gaze"  # whose columns it has
+    fixation_unit: Literal["pixel", "relative"] = "pixel"  # of the original image, or shares of its sides
+    # SD of a fixation's Gaussian as a share of the image's width: one degree for 28 cm of width seen from 65 cm
+    fixation_sigma: float = Field(0.04, gt=0, le=0.5)
+    attention_dir: str | None = None  # maps instead, in the images' own folders and names, below root or absolute
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether people looked at some of the images."""
+        return self.fixations is not None or self.attention_dir is not None
+
     @property
     def may_have_masks(self) -> bool:
         """Whether the settings leave room for masks; the files may still have none."""
@@ -249,6 +262,20 @@ class DatasetConfig(Settings):
             )
         if value is not None and not value.strip():
             raise ValueError("must be a folder of masks, or null")
+        return value
+
+    @field_validator("fixation_unit")
+    @classmethod
+    def _of_gaze(cls, value: str, info: ValidationInfo) -> str:
+        if value == "relative" and info.data.get("fixation_layout") != "gaze":
+            raise ValueError("is of dataset.fixation_layout=gaze; the others have pixels")
+        return value
+
+    @field_validator("attention_dir")
+    @classmethod
+    def _one_of_both(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("fixations") is not None:
+            raise ValueError("has maps of what people looked at, and dataset.fixations makes them: leave one out")
         return value
 
     @field_validator("cache", mode="before")

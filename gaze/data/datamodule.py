@@ -44,7 +44,8 @@ class Batch(NamedTuple):
     ``place`` (B,) in the split; ``mask`` (B, 1, S, S) in 0..1 where the set has masks, else None; ``mixed`` (B, K)
     labels that sum to 1 where mixup or cutmix blended the images, else None; ``view`` of the same images again, where
     they are looked at twice, else None; ``marker`` (B, 1, S, S) in 0..1 where the set has markers and the batch is for
-    evaluation, else None.
+    evaluation, else None; ``human`` (B, 4, S, S), what people looked at, likewise where somebody did
+    (:meth:`gaze.data.human.Human.batch`).
     """
 
     image: Tensor
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
     mixed: Tensor | None = None
     view: View | None = None
     marker: Tensor | None = None
+    human: Tensor | None = None
 
 
 def as_batch(batch: Any) -> Batch:
@@ -81,10 +83,10 @@ def as_batch(batch: Any) -> Batch:
 
 class SplitDataset(Dataset[Batch]):
     """A split whose ``__getitems__`` fetches a whole batch at once. Padding rows are left out of it. Masks of images
-    that are not ``annotated`` (N,) are empty."""
+    that are not ``annotated`` (N,) are empty. With ``attention``, what people looked at stands in place of masks."""
 
-    def __init__(self, split: Split, annotated: Tensor | None = None) -> None:
-        self.split, self.annotated = split, annotated
+    def __init__(self, split: Split, annotated: Tensor | None = None, attention: bool = False) -> None:
+        self.split, self.annotated, self.attention = split, annotated, attention
 
     def __len__(self) -> int:
         return len(self.split.targets)
@@ -96,11 +98,15 @@ class SplitDataset(Dataset[Batch]):
         chosen = [i for i in indices if i != PADDING]
         index = torch.tensor(chosen, dtype=torch.int64)
         images, masks, markers = self.split.images, self.split.masks, self.split.markers
+        human = self.split.human
         mask = None if masks is None else _rows(masks, chosen)
+        if self.attention and human is not None:
+            mask, human = human.masks(chosen), None
         if mask is not None and self.annotated is not None:
             mask = mask * self.annotated[index, None, None, None]
         marker = None if markers is None else _rows(markers, chosen)
-        return Batch(_rows(images, chosen), self.split.targets[index], index, mask, marker=marker)
+        looked = None if human is None else human.batch(chosen)
+        return Batch(_rows(images, chosen), self.split.targets[index], index, mask, marker=marker, human=looked)
 
 
 def _rows(images: Tensor, indices: list[int]) -> Tensor:
@@ -206,6 +212,7 @@ class GazeDataModule(LightningDataModule):
         train_masks: whether training batches have masks, where the set has some: ``dataset.annotated`` of them, drawn
             by the seed. A run that is not guided by them leaves them out.
         views: whether training batches have a second view of each image.
+        attention: whether what people looked at stands in their place.
         seed: of the order of the training images, their augmentation and the step's dropout; None takes PyTorch's.
             Each training step has a stream of random numbers of its own, from the seed, the process, the epoch and
             the step. So processes differ, and a run that resumes needs no state of any generator.
@@ -220,6 +227,7 @@ class GazeDataModule(LightningDataModule):
         progress: Say | None = None,
         train_masks: bool = True,
         views: bool = False,
+        attention: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -228,7 +236,7 @@ class GazeDataModule(LightningDataModule):
         self.augmentation = augmentation or AugmentationConfig()
         self._data = data
         self._progress = progress
-        self._train_masks, self._views = train_masks, views
+        self._train_masks, self._views, self._attention = train_masks, views, attention
         self._training: TrainingLoader | None = None
 
     @property
@@ -252,14 +260,18 @@ class GazeDataModule(LightningDataModule):
     @cached_property
     def annotated(self) -> Tensor | None:
         """Which training images' masks are used (N,) bool; None where training batches have no masks."""
-        train = self.data.train
-        if not self._train_masks or train.masks is None:
-            return None
-        return draw_annotated(train.masks, train.targets, self.config.annotated, self.seed)
+        train, seen = self.data.train, None
+        if self._train_masks and self._attention and train.human is not None:
+            seen = torch.zeros(len(train.targets), dtype=torch.bool)
+            seen[train.human.places] = True
+        elif self._train_masks and not self._attention and train.masks is not None:
+            seen = train.masks.flatten(1).any(1)
+        return None if seen is None else draw_annotated(seen, train.targets, self.config.annotated, self.seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        train = self.data.train if self._train_masks else self.data.train._replace(masks=None)
-        dataset, (world, rank) = SplitDataset(train, self.annotated), self._place()
+        train = self.data.train if self._attention else self.data.train._replace(human=None)
+        train = train if self._train_masks else train._replace(masks=None)
+        dataset, (world, rank) = SplitDataset(train, self.annotated, self._attention), self._place()
         # PyTorch's sampler adds the epoch to the seed: seeds a million apart share no order.
         sampler = SAMPLERS[self.config.sampler]
         order = sampler(dataset, world, rank, shuffle=True, seed=1_000_003 * self.seed)  # type: ignore[var-annotated, arg-type]

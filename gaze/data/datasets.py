@@ -27,6 +27,7 @@ from gaze.data import decode, dicom, masks
 from gaze.data.audit import DEEP, Audit, Pixels, Record, file_and_frame, first_few, make_audit, pixel_digest
 from gaze.data.cache import Entry, Request, Say, cache_folder, cached
 from gaze.data.decode import Half, count_frames, find_window, read_images
+from gaze.data.human import Human, read_fixations, with_human
 from gaze.data.marker import draw_markers
 from gaze.data.masks import add_masks, check_seen
 from gaze.data.sources import npz, phantom, table, ultrasound
@@ -46,7 +47,8 @@ SAID = {"train": "Training", "validation": "Validation"}
 class Split(NamedTuple):
     """Images (N, C, S, S) uint8; targets (N,) int64; N paths below the root, for people to read (``printable``); masks
     (N, 1, S, S) uint8 or None; N groups (patients), None for an image that is alone, or None where there are none;
-    where markers are (N, 1, S, S) uint8, or None without ``dataset.marker``."""
+    where markers are (N, 1, S, S) uint8, or None without ``dataset.marker``; widths and heights
+    before resizing, where known; what people looked at, where somebody did."""
 
     images: Tensor
     targets: Tensor
@@ -54,6 +56,8 @@ class Split(NamedTuple):
     masks: Tensor | None = None
     groups: list[str | None] | None = None
     markers: Tensor | None = None
+    sizes: list[tuple[int, int]] | None = None
+    human: Human | None = None
 
     @property
     def marker_groups(self) -> Tensor:
@@ -94,8 +98,11 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
         DataError: the set cannot be found, downloaded, read or trusted.
     """
     say = progress or (lambda line: None)
+    fixations = read_fixations(config) if config.fixations else []
     data = SOURCES[config.kind].function(config, say)
     assert isinstance(data, ImageData)
+    if config.has_readers:
+        data = with_human(data, config, fixations)
     return data if config.marker is None else _marked(data, config.marker, config.seed)
 
 
@@ -600,4 +607,6 @@ def _keep(half: Half, places: list[int], config: DatasetConfig, groups: Mapping[
     own = None if half.masks is None else torch.from_numpy(half.masks[rows])
     names = [name and printable(name) for name in group_names([r.path for r in records], config.group, groups)]
     paths = [printable(r.path) for r in records]
-    return Split(torch.from_numpy(half.images[rows]), targets, paths, own, names if any(names) else None)
+    groups_of_rows = names if any(names) else None
+    sizes = [r.size for r in records]
+    return Split(torch.from_numpy(half.images[rows]), targets, paths, own, groups_of_rows, sizes=sizes)

@@ -116,17 +116,17 @@ def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None], orient: 
     return half._replace(records=records, bad=bad, masks=pixels, lasting=half.lasting and not passing, notes=notes)
 
 
-def draw_annotated(masks: Tensor, targets: Tensor, share: float, seed: int) -> Tensor:
-    """Which images' masks are used (N,) bool: a share of each class's images whose mask is not empty, one at least,
-    drawn by the seed. A larger share holds the images of a smaller one.
+def draw_annotated(seen: Tensor, targets: Tensor, share: float, seed: int) -> Tensor:
+    """Which images' masks are used (N,) bool: a share of each class's images that have one, one at least, drawn by the
+    seed. A larger share holds the images of a smaller one.
 
     Args:
-        masks: (N, 1, S, S).
+        seen: whether an image has a mask that is not empty (N,).
         targets: classes (N,).
         share: above 0, up to 1.
         seed: 0 or more.
     """
-    seen, used = masks.flatten(1).any(1), torch.zeros(len(masks), dtype=torch.bool)
+    used = torch.zeros_like(seen)
     draw = torch.Generator().manual_seed(seed)
     for label in targets.unique():
         own = (seen & (targets == label)).nonzero()[:, 0]

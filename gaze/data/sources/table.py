@@ -176,7 +176,7 @@ def _rows(file: Path, below: str, part: str, config: DatasetConfig) -> list[Row]
         elif head[:2] == b"PK":
             raise DataError(f"{file} is a workbook or an archive: save the table as CSV.")
         else:
-            columns = _text_columns(file, read_bytes_of(file, MOST_BYTES))
+            columns = text_columns(file, read_bytes_of(file, MOST_BYTES))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
     own = {role: _column(file, columns, role, config) for role in ROLES}
@@ -214,7 +214,12 @@ def _column(file: Path, columns: Columns, role: str, config: DatasetConfig) -> l
     )
 
 
-def _text_columns(file: Path, data: bytes) -> Columns:
+def text_columns(file: Path, data: bytes) -> Columns:
+    """Cells of a CSV or TSV, or of a decathlon file, by the names of their columns.
+
+    Raises:
+        DataError: it is none, or has lines of other lengths than its head.
+    """
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
