@@ -229,6 +229,8 @@ GUIDANCE = Registry(  # maps and the share of each cell inside the mask, both (B
            "gaze.consistency.guidance:energy_outside"),
     Choice("outside", "mean of the map outside the mask", "after Ross et al. 2017, arXiv:1703.03717",
            "gaze.consistency.guidance:mean_outside"),
+    Choice("attention", "KL divergence of readers' attention from the map", "",
+           "gaze.consistency.guidance:attention_kl"),
 )  # fmt: skip
 FOLDS = ("folds", "fold")  # settings of cross-validation
 FILES = (*FOLDS, "window", "orient", "interpolation", "on_bad_image", "on_missing_mask")  # of images that lie in files

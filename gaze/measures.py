@@ -16,6 +16,7 @@ from gaze.choices import DISTANCES, Distance, Entry, Registry
 BY_DISTANCE = "gaze.distance="
 GUIDED = "gaze.mask_weight"
 MARKED = "dataset.marker"
+READERS = "dataset.fixations"
 AT_THE_END = "gaze.keep_maps"  # of what is worked out when a run ends
 
 
@@ -31,8 +32,8 @@ class Measure(Entry):
         better: "lower" or "higher"; "" where neither is.
         digits: behind the point.
         log: in the log and in metrics.csv; ``val/NAME`` where empty.
-        needs: "masks", "dataset.marker", "gaze.distance=...", "gaze.mask_weight", "gaze.keep_maps" or "": what a run
-            has to have.
+        needs: "masks", "dataset.marker", "dataset.fixations", "gaze.distance=...", "gaze.mask_weight",
+            "gaze.keep_maps" or "": what a run has to have.
         root_of: the measure whose square root this one is; taken when runs are read, and not logged.
         compared: stands in the tables by lambda.
     """
@@ -75,8 +76,8 @@ MEASURES = Registry(  # in the order of metrics.csv
             compared=False),
     Measure("train_loss_gaze", "its L_CAM", range=POSITIVE, better="lower", digits=4, log="train/loss_gaze",
             compared=False),
-    Measure("train_loss_mask", "its part that guides by masks", better="lower", digits=4, log="train/loss_mask",
-            needs=GUIDED, compared=False),
+    Measure("train_loss_mask", "its part that guides by masks", range=POSITIVE, better="lower", digits=4,
+            log="train/loss_mask", needs=GUIDED, compared=False),
     Measure("loss", "cross entropy", "nats", range=POSITIVE, better="lower", compared=False),
     Measure("accuracy", "accuracy", "share of images", better="higher"),
     Measure("kappa", "Cohen's kappa", range=(-1.0, 1.0), better="higher"),
@@ -113,6 +114,20 @@ MEASURES = Registry(  # in the order of metrics.csv
             needs=MARKED),
     Measure("worst_group_accuracy", "accuracy of the worst group", "class x marker", "worst group", better="higher",
             needs=MARKED),
+    Measure("gaze_human_cc", "CC of gaze and readers", "correlation", "CC, readers", range=(-1.0, 1.0),
+            better="higher", needs=READERS),
+    Measure("gaze_human_sim", "SIM of gaze and readers", "intersection", "SIM, readers", better="higher",
+            needs=READERS),
+    Measure("gaze_human_kl", "KL of readers from the gaze", "nats", "KL, readers", range=POSITIVE, better="lower",
+            needs=READERS),
+    Measure("gaze_human_nss", "NSS of the gaze", "SDs at the fixations, 0 by chance", "NSS", range=ANY,
+            better="higher", needs=READERS),
+    Measure("gaze_human_auc", "AUC-Judd of the gaze", "fixations against other places", "AUC-Judd", better="higher",
+            needs=READERS),
+    Measure("gaze_human_scc", "shuffled CC of gaze and readers", "less that with other images", "sCC",
+            range=(-2.0, 2.0), better="higher", needs=READERS),
+    Measure("gaze_human_sauc", "shuffled AUC of the gaze", "against fixations on other images", "sAUC",
+            better="higher", needs=READERS),
     Measure("n_correct", "correct images", range=POSITIVE, digits=0, compared=False),
     Measure("gaze_c_score", "C-Score", "overlap of a class's gazes, pair by pair", better="higher", digits=4,
             needs=f"{BY_DISTANCE}soft_iou"),
@@ -134,9 +149,9 @@ def _of_distance(distance: Distance) -> Measure:
 
 
 def epoch_columns() -> list[str]:
-    """Columns of metrics.csv that every run has; those of a ``gaze.distance``, of masks that guide and of a marker
-    follow where it has them."""
-    some = (BY_DISTANCE, GUIDED, MARKED)
+    """Columns of metrics.csv that every run has; those of a ``gaze.distance``, of masks that guide, of a marker and of
+    readers follow where it has them."""
+    some = (BY_DISTANCE, GUIDED, MARKED, READERS)
     logged = [m.column for m in measures().values() if m.column and not m.needs.startswith(some)]
     return ["epoch", "step", *logged]
 

@@ -26,14 +26,15 @@ def test_what_a_module_logs_is_in_the_table_by_its_name_and_with_its_good_side()
     logged, table = {"loss"}, measures()
     for distance in DISTANCES:
         module = GazeModule("level1", 2, 1, 32, gaze={"distance": distance, "mask_weight": 1.0})
-        metrics = {**dict(module.val_metrics.items()), **dict(module.mask_metrics.items())}
+        metrics = dict(module.val_metrics.items()) | dict(module.mask_metrics.items())
+        metrics |= dict(module.human_metrics.items())
         metrics |= {"gaze_marker_energy": module.marker_energy, "worst_group_accuracy": module.group_accuracy}
         logged |= set(metrics)
         for name in metrics.keys() & table.keys():
             if table[name].better:
                 assert metrics[name].higher_is_better == (table[name].better == "higher"), name
     logged |= {f"train_{name}" for name in module.train_means} | {"lr", "lambda_t"}
-    assert logged - {"class_gaze", "class_counts"} == {name for name, m in table.items() if m.column}
+    assert logged - {"class_gaze", "class_counts", "human_by_class"} == {name for name, m in table.items() if m.column}
 
 
 def test_the_page_is_the_table():

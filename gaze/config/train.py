@@ -50,6 +50,11 @@ class GazeConfig(Settings):
     mask_end_epoch: int = Field(10, le=MOST)
     keep_maps: bool = True  # keep each evaluated image's map of each epoch, 8x8 at most, 8 bit
 
+    @property
+    def guided_by_readers(self) -> bool:
+        """Whether a loss guides by what people looked at."""
+        return self.mask_weight > 0 and self.mask_form == "attention"
+
     @field_validator("end_epoch", "mask_end_epoch")
     @classmethod
     def _after_start(cls, value: int, info: ValidationInfo) -> int:
@@ -155,7 +160,12 @@ class TrainConfig(Settings):
                 f"gaze.reference={VIEW} warps maps back through flips and crops, and not through "
                 f"augmentation.{moved[0]}: leave it out, or take another reference."
             )
-        if value.mask_weight and not dataset.may_have_masks:
+        if value.guided_by_readers and not dataset.has_readers:
+            raise ValueError(
+                f"gaze.mask_form=attention guides by what people looked at, and dataset={dataset.name} does not say: "
+                "give dataset.fixations=FILE or dataset.attention_dir=PATH, or take another form."
+            )
+        if value.mask_weight and not (value.guided_by_readers or dataset.may_have_masks):
             raise ValueError(
                 f"gaze.mask_weight={value.mask_weight:g} guides by masks, and dataset={dataset.name} has none: give "
                 "dataset.mask_dir=PATH, or leave it out."

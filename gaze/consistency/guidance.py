@@ -14,6 +14,8 @@ from gaze.choices import GUIDANCE
 from gaze.consistency.deviation import check_maps
 from gaze.consistency.loss import mean_over_images
 
+UNIFORM = 0.01  # share of a uniform distribution in the map, where it is compared with readers' attention
+
 
 def check_masks(mask: Tensor, cam: Tensor) -> None:
     """Raise a ValueError where masks are not (B, 1, S, T) or not of these maps (B, H, W)."""
@@ -64,6 +66,22 @@ def mean_outside(cam: Tensor, inside: Tensor) -> Tensor:
     return (cam * outside).sum((1, 2)) / torch.where(area > 0, area, 1.0)
 
 
+def attention_kl(cam: Tensor, attention: Tensor) -> Tensor:
+    """``sum(q ln(q / p))`` in nats, 0 or more: how far p, the map as a distribution, is from q, what readers looked at.
+
+    p has a share :data:`UNIFORM` of a uniform distribution, so that a cell of 0 costs ``ln(N / UNIFORM)`` at most and
+    its gradient is finite; an all-zero map costs most of all.
+
+    Args:
+        cam: maps (B, H, W).
+        attention: densities of any sum (B, H, W), in place of masks.
+    """
+    total, cells = cam.sum((1, 2), keepdim=True), cam[0].numel() if len(cam) else 1
+    p = (1 - UNIFORM) * cam / torch.where(total > 0, total, 1.0) + UNIFORM / cells
+    q = attention / attention.sum((1, 2), keepdim=True).clamp(min=torch.finfo(cam.dtype).tiny)
+    return (torch.xlogy(q, q) - q * p.log()).sum((1, 2))
+
+
 def guidance_loss(cam: Tensor, preds: Tensor, target: Tensor, mask: Tensor, form: str = "energy") -> Tensor:
     """Mean over the correct images that have a mask of how far their maps lie outside it; 0, with a graph, where there
     is none.
@@ -77,11 +95,11 @@ def guidance_loss(cam: Tensor, preds: Tensor, target: Tensor, mask: Tensor, form
             count.
         preds: predicted classes (B,).
         target: true classes (B,); one below 0 (padding) does not count.
-        mask: (B, 1, S, T) in 0..1, of any size; one that is empty is none.
+        mask: (B, 1, S, T) in 0..1, of any size; one that is empty is none. Of ``attention``, densities.
         form: of ``gaze.choices.GUIDANCE``.
 
     Returns:
-        Scalar, 0..1 (times the number of processes).
+        Scalar, 0..1 (times the number of processes); of ``attention``, nats.
 
     Raises:
         ConfigError: a form that does not exist.

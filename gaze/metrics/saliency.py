@@ -136,9 +136,13 @@ class HumanGaze(WatchedMetric):
 
     def __init__(self, num_classes: int, measure: str, **kwargs: Any) -> None:
         super().__init__(num_classes, **kwargs)
-        self.column = MEASURED.index(measure)
+        self.measure, self.column = measure, MEASURED.index(measure)
         for name in ("sums", "counts"):
             self.add_state(name, self.excess.new_zeros(num_classes, len(MEASURED)), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        return self.measure != "kl"
 
     def update(self, cam: Tensor, preds: Tensor, target: Tensor, human: Tensor) -> None:
         """Add a batch.
@@ -165,6 +169,12 @@ class HumanGaze(WatchedMetric):
     def _value(self) -> Tensor:
         return self.sums[:, self.column].sum() / self.counts[:, self.column].sum()  # 0/0: NaN
 
-    def by_class(self) -> Tensor:
-        """Means of each class (K, 7), of this process."""
+
+class HumanGazeByClass(HumanGaze):
+    """Means of all of :data:`MEASURED` by class (K, 7)."""
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, MEASURED[0], **kwargs)
+
+    def _value(self) -> Tensor:
         return self.sums / self.counts

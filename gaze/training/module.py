@@ -45,6 +45,7 @@ from gaze.metrics.consistency import (
     GazeEtaSquared,
 )
 from gaze.metrics.lesion import GazeMarkerEnergy, GazeMaskEnergy, GazeMaskLift, GazePointing
+from gaze.metrics.saliency import MEASURED, HumanGaze, HumanGazeByClass
 from gaze.runs.migrate import migrate
 from gaze.training.checkpoints import check_whole
 
@@ -190,7 +191,9 @@ class GazeModule(LightningModule):
         self.val_metrics = _evaluation_metrics(num_classes, gaze.min_samples, gaze.common_grid, gaze.distance)
         self.mask_metrics = _mask_metrics(num_classes)
         self.marker_energy, self.group_accuracy = GazeMarkerEnergy(num_classes), GroupAccuracy(num_classes)
-        self._masks_seen = self._markers_seen = False
+        self.human_metrics = _human_metrics(num_classes)
+        self.human_by_class = torch.empty(0)
+        self._masks_seen = self._markers_seen = self._human_seen = False
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -396,6 +399,7 @@ class GazeModule(LightningModule):
         # Before the return: under DDP every process must log the same keys, or they wait for each other for ever.
         self._masks_seen |= batch.mask is not None
         self._markers_seen |= batch.marker is not None
+        self._human_seen |= batch.human is not None
         if len(batch.target) == 0:  # nothing but padding, under DDP; torchmetrics refuses empty batches
             return None
         logits, cam = self.look(batch.image, batch.target)
@@ -412,6 +416,8 @@ class GazeModule(LightningModule):
         if batch.marker is not None:
             self.marker_energy.update(cam, preds, batch.target, batch.marker)
             self.group_accuracy.update(preds, batch.target, batch.marker.amax((1, 2, 3)).long())
+        if batch.human is not None:
+            self.human_metrics.update(cam=cam, preds=preds, target=batch.target, human=batch.human)
         return {"cam": cam, "logits": logits, "preds": preds}
 
     def on_validation_epoch_end(self) -> None:
@@ -424,6 +430,9 @@ class GazeModule(LightningModule):
             values |= {"gaze_marker_energy": self.marker_energy.compute()}
             values |= {"worst_group_accuracy": groups.nan_to_num(1.0).amin()}  # of those that have images
             values |= {f"group_accuracy/{n}": g for n, g in zip(group_names(self.class_names), groups, strict=True)}
+        if self._human_seen:
+            values |= self.human_metrics.compute()
+            self.human_by_class = values.pop("human_by_class")  # (K, 7)
         # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
         self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
         if len(self.class_names) <= CLASSES_COUNTED:
@@ -431,9 +440,10 @@ class GazeModule(LightningModule):
             values |= {f"n_correct/{name}": count for name, count in own}
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name in ("kappa", "gaze_consistency"), sync_dist=True)
-        for metric in (self.val_loss, self.val_metrics, self.mask_metrics, self.marker_energy, self.group_accuracy):
+        of_marker = (self.marker_energy, self.group_accuracy)
+        for metric in (self.val_loss, self.val_metrics, self.mask_metrics, *of_marker, self.human_metrics):
             metric.reset()
-        self._masks_seen = self._markers_seen = False
+        self._masks_seen = self._markers_seen = self._human_seen = False
 
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
 
@@ -488,4 +498,11 @@ def _mask_metrics(num_classes: int) -> MetricCollection:
         "gaze_mask_lift": GazeMaskLift(num_classes),
         "gaze_pointing": GazePointing(num_classes),
     }
+    return MetricCollection(metrics, compute_groups=[list(metrics)])
+
+
+def _human_metrics(num_classes: int) -> MetricCollection:
+    """The same of those that need what people looked at, and ``human_by_class``."""
+    metrics: dict[str, Metric | MetricCollection] = {f"gaze_human_{m}": HumanGaze(num_classes, m) for m in MEASURED}
+    metrics["human_by_class"] = HumanGazeByClass(num_classes)
     return MetricCollection(metrics, compute_groups=[list(metrics)])

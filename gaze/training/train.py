@@ -226,8 +226,9 @@ def _train(
 
 def _of_run(config: TrainConfig) -> dict[str, Any]:
     """What every process gives its data module."""
-    views = config.gaze.reference == VIEW and config.lambda_ != 0
-    return {"seed": config.seed, "train_masks": config.gaze.mask_weight > 0, "views": views}
+    gaze, views = config.gaze, config.gaze.reference == VIEW and config.lambda_ != 0
+    guided = {"train_masks": gaze.mask_weight > 0, "attention": gaze.guided_by_readers}
+    return {"seed": config.seed, "views": views, **guided}
 
 
 def _guided(data: GazeDataModule, config: TrainConfig) -> str:
@@ -237,13 +238,20 @@ def _guided(data: GazeDataModule, config: TrainConfig) -> str:
         ConfigError: none does.
     """
     count = 0 if data.annotated is None else int(data.annotated.sum())
+    named, readers = f"dataset={config.dataset.name}", config.gaze.guided_by_readers
+    if count == 0 and readers:
+        raise ConfigError(
+            "gaze.mask_form=attention guides by what people looked at, and nobody looked at a training image of "
+            f"{named}: give dataset.fixations or dataset.attention_dir of these, or take another form."
+        )
     if count == 0:
         raise ConfigError(
-            f"gaze.mask_weight={config.gaze.mask_weight:g} guides by masks, and no training image of "
-            f"dataset={config.dataset.name} has one that is not empty: give dataset.mask_dir=PATH, or leave it out."
+            f"gaze.mask_weight={config.gaze.mask_weight:g} guides by masks, and no training image of {named} has one "
+            "that is not empty: give dataset.mask_dir=PATH, or leave it out."
         )
+    what = "what readers looked at in" if readers else "the masks of"
     return (
-        f"Guided by the masks of {count:,} of {len(data.data.train.targets):,} training images "
+        f"Guided by {what} {count:,} of {len(data.data.train.targets):,} training images "
         f"(dataset.annotated={config.dataset.annotated:g}, drawn by seed={config.seed})."
     )
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from readers import write_fixations
 from tiny_modules import (
     SIZE,
     K,
@@ -23,10 +24,12 @@ from gaze.config.data import DatasetConfig
 from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
+from gaze.data.sources.phantom import make_phantom
 from gaze.errors import ConfigError
 from gaze.measures import epoch_columns
 from gaze.metrics.consistency import GazeConsistency
 from gaze.metrics.lesion import mask_energy
+from gaze.metrics.saliency import MEASURED, saliency
 from gaze.runs.load import load_runs
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
@@ -220,3 +223,59 @@ def test_a_set_without_a_mask_to_guide_by_is_one_error_before_the_work(tmp_path,
     config = check_config(composed("gaze.mask_weight=1", "trainer.accelerator=cpu", "dataset.image_size=32"))
     with pytest.raises(ConfigError, match=r"no training image of dataset=phantom has one that is not empty: give data"):
         run_training(config, tmp_path / "run")
+
+
+# ---- guided by readers
+
+
+def readers_of(tmp_path, **settings):
+    """The phantom with two made readers, in training and test."""
+    drawn = [(part, make_phantom(count, SIZE, split=part)) for part, count in (("train", 64), ("test", 32))]
+    files = [f"{part}/{i:05d}" for part, own in drawn for i in range(len(own.targets))]
+    file = write_fixations(tmp_path / "fixations.csv", torch.cat([own.masks for _, own in drawn]), files)
+    return DatasetConfig(image_size=SIZE, train_images=64, test_images=32, fixations=str(file), **settings)
+
+
+@pytest.mark.slow
+def test_readers_who_guide_raise_the_correlation_with_them(tmp_path):
+    """From the same seed, on all test images that they looked at."""
+    data, found = load_dataset(readers_of(tmp_path)), {}
+    for weight in (0.0, 0.3):
+        torch.manual_seed(0)
+        settings = {"mask_weight": weight, "mask_form": "attention", "mask_start_epoch": 0, "mask_end_epoch": 0}
+        module = GazeModule("level2", 4, image_size=SIZE, gaze=settings, optimizer={"lr": 3e-3})
+        loaded = GazeDataModule(PHANTOM, data=data, seed=0, train_masks=weight > 0, attention=weight > 0)
+        trainer = tiny_trainer(tmp_path, max_epochs=12, num_sanity_val_steps=0, limit_val_batches=0)
+        trainer.fit(module, datamodule=loaded)
+        batch = loaded.evaluation_batch(data.test.human.places)
+        cam = module.eval().look(batch.image, batch.target).cam
+        found[weight] = saliency(cam, batch.human).nanmean(0)
+    assert found[0.3][0] > found[0.0][0] + 0.15  # CC
+    assert found[0.3][5] > found[0.0][5] + 0.15  # sCC
+
+
+def test_a_run_with_readers_logs_how_near_it_is_to_them(tmp_path, tiny, tiny_run, capsys):
+    file = readers_of(tmp_path).fixations
+    guided = ("gaze.mask_weight=1", "gaze.mask_form=attention", "gaze.mask_start_epoch=0")
+    last = run_training(tiny("lambda=50", f"dataset.fixations={file}", *guided), tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "Guided by what readers looked at in 12 of 16 training images (dataset.annotated=1, drawn by seed=0)." in out
+    assert "fixations left out: 1920 of 2880 are of no image of this set" in " ".join(out.split()).replace(",", "")
+    names = [
+        (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+        for folder in (tiny_run.folder, tmp_path / "run")
+    ]
+    added = [f"val/gaze_human_{name}" for name in MEASURED]
+    assert [name for name in names[1] if name not in names[0]] == ["train/loss_mask", *added]
+    assert set(added) <= set(last)
+
+
+def test_attention_without_readers_is_one_error_before_the_work(tmp_path, composed, monkeypatch):
+    wanted = ("gaze.mask_weight=1", "gaze.mask_form=attention", "trainer.accelerator=cpu", "dataset.image_size=32")
+    with pytest.raises(ConfigError, match=r"attention guides by what people looked at, and dataset=phantom does not"):
+        check_config(composed(*wanted))
+    monkeypatch.setattr("gaze.training.train._fit", lambda *_: pytest.fail("it trained"))
+    drawn = make_phantom(8, SIZE, split="test")
+    file = write_fixations(tmp_path / "f.csv", drawn.masks, [f"test/{i:05d}" for i in range(8)])
+    with pytest.raises(ConfigError, match=r"nobody looked at a training image of dataset=phantom"):
+        run_training(check_config(composed(*wanted, f"dataset.fixations={file}")), tmp_path / "run")

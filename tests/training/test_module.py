@@ -241,7 +241,12 @@ def test_the_guided_loss_and_its_gradient_are_those_by_hand(weight, form):
         if logits[i].argmax() != batch.target[i] or i % 4 == 3:
             continue
         big, outside = cam[i].repeat_interleave(block, 0).repeat_interleave(block, 1), 1 - batch.mask[i, 0].double()
-        terms.append((big * outside).sum() / (big.sum() if form == "energy" else outside.sum()))
+        q, p = F.avg_pool2d(batch.mask[i].double(), block)[0], 0.99 * cam[i] / cam[i].sum() + 0.01 / cam[i].numel()
+        terms.append(
+            F.kl_div(p.log(), q / q.sum(), reduction="sum")
+            if form == "attention"
+            else (big * outside).sum() / (big.sum() if form == "energy" else outside.sum())
+        )
     guided = torch.stack(terms).mean()
     assert len(terms) >= 4 and guided > 0.05
     torch.testing.assert_close(loss, expected + 7 * guided, rtol=1e-5, atol=1e-7)
