@@ -33,7 +33,7 @@ from gaze.data.sources.phantom import CLASSES
 from gaze.errors import ConfigError, DataError, TrainingError
 from gaze.files import atomic_path, write_json
 from gaze.measures import epoch_columns
-from gaze.runs.folder import changed_images, plan_run, with_window
+from gaze.runs.folder import changed_images, plan_run, with_dataset
 from gaze.runs.grid import changed_line
 from gaze.runs.kept_maps import last_maps
 from gaze.runs.run import Run
@@ -124,7 +124,7 @@ def test_environment_tells_versions_device_command_and_config(tiny_run):
 
 
 def test_config_is_stored_with_the_run(tiny_run):
-    expected = with_window(tiny_run.config, None).to_dict()  # no drawn image is beyond 8 bits
+    expected = with_dataset(tiny_run.config, window=None).to_dict()  # no drawn image is beyond 8 bits
     assert json.loads((tiny_run.folder / "config.json").read_text()) == expected
 
 
@@ -350,7 +350,7 @@ def test_a_published_set_of_which_images_were_missing_is_told_from_a_whole_one(t
         update = {"kind": "kaggle", "handle": "owner/name/versions/1", "root": str(root)}
         return toy_run.settings.model_copy(update={"dataset": toy_run.settings.dataset.model_copy(update=update)})
 
-    write_json(toy_run.config_file, with_window(published(toy), None).to_dict())
+    write_json(toy_run.config_file, with_dataset(published(toy), window=None).to_dict())
     for root, changes in ((toy, []), (whole, ["train: 8 then, 9 now"])):
         again = Run(toy_run.folder, published(root))
         assert plan_run(again).action == "skip" and changed_images(again) == changes

@@ -21,7 +21,7 @@ from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
 from gaze.errors import ConfigError, DataError
 from gaze.metrics.consistency import ClassGaze
-from gaze.runs.folder import with_window
+from gaze.runs.folder import with_dataset
 from gaze.runs.run import Run
 from gaze.studies.explain.explain import class_of, explain, find_images, ranked, typical_gaze, typical_of
 from gaze.studies.opened import Looked, open_run
@@ -283,7 +283,7 @@ def test_deep_images_are_read_through_the_runs_window_and_what_is_left_out_is_na
         Image.fromarray(values).save(tmp_path / "deep" / name)
     (tmp_path / "deep" / "b.heic").write_text("x")
     for window, low, high in ((None, 0, 65535), ([1000, 2500], 1000, 2500)):
-        config = with_window(one.run.settings, window)
+        config = with_dataset(one.run.settings, window=window)
         own = one._replace(run=Run(one.run.folder, config))
         console = quiet()
         found = find_images(own, str(tmp_path / "deep"), console)
@@ -309,7 +309,7 @@ def test_a_dicom_file_is_read_through_the_runs_window(one, tmp_path, window, end
     center, width = (0, 0) if ends else (float(file.WindowCenter) - 0.5, float(file.WindowWidth) - 1)
     low, high = ends or (center - width / 2, center + width / 2)
     values = (apply_modality_lut(file.pixel_array, file) - low) / (high - low)
-    own = one._replace(run=Run(one.run.folder, with_window(one.run.settings, window)))
+    own = one._replace(run=Run(one.run.folder, with_dataset(one.run.settings, window=window)))
     found = find_images(own, str(tmp_path), console)
     exact = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
     expected = np.asarray(exact.resize((32, 32), Image.Resampling.BILINEAR))
