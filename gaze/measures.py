@@ -133,6 +133,8 @@ MEASURES = Registry(  # in the order of metrics.csv
             needs=f"{BY_DISTANCE}soft_iou"),
 )  # fmt: skip
 
+HUMAN = tuple(name.removeprefix("gaze_human_") for name in MEASURES if name.startswith("gaze_human_"))
+
 
 def measures() -> dict[str, Measure]:
     """Every measure by its tidy name, in the order of metrics.csv; each distance has one."""

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from gaze.cam.pool import pool_to_grid
 from gaze.consistency.deviation import check_maps, checked_batch
+from gaze.measures import HUMAN
 from gaze.metrics.watched import WatchedMetric
 
 EPS = 2.0**-52  # of the KL divergence, as in the code of the MIT benchmark
-MEASURED = ("cc", "sim", "kl", "nss", "auc", "scc", "sauc")
 
 
 def distribution(cam: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def scc(cam: Tensor, human: Tensor, others: Tensor) -> Tensor:
 
 
 def saliency(cam: Tensor, human: Tensor) -> Tensor:
-    """All of :data:`MEASURED` on the map's own grid.
+    """All of :data:`gaze.measures.HUMAN` on the map's own grid.
 
     Args:
         cam: maps (B, H, W).
@@ -127,7 +127,7 @@ class HumanGaze(WatchedMetric):
 
     Args:
         num_classes: K.
-        measure: one of :data:`MEASURED`.
+        measure: one of :data:`gaze.measures.HUMAN`.
         kwargs: those of ``torchmetrics.Metric``.
     """
 
@@ -136,9 +136,9 @@ class HumanGaze(WatchedMetric):
 
     def __init__(self, num_classes: int, measure: str, **kwargs: Any) -> None:
         super().__init__(num_classes, **kwargs)
-        self.measure, self.column = measure, MEASURED.index(measure)
+        self.measure, self.column = measure, HUMAN.index(measure)
         for name in ("sums", "counts"):
-            self.add_state(name, self.excess.new_zeros(num_classes, len(MEASURED)), dist_reduce_fx="sum")
+            self.add_state(name, self.excess.new_zeros(num_classes, len(HUMAN)), dist_reduce_fx="sum")
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
@@ -171,10 +171,10 @@ class HumanGaze(WatchedMetric):
 
 
 class HumanGazeByClass(HumanGaze):
-    """Means of all of :data:`MEASURED` by class (K, 7)."""
+    """Means of all of :data:`gaze.measures.HUMAN` by class (K, 7)."""
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(num_classes, MEASURED[0], **kwargs)
+        super().__init__(num_classes, HUMAN[0], **kwargs)
 
     def _value(self) -> Tensor:
         return self.sums / self.counts

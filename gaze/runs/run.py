@@ -84,6 +84,7 @@ class Run:
     predictions_file = Place("predictions.csv")  # of each test image, see gaze.runs.predictions
     classes_file = Place("classes.csv")
     confusion_file = Place("confusion.csv")
+    human_file = Place("human.npz")  # how near the gaze is to readers', see gaze.runs.human
     status_file = Place(STATUS_FILE)
     shared_file = Place("shared.json")  # in a copy without ids, see gaze.studies.share
     review_file = Place("review.sqlite")  # experts' answers, see gaze.studies.review.store; a rerun leaves it alone
@@ -109,7 +110,7 @@ class Run:
         return [
             *(self.hydra, self.config_file, self.metrics_file, self.maps_file, self.environment_file, self.audit_file),
             *(self.kept_maps, self.last_maps, self.grid_file, self.images_file, self.test_file, self.split_file),
-            *(self.predictions_file, self.classes_file, self.confusion_file),
+            *(self.predictions_file, self.classes_file, self.confusion_file, self.human_file),
             *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
         ]
 

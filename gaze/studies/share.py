@@ -35,7 +35,8 @@ OF_AUDIT = (
     "window", "dropped",
 )  # fmt: skip
 OF_MAPS = ("class_gaze", "counts", "cams", "indices", "classes", "epoch", "maps", "target", "correct")
-PLACES = {"root", "table", "mask_dir", "cache", "checkpoint"}  # settings that say where something lies
+# settings that say where something lies
+PLACES = {"root", "table", "mask_dir", "fixations", "attention_dir", "cache", "checkpoint"}
 DAMAGED_RUN: tuple[type[Exception], ...] = (DataError, AttributeError, LookupError, *DAMAGED)
 IN_USE = re.compile(r"(train|validation|test) image \d+")  # a twin's name in the audit of a set with patients
 REPLACED = (

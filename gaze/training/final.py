@@ -16,11 +16,13 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.files import atomic_path, write_json
 from gaze.metrics.lesion import mask_energy
 from gaze.report.confusion import confusion_figure
+from gaze.runs.human import write_human
 from gaze.runs.predictions import Predictions, write_figures, write_predictions
 from gaze.runs.run import BEST, LAST, Run
 from gaze.statistics.classification import ALL, class_figures, confusion_table, percentiles, undefined
 from gaze.training.checkpoints import Say
 from gaze.training.module import GazeModule
+from gaze.training.yardsticks import human_figures, human_line
 
 
 class KeepPredictions(Callback):
@@ -100,6 +102,11 @@ def evaluate_finally(
             write_json(run.test_file, tested)
             say("\n".join(_test_lines(tested)))
         _write(run, _predictions(kept.found, data), say)
+        if data.data.test.human is not None and len(module.human_by_class):
+            grid = (module.class_gaze.shape[1], module.class_gaze.shape[2])
+            found = human_figures(data.data.test, module.human_by_class, data.classes, grid)
+            write_human(run, found)
+            say(human_line(found, trainer.callback_metrics))
 
 
 def _predictions(found: Mapping[str, Tensor], data: GazeDataModule) -> Predictions | None:

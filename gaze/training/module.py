@@ -31,6 +31,7 @@ from gaze.consistency.views import view_loss
 from gaze.data.datamodule import Batch, GazeDataModule, as_batch, scaled
 from gaze.data.decode import decode_image, is_deep
 from gaze.data.marker import group_names
+from gaze.measures import HUMAN
 from gaze.metrics.c_score import CScore
 from gaze.metrics.classification import BalancedAccuracy, CohenKappa, GroupAccuracy, MacroF1
 from gaze.metrics.consistency import (
@@ -45,7 +46,7 @@ from gaze.metrics.consistency import (
     GazeEtaSquared,
 )
 from gaze.metrics.lesion import GazeMarkerEnergy, GazeMaskEnergy, GazeMaskLift, GazePointing
-from gaze.metrics.saliency import MEASURED, HumanGaze, HumanGazeByClass
+from gaze.metrics.saliency import HumanGaze, HumanGazeByClass
 from gaze.runs.migrate import migrate
 from gaze.training.checkpoints import check_whole
 
@@ -503,6 +504,6 @@ def _mask_metrics(num_classes: int) -> MetricCollection:
 
 def _human_metrics(num_classes: int) -> MetricCollection:
     """The same of those that need what people looked at, and ``human_by_class``."""
-    metrics: dict[str, Metric | MetricCollection] = {f"gaze_human_{m}": HumanGaze(num_classes, m) for m in MEASURED}
+    metrics: dict[str, Metric | MetricCollection] = {f"gaze_human_{m}": HumanGaze(num_classes, m) for m in HUMAN}
     metrics["human_by_class"] = HumanGazeByClass(num_classes)
     return MetricCollection(metrics, compute_groups=[list(metrics)])

@@ -10,8 +10,9 @@ from sklearn.metrics import roc_auc_score
 from torchmetrics import MetricCollection
 
 from gaze.cam.pool import pool_to_grid
+from gaze.measures import HUMAN
 from gaze.metrics import saliency as s
-from gaze.metrics.saliency import MEASURED, HumanGaze, HumanGazeByClass, auc, auc_judd, cc, kl, nss, sauc, scc, sim
+from gaze.metrics.saliency import HumanGaze, HumanGazeByClass, auc, auc_judd, cc, kl, nss, sauc, scc, sim
 
 N, H, W = 12, 5, 7
 
@@ -55,14 +56,14 @@ def all_of(maps) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", HUMAN)
 def test_measures_equal_scipy_scikit_learn_and_loops(maps, name):
     got = all_of(maps)[name]
     # scipy normalises p + eps once more, and a cell of 0 makes that visible at 1e-15
     assert np.allclose(got, [by_hand(maps, i)[name] for i in range(N)], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", HUMAN)
 def test_no_measure_depends_on_the_scale(maps, name):
     scaled = {key: 3.0 * value for key, value in maps.items()}
     assert torch.allclose(all_of(scaled)[name], all_of(maps)[name], atol=1e-12)
@@ -130,7 +131,7 @@ def test_edges(case):
     cam, human, fixations, wanted = EDGES[case]
     got = [cc(cam, human), sim(cam, human), kl(cam, human), nss(cam, fixations), auc_judd(cam, fixations),
            scc(cam, human, SOME), sauc(cam, fixations, SOME)]  # fmt: skip
-    for name, value, want in zip(MEASURED, got, wanted, strict=True):
+    for name, value, want in zip(HUMAN, got, wanted, strict=True):
         if want is ...:
             assert value.isfinite().all()
         else:
@@ -149,7 +150,7 @@ def test_the_metric_is_the_mean_over_correct_images_that_were_looked_at():
     preds = torch.where(torch.rand(40, generator=g) < 0.7, target, (target + 1) % k)
     cam[3], human[4:7], human[7, 1], target[8], preds[8] = 0, 0, 0, -1, -1
     target[3:8] = preds[3:8]
-    parts = {name: HumanGaze(k, name) for name in MEASURED}
+    parts = {name: HumanGaze(k, name) for name in HUMAN}
     parts["by_class"] = HumanGazeByClass(k)
     metric = MetricCollection(parts, compute_groups=[list(parts)])
     for rows in (slice(0, 11), slice(11, 11), slice(11, 40)):
@@ -157,7 +158,7 @@ def test_the_metric_is_the_mean_over_correct_images_that_were_looked_at():
     grids = {name: pool_to_grid(human[:, i], 4).double().numpy() for i, name in enumerate(
         ("human", "fixations", "others", "elsewhere"))}  # fmt: skip
     wide, got = cam.double(), metric.compute()
-    for name, column in zip(MEASURED, range(7), strict=True):
+    for name, column in zip(HUMAN, range(7), strict=True):
         found, by_class = [], {c: [] for c in range(k)}
         for i in range(40):
             if preds[i] == target[i] >= 0 and cam[i].any() and grids["human"][i].any():

@@ -26,11 +26,13 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
 from gaze.data.sources.phantom import make_phantom
 from gaze.errors import ConfigError
-from gaze.measures import epoch_columns
+from gaze.measures import HUMAN, epoch_columns
 from gaze.metrics.consistency import GazeConsistency
 from gaze.metrics.lesion import mask_energy
-from gaze.metrics.saliency import MEASURED, saliency
+from gaze.metrics.saliency import saliency
+from gaze.runs.human import read_human
 from gaze.runs.load import load_runs
+from gaze.runs.run import Run
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
 
@@ -265,9 +267,14 @@ def test_a_run_with_readers_logs_how_near_it_is_to_them(tmp_path, tiny, tiny_run
         (folder / "metrics.csv").read_text().splitlines()[0].split(",")
         for folder in (tiny_run.folder, tmp_path / "run")
     ]
-    added = [f"val/gaze_human_{name}" for name in MEASURED]
+    added = [f"val/gaze_human_{name}" for name in HUMAN]
     assert [name for name in names[1] if name not in names[0]] == ["train/loss_mask", *added]
     assert set(added) <= set(last)
+    assert "12 test images that somebody looked at, gaze against readers, beside a prior in the centre" in " ".join(
+        out.split()
+    )
+    found = read_human(Run(tmp_path / "run"))
+    assert found.readers == 2 and found.counts.tolist() == [4, 0, 4, 4]
 
 
 def test_attention_without_readers_is_one_error_before_the_work(tmp_path, composed, monkeypatch):
