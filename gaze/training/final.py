@@ -20,7 +20,7 @@ from gaze.runs.human import write_human
 from gaze.runs.predictions import Predictions, write_figures, write_predictions
 from gaze.runs.run import BEST, LAST, Run
 from gaze.statistics.classification import ALL, class_figures, confusion_table, percentiles, undefined
-from gaze.training.checkpoints import Say
+from gaze.training.checkpoints import Say, load_whole
 from gaze.training.module import GazeModule
 from gaze.training.yardsticks import human_figures, human_line
 
@@ -90,7 +90,9 @@ def evaluate_finally(
     tested: dict[str, dict[str, float]] = {}
     for name in (LAST, BEST) if apart and not run.settings.measure else (LAST,):
         path = run.checkpoint(name)
-        trainer.test(module, datamodule=data, ckpt_path=str(path) if path.exists() else None, verbose=False)
+        if path.exists():  # weights alone: ckpt_path would put the callbacks, with their rows, back to that epoch too
+            module.load_state_dict(load_whole(path)["state_dict"])
+        trainer.test(module, datamodule=data, verbose=False)
         own = trainer.callback_metrics.items()
         tested[name] = {key: float(f"{value:.9g}") for key, value in own if key.startswith("test/")}
         trainer.loggers = []  # TensorBoard shows the last weights' figures

@@ -36,7 +36,7 @@ from gaze.measures import epoch_columns
 from gaze.runs.folder import changed_images, plan_run, with_dataset
 from gaze.runs.grid import changed_line
 from gaze.runs.kept_maps import last_maps
-from gaze.runs.run import Run
+from gaze.runs.run import BEST, Run
 from gaze.runs.status import Interrupted, read_status
 from gaze.studies.opened import check_images
 from gaze.training.checkpoints import StopOnSignal
@@ -714,10 +714,16 @@ def test_weights_that_are_none_are_refused(value):
 # ---- a validation part
 
 
+def same(row):
+    return pytest.approx(row, rel=1e-6, nan_ok=True)
+
+
 @pytest.fixture(scope="module")
 def judged_apart(tiny, tmp_path_factory):
     config, folder = tiny("dataset.validation=0.25"), tmp_path_factory.mktemp("apart") / "run"
-    run_training(config, folder)
+    row = run_training(config, folder)
+    best = torch.load(Run(folder).checkpoint(BEST), weights_only=True)["epoch"]
+    assert best + 1 < len(Run(folder).rows) and row == same(Run(folder).rows[-1])  # not those of the best epoch
     return config, Run(folder)
 
 
@@ -745,6 +751,7 @@ def test_the_split_is_kept_and_the_epochs_are_judged_by_the_validation_images(ju
     assert Counter(row["part"] for row in rows) == {"train": 12, "validation": 4, "test": 16}
     assert {row["class"] for row in rows} == set(CLASSES)
     assert run.rows[-1]["val/n_correct"] <= 4 and len(last_maps(run).target) == 4
+    assert run.status["epochs"] == len(run.rows)
     assert plan_run(Run(run.folder, TrainConfig(**run.values))).action == "skip"
 
 
