@@ -159,7 +159,7 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "gaze.end_epoch=1": "gaze.end_epoch=1 (T1) is before gaze.start_epoch=2 (T0): lambda grows from T0 to T1.",
     "gaze.mask_end_epoch=1": "gaze.mask_end_epoch=1 (T1) is before gaze.mask_start_epoch=2 (T0): gaze.mask_weight",
     "gaze.mask_weight=-1": "gaze.mask_weight=-1 must be a number from 0 to 1000000000.",
-    "gaze.mask_form=inside": "gaze.mask_form=inside is unknown: energy or outside.",
+    "gaze.mask_form=inside": "gaze.mask_form=inside is unknown: energy, outside or attention.",
     "dataset.annotated=0": "dataset.annotated=0 must be a number above 0 to 1.",
     "gaze.distance=pearsn": "gaze.distance=pearsn is unknown: squared, l2, l1, pearson, js, ssim or soft_iou. "
     "Did you mean pearson?",
