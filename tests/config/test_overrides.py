@@ -265,7 +265,8 @@ def test_what_makes_no_sense_is_refused_with_what_is_allowed(capsys, word):
 
 GROUPED = {
     "model=null": "model=null is unknown: level1, level2, level3, level4, level5, timm or torchvision.",
-    "dataset=0": "dataset=0 is unknown: brain_tumor_mri, breast_ultrasound, chest_xray, folder, npz, phantom, phantom_shortcut or table.",
+    "dataset=0": "dataset=0 is unknown: brain_tumor_mri, breast_ultrasound, chest_xray, folder, npz, phantom, "
+    "phantom_shortcut or table.",
     "experiment=nan": "experiment=nan is unknown: augmentation, ",
     "experiment=null": "experiment=null is unknown: augmentation, ",
     "hydra/launcher=null": "hydra/launcher=null: hydra/launcher is chosen by a word.",
