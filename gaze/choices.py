@@ -246,7 +246,10 @@ PAIR = (
 )  # of two folders of class folders
 SOURCES = Registry(
     "dataset.kind",
-    Source("phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom", groups=("phantom", "phantom_shortcut")),
+    Source(
+        "phantom", "drawn slices of heads", "", "gaze.data.datasets:load_phantom",
+        groups=("phantom", "phantom_shortcut"),
+    ),
     Source(
         "folder", "class folders of images, ROOT/train/CLASS/*.png and ROOT/test/CLASS/*.png", "",
         "gaze.data.datasets:load_folders", needs=("root",), takes=(*PAIR, "test"), groups=("folder",), listing=SPLITS,
