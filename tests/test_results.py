@@ -164,7 +164,7 @@ def test_images_that_are_learned_late_deviate_more():
     assert f"p {sign_flip_p([a - b for a, b in values]):.3f}" in text
 
 
-def tested(run, weights: str, measure: str) -> float:
+def figure_of(run, weights: str, measure: str) -> float:
     return json.loads(run.test_file.read_text())[weights][f"test/{measure}"]
 
 
@@ -174,7 +174,7 @@ def test_the_runs_with_validation_images_give_the_pages_table():
     cells = [
         f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}"
         for weights, measure in (("last", "accuracy"), ("last", "kappa"), ("best", "accuracy"))
-        for own in ([tested(run, weights, measure) for run in runs.used.values()],)
+        for own in ([figure_of(run, weights, measure) for run in runs.used.values()],)
     ]
     r = f"{row['r']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
     expected = [str(len(runs.used)), *cells, r, f"{row['strangers_r']:.3f}", f"{row['pairing_p']:.3f}"]
@@ -189,7 +189,7 @@ def test_the_folds_of_breast_ultrasound_give_the_pages_table():
         values = np.empty((2, 2, 5))
         for run in runs.used.values():
             own = run.settings
-            values[int(own.lambda_ == 50), own.seed, own.dataset.fold] = tested(run, "last", measure)
+            values[int(own.lambda_ == 50), own.seed, own.dataset.fold] = figure_of(run, "last", measure)
         plain, forced, change = (
             (v.mean(), *folds_interval(v, 5)) for v in (*values, values[1] - values[0])
         )  # fmt: skip

@@ -26,7 +26,7 @@ from gaze.studies.design import check_design, design_lines
 from hydra_plugins.hydra_gaze_sweeper import GridSweeper
 
 EXPERIMENTS = sorted(path.stem for path in (REPO / "conf" / "experiment").glob("*.yaml"))
-KEYS = ("study", "dataset", "model", "lambda", "augmentation", "seed", "gaze.start_epoch")
+KEYS = ("study", "dataset", "model", "lambda", "augmentation", "seed", "gaze.start_epoch", "gaze.distance")
 
 
 def runs_of(composed, experiment: str) -> pd.DataFrame:
@@ -34,6 +34,7 @@ def runs_of(composed, experiment: str) -> pd.DataFrame:
     cfg = composed(f"experiment={experiment}", hydra=True)
     given = {"study": cfg.study, "dataset": cfg.dataset.name, "model": cfg.model.name, "lambda": cfg["lambda"]}
     given |= {"augmentation": cfg.augmentation.name, "seed": cfg.seed, "gaze.start_epoch": cfg.gaze.start_epoch}
+    given |= {"gaze.distance": cfg.gaze.distance}
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
         sweeper = GridSweeper(cfg.hydra.sweeper.params)
         sweeper.hydra_context = SimpleNamespace(config_loader=GlobalHydra.instance().config_loader())
@@ -65,6 +66,8 @@ def of_seeds(runs: pd.DataFrame) -> dict[str, float]:
     strangers', and lambda changes everything."""
     epochs, random = np.arange(1, 21), np.random.default_rng(0)
     late = runs["gaze.start_epoch"] != runs["gaze.start_epoch"].iloc[0]
+    if runs["gaze.distance"].nunique() > 1:  # as gaze.runs.load parts them
+        runs = runs.assign(study=runs["study"] + ", " + runs["gaze.distance"])
     runs = runs.assign(of_study=runs["study"], study=runs["study"].where(~late, runs["study"] + ", late"))
     parts = []
     for row in runs.to_dict("records"):
