@@ -155,6 +155,7 @@ def gaze_figure(found: pd.DataFrame) -> Figure:
             style = styles[str(arm)]
             axis.plot(own[name], own[WORST], style.marker, color=style.colour, markersize=6, alpha=0.85)
         dress(axis, "", label(name), label(WORST))
+        axis.locator_params(axis="x", nbins=5)
     add_legend(figure, [style.line2d(arm, linestyle="") for arm, style in styles.items()])
     return figure
 
