@@ -118,7 +118,7 @@ def _check_numbers(table: pd.DataFrame, ranges: Ranges, source: str) -> None:
         table[column] = numbers
     for column in ("lambda", "seed", "epoch"):
         _refuse(table[column].isna(), table[column], source, column, "is empty")
-    for column in {"seed", "epoch", FOLD} & ranges.keys():
+    for column in (name for name in ("seed", "epoch", FOLD) if name in ranges):
         _refuse(table[column] % 1 > 0, table[column], source, column, "is not a whole number")
 
 

@@ -15,6 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from made_up_study import made_up_study
 
+from gaze.config.train import check_config
 from gaze.errors import DataError
 from gaze.runs.run import Run
 from gaze.statistics.permutation import arms_table
@@ -163,6 +164,16 @@ def test_seeds_and_lambdas_say_what_they_can_find(tiny, tmp_path):
         "This design describes what lambda does, and tests nothing: a difference of one seed has no p."
     ]
     assert lines(6, 0, 50, 100)[1].endswith("6 seeds, Holm over 2 comparisons.")
+
+
+def test_nothing_is_said_of_what_folds_can_find(composed, tmp_path):
+    own = ("dataset=breast_ultrasound", "dataset.root=x", "dataset.folds=2", "seed=0")
+    runs = [
+        Run(tmp_path / f"{weight}{fold}", check_config(composed(*own, f"dataset.fold={fold}", f"lambda={weight}")))
+        for weight in (0, 50)
+        for fold in (0, 1)
+    ]
+    assert design_lines(runs) == []
 
 
 def test_an_augmentation_study_of_coarse_maps_is_refused_before_it_trains(tiny, tmp_path):

@@ -250,7 +250,8 @@ def notes_on(runs: Runs) -> list[str]:
     elif epochs["study"].nunique() > 1:
         names = ", ".join(sorted(epochs["study"].unique()))
         notes.append(f"Several studies ({names}) are kept apart; study=NAME takes one.")
-    if epochs.groupby(["study", "dataset"])["seed"].nunique().min() == 1:
+    alone = epochs if FOLD not in epochs else epochs[epochs[FOLD].isna()]  # folds give an interval by themselves
+    if len(alone) and alone.groupby(["study", "dataset"])["seed"].nunique().min() == 1:
         notes.append("Where a study has one seed there is no interval and no p: a direction, not a result.")
     return notes
 

@@ -233,8 +233,8 @@ def performance_item(
         for summary, title in (("last", "last epoch"), ("last5", "mean of last 5"), ("best", "best epoch")):
             r = by_summary[summary]
             low, high = max(r.ci_low, lowest), min(r.ci_high, 1.0)  # a t interval knows no bounds; NaN stays NaN
-            row[title] = estimate(r.mean, low, high, r.n - r.n_nan)
-        pairs = 0 if math.isnan(five.n_pairs) else int(five.n_pairs)
+            row[title] = estimate(r.mean, low, high, (r.n - r.n_nan) * r.folds)
+        pairs = 0 if math.isnan(five.n_pairs) else int(five.n_pairs) * five.folds
         row["difference from lambda 0"] = estimate(five.diff, five.diff_low, five.diff_high, pairs)
         rows.append({**row, "p (Holm)": p_value(five.p_holm), "collapsed": _collapsed(five)})
     shown = pd.DataFrame(rows)
@@ -401,8 +401,12 @@ def shift_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
             "model": row.model,
             "lambda": f"{row.weight:g}",
             "pairs": str(row.n_pairs),
-            "change of RMS deviation": estimate(row.diff_rms, row.diff_rms_low, row.diff_rms_high, row.n_pairs),
-            "change of eta squared": estimate(row.diff_eta, row.diff_eta_low, row.diff_eta_high, row.n_pairs),
+            "change of RMS deviation": estimate(
+                row.diff_rms, row.diff_rms_low, row.diff_rms_high, row.n_pairs * row.folds
+            ),
+            "change of eta squared": estimate(
+                row.diff_eta, row.diff_eta_low, row.diff_eta_high, row.n_pairs * row.folds
+            ),
             "p (Holm)": p_value(row.p_holm),
             "reading": row.reading,
         }

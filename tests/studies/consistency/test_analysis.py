@@ -220,6 +220,9 @@ def test_folds_are_one_study_whose_intervals_are_corrected(tmp_path, undrawn):
     text, _ = page_of(tmp_path, folds)
     assert "cross-validation of 2 folds. Folds share training images" in " ".join(text.split())
     assert ", fold 1" not in text and "Nadeau and Bengio" in text
+    one, _ = page_of(tmp_path, folds[folds["seed"] == 0])
+    assert "there is no interval and no p" not in one  # over two folds there is one:
+    assert re.search(r"\| level1 +\| +0 +\| +1 +\| +0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]", one)
 
 
 # ---- from run folders
