@@ -13,6 +13,7 @@ from gaze.statistics.agreement import (
     share,
 )
 from gaze.statistics.bootstrap import interval
+from gaze.statistics.classification import auroc
 
 # Krippendorff, Computing Krippendorff's alpha-reliability (2011), C: four observers, twelve units, missing answers.
 PUBLISHED = (
@@ -121,3 +122,32 @@ def test_intervals_over_images_and_reviewers_cover_more_than_those_over_images()
         print(reviewers, crossed, alone)
         assert crossed > alone + 0.03 and crossed >= least
     assert min(coverage(reviewers, 0.0)[0] for reviewers in (2, 5)) >= 0.93
+
+
+def auroc_coverage(reviewers: int, spread: float, studies: int = 300, images: int = 60) -> float:
+    """Share of 95 % intervals that hold the AUROC, in the population, of a number that stands for what people see but
+    for noise: reviewers find right what lies above a threshold of their own, by a logit."""
+    random, covered = np.random.default_rng(reviewers), 0
+
+    def answered(seen: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logit = 0.5 + seen + bias
+        return random.random(logit.size) < 1 / (1 + np.exp(-logit)), seen
+
+    right, seen = answered(random.normal(size=400_000), spread * random.normal(size=400_000))
+    truth = roc_auc_score(right, seen + random.normal(size=400_000))
+    of_image, of_reviewer = np.repeat(np.arange(images), reviewers), np.tile(np.arange(reviewers), images)
+    for study in range(studies):
+        right, seen = answered(
+            random.normal(size=images)[of_image], spread * random.normal(size=reviewers)[of_reviewer]
+        )
+        scores = seen + random.normal(size=images)[of_image]
+        weights = crossed_weights(of_image, of_reviewer, 400, study)
+        low, high = interval(auroc(right, scores, np.ascontiguousarray(weights.T)))
+        covered += low <= truth <= high
+    return covered / studies
+
+
+@pytest.mark.slow
+def test_intervals_of_the_auroc_of_a_number_hold_that_of_all_images_and_reviewers():
+    for reviewers in (1, 2, 3, 8):
+        assert auroc_coverage(reviewers, 0.5) >= 0.90
