@@ -171,10 +171,11 @@ class HumanGaze(WatchedMetric):
 
 
 class HumanGazeByClass(HumanGaze):
-    """Means of all of :data:`gaze.measures.HUMAN` by class (K, 7)."""
+    """Means of all of :data:`gaze.measures.HUMAN` (K + 1, 7): by class, and in the last row over all images."""
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(num_classes, HUMAN[0], **kwargs)
 
     def _value(self) -> Tensor:
-        return self.sums / self.counts
+        sums, counts = (torch.cat([own, own.sum(0, keepdim=True)]) for own in (self.sums, self.counts))
+        return sums / counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,18 +15,21 @@ from gaze.runs.arrays import array, read_arrays
 from gaze.runs.run import Run
 
 MISSING = -1e9  # stands for NaN in the file, whose numbers are finite
+PARTS = ("validation", "test")
+NO_CEILING = "Each image has one reader: no ceiling."
 
 
 class HumanFigures(NamedTuple):
-    """Of the test images that somebody looked at, after the last epoch; 7 measures as in :data:`gaze.measures.HUMAN`.
+    """Of the images of a part that somebody looked at, after the last epoch; 7 measures as in
+    :data:`gaze.measures.HUMAN`, by class and, in the last row, of all classes together.
 
     Attributes:
         classes: names (K,).
         readers: most readers of an image.
         counts: images of each class that somebody looked at (K,).
-        network: by class (K, 7), correct images alone; NaN where not defined.
-        centre: of a Gaussian in the centre (7,), all of the images.
-        others: of one reader against the other readers of an image (7,); NaN where each image has one.
+        network: (K + 1, 7), correct images alone; NaN where not defined.
+        centre: of a Gaussian in the centre (K + 1, 7).
+        others: of one reader against the other readers of an image (K + 1, 7); NaN where each image has one.
         maps: mean density of each class (K, H, W) on the gaze's grid, the highest 1.
     """
 
@@ -38,33 +42,39 @@ class HumanFigures(NamedTuple):
     maps: NDArray[np.float64]
 
 
-def write_human(run: Run, found: HumanFigures) -> None:
-    """Plain arrays, whole or not at all."""
-    arrays = {name: np.nan_to_num(np.asarray(own), nan=MISSING) if name != "classes" else np.asarray(own)
-              for name, own in found._asdict().items()}  # fmt: skip
+def write_human(run: Run, found: Mapping[str, HumanFigures]) -> None:
+    """Plain arrays, by the part of the images (:data:`PARTS`); whole or not at all."""
+    arrays = {f"{part}/{name}": np.nan_to_num(np.asarray(own), nan=MISSING) if name != "classes" else np.asarray(own)
+              for part, figures in found.items() for name, own in figures._asdict().items()}  # fmt: skip
     with atomic_path(run.human_file) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_human(run: Run) -> HumanFigures | None:
-    """What :func:`write_human` left; None where nobody looked at the run's images.
+def read_human(run: Run) -> dict[str, HumanFigures]:
+    """What :func:`write_human` left; empty where nobody looked at the run's images, or where the file is of before
+    it said at which part of them.
 
     Raises:
         DataError: a file that is damaged.
     """
-    name = run.human_file.name
+    name, found = run.human_file.name, dict[str, HumanFigures]()
     try:
         arrays = read_arrays(run.human_file)
     except FileNotFoundError:
-        return None
-    classes = tuple(map(str, array(arrays, "classes", "U", 1, name)))
-    counts, maps = array(arrays, "counts", "u", 1, name), array(arrays, "maps", "f", 3, name)
-    axes = {"network": 2, "centre": 1, "others": 1}
-    values = {key: array(arrays, key, "f", number, name).astype(np.float64) for key, number in axes.items()}
-    shapes = [own.shape for own in values.values()]
-    k, m = len(classes), len(HUMAN)
-    if not (shapes == [(k, m), (m,), (m,)] and len(counts) == len(maps) == k > 0 and maps.size):
-        raise DataError(f"{name} must have a row for each of its {k} classes and a value for each of {m} measures")
-    values = {key: np.where(own == MISSING, np.nan, own) for key, own in values.items()}
-    readers = int(array(arrays, "readers", "u", 0, name))
-    return HumanFigures(classes, readers, counts.astype(np.int64), maps=maps.clip(0, 1).astype(np.float64), **values)
+        return found
+    for part in PARTS:
+        if f"{part}/classes" not in arrays:
+            continue
+        classes = tuple(map(str, array(arrays, f"{part}/classes", "U", 1, name)))
+        counts, maps = array(arrays, f"{part}/counts", "u", 1, name), array(arrays, f"{part}/maps", "f", 3, name)
+        values = {key: array(arrays, f"{part}/{key}", "f", 2, name) for key in ("network", "centre", "others")}
+        if not (
+            {own.shape for own in values.values()} == {(len(classes) + 1, len(HUMAN))}
+            and len(counts) == len(maps) == len(classes) > 0
+            and maps.size
+        ):
+            raise DataError(f"{name} must have a row for each of its {len(classes)} classes, and 7 measures")
+        known = {key: np.where(own == MISSING, np.nan, own.astype(np.float64)) for key, own in values.items()}
+        readers, looked = int(array(arrays, f"{part}/readers", "u", 0, name)), counts.astype(np.int64)
+        found[part] = HumanFigures(classes, readers, looked, maps=maps.clip(0, 1).astype(np.float64), **known)
+    return found

@@ -83,8 +83,8 @@ def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Ima
 
 
 def images_at_hand(dataset: DatasetConfig, say: Say) -> GazeDataModule:
-    """A data set, loaded. Settings may be a stranger's: they are decoded into this user's own cache, or none, and
-    nothing is downloaded.
+    """A data set, loaded without what readers looked at, which no study needs and may lie elsewhere by now. Settings
+    may be a stranger's: they are decoded into this user's own cache, or none, and nothing is downloaded.
 
     Raises:
         DataError: the images cannot be found or read.
@@ -95,7 +95,8 @@ def images_at_hand(dataset: DatasetConfig, say: Say) -> GazeDataModule:
             f"you trust that name: python -c 'import kagglehub; kagglehub.dataset_download(\"{dataset.handle}\")'"
         )
     cache = dataset.cache if (dataset.cache or "off").lower() in OFF else "auto"
-    data = GazeDataModule(dataset.model_copy(update={"cache": cache}), progress=say)
+    changes = {"cache": cache, "fixations": None, "attention_dir": None}
+    data = GazeDataModule(dataset.model_copy(update=changes), progress=say)
     data.setup("test")
     return data
 

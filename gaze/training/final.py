@@ -5,6 +5,7 @@ it. Where the test images are what each epoch was judged by, ``test.json`` is le
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from gaze.data.datamodule import GazeDataModule
 from gaze.files import atomic_path, write_json
 from gaze.metrics.lesion import mask_energy
 from gaze.report.confusion import confusion_figure
-from gaze.runs.human import write_human
+from gaze.runs.human import HumanFigures, write_human
 from gaze.runs.predictions import Predictions, write_figures, write_predictions
 from gaze.runs.run import BEST, LAST, Run
 from gaze.statistics.classification import ALL, class_figures, confusion_table, percentiles, undefined
@@ -88,6 +89,7 @@ def evaluate_finally(
     trainer.callbacks.append(kept)  # type: ignore[attr-defined]
     trainer.loggers = loggers if apart else []
     tested: dict[str, dict[str, float]] = {}
+    human: dict[str, HumanFigures] = {}
     for name in (LAST, BEST) if apart and not run.settings.measure else (LAST,):
         path = run.checkpoint(name)
         if path.exists():  # weights alone: ckpt_path would put the callbacks, with their rows, back to that epoch too
@@ -98,17 +100,31 @@ def evaluate_finally(
         trainer.loggers = []  # TensorBoard shows the last weights' figures
         if kept in trainer.callbacks:  # type: ignore[attr-defined]
             trainer.callbacks.remove(kept)  # type: ignore[attr-defined]
+            human = _human(trainer, module, data)
     trainer.loggers = loggers
     if trainer.is_global_zero:
         if apart:
             write_json(run.test_file, tested)
             say("\n".join(_test_lines(tested)))
         _write(run, _predictions(kept.found, data), say)
-        if data.data.test.human is not None and len(module.human_by_class):
+        if human:
+            write_human(run, human)
+            say("\n".join(human_line(own, part) for part, own in human.items()))
+
+
+def _human(trainer: Trainer, module: GazeModule, data: GazeDataModule) -> dict[str, HumanFigures]:
+    """Of the test images, which were the last to be evaluated, and of the validation images where these are apart."""
+    found, whole = dict[str, HumanFigures](), data.data
+    for part, split in (("test", whole.test), ("validation", whole.validation)):
+        if split is None or split.human is None:
+            continue
+        if part == "validation":
+            judged = GazeDataModule(data.config, data=replace(whole, test=split))
+            trainer.test(module, datamodule=judged, verbose=False)
+        if len(module.human_by_class):
             grid = (module.class_gaze.shape[1], module.class_gaze.shape[2])
-            found = human_figures(data.data.test, module.human_by_class, data.classes, grid)
-            write_human(run, found)
-            say(human_line(found, trainer.callback_metrics))
+            found[part] = human_figures(split, module.human_by_class, data.classes, grid)
+    return found
 
 
 def _predictions(found: Mapping[str, Tensor], data: GazeDataModule) -> Predictions | None:

@@ -433,7 +433,7 @@ class GazeModule(LightningModule):
             values |= {f"group_accuracy/{n}": g for n, g in zip(group_names(self.class_names), groups, strict=True)}
         if self._human_seen:
             values |= self.human_metrics.compute()
-            self.human_by_class = values.pop("human_by_class")  # (K, 7)
+            self.human_by_class = values.pop("human_by_class")  # (K + 1, 7)
         # For pictures: mean maps (K, H', W') and the correct images behind each (K,).
         self.class_gaze, self.class_counts = values.pop("class_gaze"), values.pop("class_counts")
         if len(self.class_names) <= CLASSES_COUNTED:

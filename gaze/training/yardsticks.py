@@ -3,9 +3,7 @@ themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from gaze.data.datasets import Split
 from gaze.data.human import Human
 from gaze.measures import HUMAN
 from gaze.metrics.saliency import saliency
-from gaze.runs.human import HumanFigures
+from gaze.runs.human import NO_CEILING, HumanFigures
 
 CENTRE_SD = 0.25  # of the prior's Gaussian, as a share of each side
 
@@ -26,25 +24,25 @@ def centre_prior(grid: tuple[int, int]) -> Tensor:
 
 
 def centre_yardstick(human: Human, grid: tuple[int, int]) -> Tensor:
-    """Mean of each measure (7,) of the prior over all images that somebody looked at."""
+    """Each measure (N, 7) of the prior in the N images that somebody looked at."""
     prior = centre_prior(grid)[None]
-    return torch.cat([saliency(prior, human.batch([place])) for place in human.places]).nanmean(0)
+    return torch.cat([saliency(prior, human.batch([place])) for place in human.places])
 
 
 def readers_yardstick(human: Human, grid: tuple[int, int]) -> Tensor:
-    """Mean of each measure (7,) of one reader's density against the other readers of the image: over the readers of an
-    image, then over images that have two or more. NaN where there is none."""
+    """Each measure (N, 7) of one reader's density against the other readers of the image, mean over its readers; NaN
+    where it has one."""
     found = []
     for place in human.places:
         readings = human.readings[place]
         elsewhere = human.batch([place])[:, 2:]
-        own = []
+        own = [torch.full((1, len(HUMAN)), torch.nan)]
         for reader, points in readings.items() if len(readings) > 1 else ():
             others = human.drawn(place, [rows for name, rows in readings.items() if name != reader])
             one = pool_to_grid(human.drawn(place, [points])[:1], grid)
             own.append(saliency(one, torch.cat([others[None], elsewhere], 1)))
-        found += [torch.cat(own).nanmean(0)] if own else []
-    return torch.stack(found).nanmean(0) if found else torch.full((len(HUMAN),), torch.nan)
+        found.append(torch.cat(own).nanmean(0))
+    return torch.stack(found)
 
 
 def human_figures(split: Split, network: Tensor, classes: tuple[str, ...], grid: tuple[int, int]) -> HumanFigures:
@@ -52,31 +50,34 @@ def human_figures(split: Split, network: Tensor, classes: tuple[str, ...], grid:
 
     Args:
         split: the images.
-        network: measures by class (K, 7).
+        network: measures by class, and of all classes (K + 1, 7).
         classes: names (K,).
         grid: cells (H, W) of the network's maps.
     """
     human = split.human
     assert human is not None
-    maps, counts = torch.zeros(len(classes), *grid), torch.zeros(len(classes), dtype=torch.int64)
-    for place in human.places:
-        label = int(split.targets[place])
+    maps, labels = torch.zeros(len(classes), *grid), split.targets[human.places]
+    for place, label in zip(human.places, labels.tolist(), strict=True):
         maps[label] += pool_to_grid(human.own(place)[:1], grid)[0]
-        counts[label] += 1
     maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    counts = labels.bincount(minlength=len(classes))
+    rows = [labels == k for k in range(len(classes))] + [labels >= 0]
+    centre, others = (
+        torch.stack([own[chosen].nanmean(0) for chosen in rows]).numpy()
+        for own in (centre_yardstick(human, grid), readers_yardstick(human, grid))
+    )
     readers = max(len(readings) for readings in human.readings)
-    values = (counts, network.cpu().double(), centre_yardstick(human, grid), readers_yardstick(human, grid), maps)
-    return HumanFigures(classes, readers, *(own.numpy() for own in values))
+    own = network.cpu().double().numpy()
+    return HumanFigures(classes, readers, counts.numpy(), own, centre, others, maps.numpy())
 
 
-def human_line(found: HumanFigures, values: Mapping[str, Any]) -> str:
-    """For the reader: each measure, as ``trainer.test`` left it in ``values``, with its two yardsticks."""
+def human_line(found: HumanFigures, part: str) -> str:
+    """For the reader: each measure with its two yardsticks, all of the same images."""
     said = []
-    for i, name in enumerate(HUMAN):
-        one = "" if found.others[i] != found.others[i] else f", readers {found.others[i]:.3f}"
-        value = float(values[f"test/gaze_human_{name}"])
-        said.append(f"{name.upper()} {value:.3f} (centre {found.centre[i]:.3f}{one})")
-    ceiling = "" if found.readers > 1 else " Each image has one reader: no ceiling."
-    what = f"{found.counts.sum():,} test images that somebody looked at"
+    for name, own, centre, others in zip(HUMAN, found.network[-1], found.centre[-1], found.others[-1], strict=True):
+        one = "" if np.isnan(others) else f", readers {others:.3f}"
+        said.append(f"{name.upper()} {own:.3f} (centre {centre:.3f}{one})")
+    ceiling = "" if found.readers > 1 else f" {NO_CEILING}"
+    what = f"{found.counts.sum():,} {part} images that somebody looked at"
     beside = "gaze against readers, beside a prior in the centre and one reader against the others"
     return f"{what}, {beside}: {', '.join(said)}.{ceiling}"

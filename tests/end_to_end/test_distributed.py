@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning import Trainer
+from readers import write_fixations
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MetricCollection
@@ -28,10 +29,11 @@ from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.consistency.views import view_loss
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import load_dataset
+from gaze.measures import HUMAN
 from gaze.metrics.consistency import GazeConsistency
 from gaze.runs.run import Run
 from gaze.training.callbacks import KeepMaps
-from gaze.training.module import GazeModule, _evaluation_metrics, _mask_metrics
+from gaze.training.module import GazeModule, _evaluation_metrics, _human_metrics, _mask_metrics
 
 WORLD = 2
 K, H, W = 3, 4, 5
@@ -63,22 +65,25 @@ def _evaluated(case: str) -> dict[str, Tensor]:
     logits = torch.rand(64, K, generator=g)
     logits[torch.arange(64), preds] += 1
     mask = (torch.rand(64, 1, 9, 11, generator=g) < 0.3).float()
-    return {"cam": cam, "preds": preds, "target": target, "logits": logits, "mask": mask}
+    human = torch.rand(64, 4, 9, 11, generator=g).pow(4)
+    human[1::7] = 0  # nobody looked
+    return {"cam": cam, "preds": preds, "target": target, "logits": logits, "mask": mask, "human": human}
 
 
 def _measure(data: dict[str, Tensor], sizes: list[int], start: int = 0) -> dict[str, Tensor]:
     parts = dict(_evaluation_metrics(K, 2, 7, "soft_iou")) | dict(_evaluation_metrics(K, 2, 7, "pearson"))
     accuracy = parts.pop("accuracy")
-    metrics, on_masks = MetricCollection(parts), _mask_metrics(K)
+    metrics, on_masks, beside = MetricCollection(parts), _mask_metrics(K), _human_metrics(K)
     for size in sizes:
         batch = {key: value[start : start + size] for key, value in data.items()}
         on_masks.update(**batch)
-        batch.pop("mask")
+        beside.update(**batch)
+        del batch["mask"], batch["human"]
         metrics.update(**batch)
         if size:  # torchmetrics' accuracy cannot take an empty batch: GazeModule passes over it
             accuracy.update(batch["preds"], batch["target"])
         start += size
-    return {"accuracy": accuracy.compute(), **metrics.compute(), **on_masks.compute()}
+    return {"accuracy": accuracy.compute(), **metrics.compute(), **on_masks.compute(), **beside.compute()}
 
 
 def _measure_share(case: str, rank: int) -> dict[str, Tensor]:
@@ -122,9 +127,8 @@ class Net(nn.Module):
 
     def _loss(self, cam: Tensor, preds: Tensor, target: Tensor, image: Tensor) -> Tensor:
         if self.reference == "masks":
-            mask = (image > 0.5) * (target != 1)[
-                :, None, None, None
-            ]  # class 1 has none: the processes count differently
+            seen = (target != 1)[:, None, None, None]  # class 1 has no mask: the processes count differently
+            mask = image.clamp(0, 1) * seen
             return guidance_loss(cam, preds, target, mask, self.form)
         if self.reference == "view":
             frames = torch.eye(2, 3).repeat(2, len(cam), 1, 1)
@@ -165,9 +169,19 @@ def _train_share(reference: str, distance: str, rank: int) -> list[dict[str, Ten
 # ---- Lightning
 
 
+def _data(folder: Path) -> GazeDataModule:
+    """The phantom and two made readers of it."""
+    parts = {name: getattr(load_dataset(PHANTOM), name) for name in ("train", "test")}
+    masks, files = torch.cat([own.masks for own in parts.values()]), [f for own in parts.values() for f in own.paths]
+    fixations = write_fixations(folder / f"{os.getpid()}.csv", masks, files)
+    data = load_dataset(PHANTOM.model_copy(update={"fixations": str(fixations)}))
+    return GazeDataModule(PHANTOM, data=data, attention=True)
+
+
 def _fit(folder: Path) -> dict[str, Any]:
     """A short fit, as ``torchrun --nproc-per-node=2`` starts it: the processes are here already."""
-    settings = {"gaze": {"start_epoch": 0, "end_epoch": 0}, "optimizer": {"lr": 1e-3}}
+    epochs = dict.fromkeys(("start_epoch", "end_epoch", "mask_start_epoch", "mask_end_epoch"), 0)
+    settings = {"gaze": {**epochs, "mask_weight": 1.0, "mask_form": "attention"}, "optimizer": {"lr": 1e-3}}
     module = GazeModule("level1", 4, image_size=32, gaze_lambda=50, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -183,7 +197,7 @@ def _fit(folder: Path) -> dict[str, Any]:
             default_root_dir=folder,
             callbacks=[KeepMaps(Run(folder))],
         )
-        trainer.fit(module, datamodule=GazeDataModule(PHANTOM, data=load_dataset(PHANTOM)))
+        trainer.fit(module, datamodule=_data(folder))
     return {
         "metrics": {key: torch.as_tensor(value) for key, value in trainer.callback_metrics.items()},
         "weights": module.state_dict(),
@@ -275,14 +289,13 @@ def test_lightning_fits_alike_on_both_processes(ranks):
         assert torch.equal(value, second["weights"][name]), name
 
 
-def test_validation_with_lightning_counts_each_image_once(ranks):
+def test_validation_with_lightning_counts_each_image_once(ranks, tmp_path):
     module = GazeModule("level1", 4, image_size=32, gaze_lambda=50)
     module.load_state_dict(ranks[0]["fit"]["weights"])
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    (expected,) = trainer.validate(
-        module, datamodule=GazeDataModule(PHANTOM, data=load_dataset(PHANTOM)), verbose=False
-    )
+    (expected,) = trainer.validate(module, datamodule=_data(tmp_path), verbose=False)
     assert {"val/gaze_consistency", "val/gaze_mask_energy", "val/gaze_pointing"} <= set(expected)
+    assert {f"val/gaze_human_{name}" for name in HUMAN} <= set(expected)
     for result in ranks:
         for name, value in expected.items():
             torch.testing.assert_close(

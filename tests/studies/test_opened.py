@@ -14,6 +14,7 @@ import gaze
 from gaze.config.analysis import CompareConfig
 from gaze.config.data import DatasetConfig
 from gaze.config.train import check_config
+from gaze.data.datasets import load_dataset
 from gaze.data.sources.phantom import CLASSES, make_phantom
 from gaze.errors import DataError
 from gaze.runs.run import Run
@@ -120,6 +121,15 @@ def test_the_cache_of_a_strangers_run_is_not_written_to(run, tmp_path, monkeypat
     images = evaluation_images(run("sent", f"dataset.cache={named}", "dataset.seed=7").dataset, None, print)
     assert len(images.target) == 24 and not (tmp_path / "foreign").exists()
     assert (tmp_path / "own").exists() == (cache != "off")
+
+
+@pytest.mark.parametrize("setting", ["fixations", "attention_dir"])
+def test_images_are_there_when_what_readers_looked_at_has_moved(run, setting):
+    dataset = run("read", f"dataset.{setting}=/gone/by/now").dataset
+    with pytest.raises(DataError, match=f"dataset.{setting}"):
+        load_dataset(dataset)
+    images = evaluation_images(dataset, None, print)
+    assert len(images.target) == 24 and images.digest == evaluation_images(run("plain").dataset, None, print).digest
 
 
 def test_a_damaged_checkpoint_is_refused(run):

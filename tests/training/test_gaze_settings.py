@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,11 @@ from gaze.metrics.lesion import mask_energy
 from gaze.metrics.saliency import saliency
 from gaze.runs.human import read_human
 from gaze.runs.load import load_runs
+from gaze.runs.records import read_json
 from gaze.runs.run import Run
 from gaze.training.module import GazeModule
 from gaze.training.train import run_training
+from gaze.training.yardsticks import centre_yardstick
 
 PHANTOM = DatasetConfig(image_size=SIZE, batch_size=8, train_images=16, test_images=12)
 pytestmark = [
@@ -273,8 +276,24 @@ def test_a_run_with_readers_logs_how_near_it_is_to_them(tmp_path, tiny, tiny_run
     assert "12 test images that somebody looked at, gaze against readers, beside a prior in the centre" in " ".join(
         out.split()
     )
-    found = read_human(Run(tmp_path / "run"))
+    (found,) = read_human(Run(tmp_path / "run")).values()
     assert found.readers == 2 and found.counts.tolist() == [4, 0, 4, 4]
+    np.testing.assert_allclose(found.network[-1], [last[name] for name in added], rtol=1e-6)
+
+
+def test_yardsticks_are_of_the_images_that_were_measured(tmp_path, tiny):
+    """Where validation images are apart: of these, beside the epochs, and of the test images, beside test.json."""
+    config = tiny(f"dataset.fixations={readers_of(tmp_path).fixations}", "dataset.validation=0.5")
+    last, run = run_training(config, tmp_path / "run"), Run(tmp_path / "run")
+    tested, found = read_json(run.test_file)["last"], read_human(run)
+    data = load_dataset(config.dataset)
+    for part, logged, split in (("validation", last, data.validation), ("test", tested, data.test)):
+        start = "val" if part == "validation" else "test"
+        own = [logged[f"{start}/gaze_human_{name}"] for name in HUMAN]
+        np.testing.assert_allclose(found[part].network[-1], own, rtol=1e-5)
+        prior = centre_yardstick(split.human, found[part].maps.shape[1:]).nanmean(0)
+        np.testing.assert_allclose(found[part].centre[-1], prior, rtol=1e-6)
+    assert found["validation"].counts.sum() < found["test"].counts.sum()
 
 
 def test_attention_without_readers_is_one_error_before_the_work(tmp_path, composed, monkeypatch):

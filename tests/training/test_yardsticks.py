@@ -46,7 +46,7 @@ def test_one_reader_against_another_is_as_near_as_such_readers_are(tmp_path):
                 np.mean([np.minimum(a, b).sum() for a, b in pairs]),
             ]
         )
-    got = dict(zip(HUMAN, readers_yardstick(split.human, GRID).tolist(), strict=True))
+    got = dict(zip(HUMAN, readers_yardstick(split.human, GRID).nanmean(0).tolist(), strict=True))
     for name, values in zip(("cc", "sim"), np.array(drawn).T, strict=True):
         assert abs(got[name] - values.mean()) < 4 * values.std(ddof=1)
         assert values.std() < 0.02  # so that it says something
@@ -60,9 +60,9 @@ def test_a_prior_in_the_centre(tmp_path):
     assert np.allclose(centre_prior(GRID), prior, atol=1e-6)
     points = [np.concatenate([own.numpy() for own in human.readings[i].values()]) for i in human.places]
     wanted = np.mean([pearsonr(prior.ravel(), by_hand(own).ravel())[0] for own in points])
-    got = dict(zip(HUMAN, centre_yardstick(human, GRID).tolist(), strict=True))
+    got = dict(zip(HUMAN, centre_yardstick(human, GRID).nanmean(0).tolist(), strict=True))
     assert got["cc"] == pytest.approx(wanted, abs=1e-4)
-    readers = dict(zip(HUMAN, readers_yardstick(human, GRID).tolist(), strict=True))
+    readers = dict(zip(HUMAN, readers_yardstick(human, GRID).nanmean(0).tolist(), strict=True))
     assert all(readers[name] > got[name] for name in HUMAN if name != "kl") and readers["kl"] < got["kl"]
     assert abs(got["sauc"] - 0.5) < 0.1 and got["scc"] < 0.1  # it knows no image
 
@@ -72,13 +72,13 @@ def test_a_reader_who_looks_as_the_others_do_agrees_wholly(tmp_path):
     assert readers_yardstick(human, GRID).isnan().all()  # one reader: no ceiling
     twins = [{"a": own[""], "b": own[""]} if "" in own else {k + w: v for k, v in own.items() for w in "ab"}
              for own in human.readings]  # fmt: skip
-    cc, sim, kl, *_ = readers_yardstick(type(human)(human.size, twins, human.sds, {}), GRID).tolist()
+    cc, sim, kl, *_ = readers_yardstick(type(human)(human.size, twins, human.sds, {}), GRID).nanmean(0).tolist()
     assert (cc, sim, kl) == (pytest.approx(1, abs=1e-5), pytest.approx(1, abs=1e-5), pytest.approx(0, abs=1e-5))
 
 
 def test_figures_by_class_and_their_line(tmp_path):
     split = loaded(tmp_path, 2)
-    network = torch.arange(28.0).reshape(4, 7)
+    network = torch.arange(35.0).reshape(5, 7)
     found = human_figures(split, network, ("diffuse", "healthy", "meningeal", "midline"), GRID)
     assert found.counts.tolist() == [12, 0, 12, 12]
     assert found.readers == 2
@@ -86,9 +86,12 @@ def test_figures_by_class_and_their_line(tmp_path):
     diffuse = [split.human.readings[i].values() for i in range(0, 48, 4)]
     mean = np.mean([by_hand(np.concatenate([rows.numpy() for rows in own])) for own in diffuse], 0)
     assert np.allclose(found.maps[0], mean / mean.max(), atol=1e-4)
-    values = {f"test/gaze_human_{name}": 0.25 for name in HUMAN}
-    line = human_line(found, values)
+    for yardstick, got in ((centre_yardstick, found.centre), (readers_yardstick, found.others)):
+        each = yardstick(split.human, GRID).numpy()  # of 36 images, three classes in turn
+        assert np.allclose(got[[0, 2, 3]], [each[k::3].mean(0) for k in range(3)], atol=1e-6)
+        assert np.allclose(got[4], each.mean(0), atol=1e-6) and np.isnan(got[1]).all()
+    line = human_line(found, "test")
     assert line.startswith("36 test images that somebody looked at")
-    assert f"CC 0.250 (centre {found.centre[0]:.3f}, readers {found.others[0]:.3f})" in line
-    alone = human_line(found._replace(readers=1, others=np.full(7, math.nan)), values)
-    assert alone.endswith("Each image has one reader: no ceiling.")
+    assert f"CC 28.000 (centre {found.centre[4, 0]:.3f}, readers {found.others[4, 0]:.3f})" in line
+    alone = human_line(found._replace(readers=1, others=np.full((5, 7), math.nan)), "validation")
+    assert alone.endswith("Each image has one reader: no ceiling.") and "36 validation images" in alone

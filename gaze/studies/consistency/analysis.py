@@ -26,6 +26,7 @@ from gaze.statistics.seeds import gaze_shift_table, lambda_table, pearson_table,
 from gaze.studies.consistency import findings, overview, plots, tables
 from gaze.studies.consistency.common import common_table, images_finding, three_forms_item, three_rs_item
 from gaze.studies.consistency.published import STUDY1_EPOCH, STUDY2_EPOCH, UNKNOWN, Beside, differences
+from gaze.studies.consistency.readers import HOW_TO_READ, readers_items, readers_of
 from gaze.studies.costs import Priced, cost_finding, cost_table, costs_item, with_cost
 from gaze.terminal import print_table
 
@@ -54,6 +55,7 @@ class Part(NamedTuple):
     used: Mapping[str, Run]
     costs: pd.DataFrame  # a row a model and lambda, empty without costs=
     run_costs: pd.DataFrame
+    readers: pd.DataFrame  # of readers_of
 
     @property
     def weights(self) -> list[float]:
@@ -84,7 +86,9 @@ def split(runs: Runs, maps: list[GazeMaps], priced: Mapping[str, Priced]) -> Ite
         numbers = (pearson_table(rows), lambda_table(rows), gaze_shift_table(rows), scale_table(rows))
         where = str(dataset) if single else f"{study}, {dataset}"
         costs = cost_table(rows, ARM, priced), cost_table(rows, [*ARM, "seed"], priced)
-        yield Part(where, taken[-1], str(dataset), rows, *numbers, own, shared, arms, runs.used, *costs)
+        readers, looked = readers_of(rows, runs.used)
+        drawn = [*own, *looked] if own else []
+        yield Part(where, taken[-1], str(dataset), rows, *numbers, drawn, shared, arms, runs.used, *costs, readers)
 
 
 def summary(runs: Runs, parts: list[Part]) -> list[str]:
@@ -169,6 +173,7 @@ def sections(runs: Runs, parts: list[Part]) -> list[Section]:
         ),
         Section("Which classes does it know?", (), tuple(item for part in parts for item in _classes(part))),
         Section("Where does it look?", *_atlas(parts)),
+        *_readers(parts),
         Section("How to read this", tuple(text.format(looked) for text in findings.HOW_TO_READ), ()),
         Section("The runs", (), (tables.runs_item(runs.listing), *([left] if left else []))),
     ]
@@ -293,6 +298,7 @@ def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:
     for part in parts:
         if part.maps:
             caption = f"Mean gaze of each class over its correct images, last epoch, {part.where}"
+            caption += "; first what readers looked at" if len(part.readers) else ""
             items += _drawn(f"atlas-{part.slug}", caption, plots.atlas_figure, part.maps, part.dataset)
     if not items:
         return (
@@ -300,6 +306,12 @@ def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:
             "CSV has no class_gaze.npz beside it.",
         ), ()
     return ("Seeds together. A lesion-like spot, a border or a corner is easier to see than to measure.",), tuple(items)
+
+
+def _readers(parts: list[Part]) -> list[Section]:
+    """None where no run has readers."""
+    items = [item for p in parts for item in readers_items(p.by_lambda, p.readers, p.slug, p.where)]
+    return [Section("Does it look where readers looked?", (HOW_TO_READ,), tuple(items))] if items else []
 
 
 def _short(metric: str) -> str:

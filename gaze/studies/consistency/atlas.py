@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ from gaze.report.style import GAZE_COLOURS, SMALL, TEXT, TITLE, model_styles, ne
 if TYPE_CHECKING:
     from gaze.runs.class_gaze import GazeMaps
 
+READERS = -math.inf  # in place of a lambda: what readers looked at, in the first column
+
 
 def atlas_figure(maps: Sequence[GazeMaps], dataset: str) -> Figure:
-    """Gaze atlas: mean gaze of each class, a row per model and class, a column per lambda, on one scale.
+    """Gaze atlas: mean gaze of each class, a row per model and class, a column per lambda, on one scale; the first
+    column is of :data:`READERS` where there are any.
 
     A tile is the mean over seeds, weighted by the correct images behind each map: the mean over all these images.
     Hatched: no seed has a correct image. Blank: no such run.
@@ -120,7 +124,7 @@ def _name_rows(axis: Axes, rows: list[tuple[str, str, float]]) -> None:
 
 
 def _name_columns(axis: Axes, weights: list[float]) -> None:
-    axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights], fontsize=TEXT)
+    axis.set_xticks(range(len(weights)), ["readers" if w == READERS else f"{w:g}" for w in weights], fontsize=TEXT)
     axis.tick_params(axis="x", length=0, labeltop=True, labelbottom=False)
     axis.xaxis.set_label_position("top")
     axis.set_xlabel("lambda", fontsize=TEXT)

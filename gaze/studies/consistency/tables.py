@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gaze.errors import DataError
-from gaze.measures import measures
+from gaze.measures import HUMAN, measures
 from gaze.report.style import model_styles
 from gaze.report.words import each, estimate, listed, number, p_value, with_sd
 from gaze.report.write import TableItem
@@ -29,7 +29,8 @@ from gaze.studies.consistency.published import (
     published_study2,
 )
 
-IN_OTHER_TABLES = ("accuracy", "kappa", "gaze_consistency_grid", "gaze_entropy")  # or in the CSV alone
+IN_OTHER_TABLES = {"accuracy", "kappa", "gaze_consistency_grid", "gaze_entropy"}  # or in the CSV alone
+IN_OTHER_TABLES |= {f"gaze_human_{name}" for name in HUMAN}
 MASK_NOTE = (
     "Over the correct images with a lesion. Energy in mask: the share of the map's sum that lies on the lesion. Lift: "
     "that share over the lesion's share of the image, 1 for a gaze that is the same everywhere. Pointing game: the "
@@ -257,7 +258,7 @@ def performance_item(
 
 def gaze_item(table: pd.DataFrame, name: str, where: str) -> TableItem:
     """The gaze's measures by model and lambda, mean of the last 5 epochs."""
-    table = table[table["metric"].isin(set(measures()) - set(IN_OTHER_TABLES))]
+    table = table[table["metric"].isin(set(measures()) - IN_OTHER_TABLES)]
     measured = set(table.loc[table["mean"].notna(), "metric"])  # other data sets may have masks, this one none
     columns = [m for name, m in measures().items() if name in measured]
     columns.sort(key=lambda measure: not measure.root_of)  # what a person can read comes first
