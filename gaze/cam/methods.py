@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -79,7 +80,8 @@ def grad_cam_pp(features: Tensor, score: Tensor, *, create_graph: bool, retain_g
     """
     gradient = _gradient(features, score, create_graph, retain_graph)
     total = (features if create_graph else features.detach()).sum((2, 3), keepdim=True)  # (B, M, 1, 1)
-    return weighted_map(features, (gradient.relu() / (2 + gradient * total).clamp(min=1)).sum((2, 3)))
+    weights = gradient.relu() / (2 + gradient * total).clamp(min=1)
+    return weighted_map(features, weights.expand_as(features).sum((2, 3)))
 
 
 def class_activation_map(
@@ -93,11 +95,14 @@ def class_activation_map(
 
     Arguments, result and errors as for :func:`grad_cam`.
     """
-    return weighted_map(features, _gradient(features, score, create_graph, retain_graph).sum((2, 3)))
+    gradient = _gradient(features, score, create_graph, retain_graph)
+    return weighted_map(features, gradient.expand_as(features).sum((2, 3)))
 
 
 def _gradient(features: Tensor, score: Tensor, create_graph: bool, retain_graph: bool | None) -> Tensor:
-    """``dy^c/dA`` (B, M, H, W) of every image."""
+    """``dy^c/dA`` of every image (B, M, H, W); behind a global average pool, whose backward pass spreads dy^c/dP evenly
+    over the cells, in closed form and once for all cells (B, M, 1, 1).
+    """
     if features.ndim != 4 or score.shape != features.shape[:1]:
         raise ValueError(
             f"A CAM such as grad_cam needs features (B, M, H, W) and one score per image (B,), got "
@@ -111,22 +116,53 @@ def _gradient(features: Tensor, score: Tensor, create_graph: bool, retain_graph:
         )
     if retain_graph is None:
         retain_graph = create_graph or not features.is_leaf
-    with _differentiable_twice(score, features) if create_graph else nullcontext():
-        return torch.autograd.grad(score.sum(), features, create_graph=create_graph, retain_graph=retain_graph)[0]
+    readers = _readers(score, features)
+    pool = _average_pool(readers, features)
+    with _differentiable_twice(readers) if create_graph else nullcontext():
+        wanted = features if pool is None else pool
+        (found,) = torch.autograd.grad(score.sum(), wanted, create_graph=create_graph, retain_graph=retain_graph)
+    return found if pool is None else found.reshape(*features.shape[:2], 1, 1) / features[0, 0].numel()
 
 
-@contextmanager
-def _differentiable_twice(score: Tensor, features: Tensor) -> Iterator[None]:
-    """Fused attention between ``features`` and ``score`` is differentiated by its plain formula, which can be
-    differentiated again; a compiled region cannot, and is refused.
-    """
-    seen, rest, handles = {None, features.grad_fn}, [score.grad_fn], []
+Readers = dict[tuple[Node, int], list[Any]]  # by each result of a step of a graph, the steps that read it
+
+
+def _readers(score: Tensor, features: Tensor) -> Readers:
+    """The graph of ``score`` from ``features`` on."""
+    readers: Readers = {}
+    seen, rest = {None, features.grad_fn}, [score.grad_fn]
     while rest:
         node = rest.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        rest += [before for before, _ in node.next_functions]
+        for before, place in node.next_functions:
+            if before is not None:
+                readers.setdefault((before, place), []).append(node)
+                rest.append(before)
+    return readers
+
+
+def _average_pool(readers: Readers, features: Tensor) -> GradientEdge | None:
+    """The mean of all cells of each channel, where that and nothing else of ``features`` is read. It is the graph that
+    says so: no module has to be recognised, and what hooks do is in it.
+    """
+    edge = get_gradient_edge(features)
+    found = readers.get((edge.node, edge.output_nr), [])
+    while len(found) == 1 and found[0].name() == "CloneBackward0":
+        found = readers[found[0], 0]
+    if len(found) == 1 and found[0].name() == "MeanBackward1" and {d % 4 for d in found[0]._saved_dim} == {2, 3}:
+        return GradientEdge(found[0], 0)
+    return None
+
+
+@contextmanager
+def _differentiable_twice(readers: Readers) -> Iterator[None]:
+    """Fused attention between features and score is differentiated by its plain formula, which can be differentiated
+    again; a compiled region cannot, and is refused.
+    """
+    handles = []
+    for node in {node for own in readers.values() for node in own}:
         if node.name().startswith("CompiledFunction"):
             raise RuntimeError(
                 "What follows the features is compiled by torch.compile, and cannot be differentiated twice. Compile "

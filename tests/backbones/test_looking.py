@@ -10,6 +10,7 @@ import pytest
 import pytorch_grad_cam
 import timm
 import torch
+import torchvision
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -17,6 +18,7 @@ from torchvision.models import resnet18
 
 import gaze
 import gaze.backbones.looking
+import gaze.cam.methods
 from gaze.backbones.levels import LEVELS, PooledHead, SplitBackbone, build_backbone
 from gaze.cam.methods import normalize_cam
 from gaze.choices import METHODS
@@ -187,8 +189,9 @@ def test_a_frozen_body_trains_its_head(second_order):
 @pytest.mark.parametrize("size", [32, 38])  # 38: maps with a last row that no pooling window covers
 @pytest.mark.parametrize("method", ["grad_cam", "cam"])
 @pytest.mark.parametrize("name", LEVELS)
-def test_closed_form_is_autograds(name, method, size, second_order, train):
+def test_closed_form_is_autograds(name, method, size, second_order, train, monkeypatch):
     """One draw of dropout and batch statistics; the plain way has the same head as a bare Sequential."""
+    monkeypatch.setattr(gaze.cam.methods, "_average_pool", lambda *args: None)
     if (name, method) == ("level1", "cam"):
         return  # its average pool reads another grid
     torch.manual_seed(3)
@@ -213,6 +216,34 @@ def test_closed_form_is_autograds(name, method, size, second_order, train):
     torch.testing.assert_close(cam, other_cam, rtol=1e-9, atol=1e-9)
     assert cam.amax() > 0
     for a, b in zip(gradients, other_gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["training", "first order", "evaluation", "frozen body"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "timm"])
+def test_a_pool_and_what_follows_it_have_a_closed_form_in_any_network(name, mode, monkeypatch):
+    """With dropout, batch statistics and a hook that changes what the pool gives: all as autograd has it."""
+    torch.manual_seed(0)
+    make = {"timm": lambda: timm.create_model("test_efficientnet", num_classes=K, drop_rate=0.3)}
+    network = make.get(name, lambda: torchvision.models.get_model(name, num_classes=K))().double()
+    network.training = mode != "evaluation"  # of itself alone: batch statistics scale its maps
+    pool = network.global_pool if name == "timm" else network.avgpool
+    pool.register_forward_hook(lambda module, args, out: out.square())
+    if mode == "frozen body":
+        network.requires_grad_(False)
+        [m for m in network.modules() if isinstance(m, nn.Linear)][-1].requires_grad_(True)
+    image, values, found, find = _images(3, 96, 96, torch.float64)[:2], [], [], gaze.cam.methods._average_pool
+    for way in (lambda *args: found.append(find(*args)) or found[-1], lambda *args: None):
+        monkeypatch.setattr(gaze.cam.methods, "_average_pool", way)
+        torch.manual_seed(11)
+        network.zero_grad()
+        logits, cam = gaze.look(network, image, TARGET[1:3], create_graph=False if mode == "first order" else None)
+        assert cam.amax() > 0.99
+        if mode != "evaluation":
+            (cross_entropy(logits, TARGET[1:3]) + (cam.square() * torch.rand_like(cam)).sum()).backward()
+        values.append([logits, cam, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert found[0] is not None
+    for a, b in zip(*values, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 

@@ -3,12 +3,14 @@
 import pytest
 import pytorch_grad_cam
 import torch
+import torch.nn.functional as F
 from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+import gaze.cam.methods
 from gaze.cam.methods import grad_cam, grad_cam_pp, hires_cam, layer_cam, normalize_cam
 from gaze.choices import METHODS
 
@@ -171,10 +173,81 @@ def test_a_map_has_the_derivatives_of_finite_differences(name):
     assert gradgradcheck(function, inputs)
 
 
+# ---- behind a global average pool
+
+AVERAGE_POOLS = {
+    "module": nn.AdaptiveAvgPool2d(1),
+    "mean": lambda x: x.mean((2, 3)),
+    "kept": lambda x: x.mean([-1, -2], keepdim=True),
+    "cloned": lambda x: F.adaptive_avg_pool2d(x.clone(), 1),
+}
+OTHER_READERS = {  # of the features A
+    "squared": lambda x: (x * x).mean((2, 3)),
+    "twice": lambda x: x.mean((2, 3)) + x.mean((2, 3)).square(),
+    "with the largest": lambda x: x.mean((2, 3)) + x.amax((2, 3)),
+    "cloned and read": lambda x: F.adaptive_avg_pool2d(y := x.clone(), 1).flatten(1) + y[:, :, 0, 0],
+    "rows": lambda x: x.mean(3).square().sum(2),
+    "images": lambda x: x.mean((0, 2, 3)).expand(len(x), -1),
+    "everything": lambda x: x.mean().expand(len(x), 2),
+    "three axes": lambda x: x.mean((1, 2, 3))[:, None].expand(-1, 2),
+    "the other half": lambda x: torch.cat([x, x.square()], 1).chunk(2, 1)[1].mean((2, 3)),
+}
+
+
+def _pooled(pool, name: str, channels_last: bool = False):
+    """Like :func:`_of_features_and_weight`, with a head of two layers behind the pool."""
+
+    def function(features: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        whole = features * 1
+        score = (torch.tanh(pool(whole).flatten(1) @ weight) @ out).squeeze(1)
+        return METHODS[name].function(whole, score, create_graph=True)
+
+    g = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(*s, generator=g, dtype=torch.float64) for s in ((2, 2, 2, 3), (2, 3), (3, 1))]
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return function, [inputs[0].to(memory_format=order).requires_grad_(), *(i.requires_grad_() for i in inputs[1:])]
+
+
+def _recognised(monkeypatch) -> list[bool]:
+    found, find = [], gaze.cam.methods._average_pool
+    monkeypatch.setattr(
+        gaze.cam.methods, "_average_pool", lambda *args: (pool := find(*args), found.append(pool is not None))[0]
+    )
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("pool", [*AVERAGE_POOLS, *OTHER_READERS])
+def test_the_closed_form_is_taken_where_all_that_is_read_is_the_mean_and_is_autograds(pool, name, monkeypatch):
+    for channels_last in (False, True):
+        function, inputs = _pooled({**AVERAGE_POOLS, **OTHER_READERS}[pool], name, channels_last)
+        values = []
+        for closed in (True, False):
+            with monkeypatch.context() as patch:
+                found = _recognised(patch)
+                if not closed:
+                    patch.setattr(gaze.cam.methods, "_average_pool", lambda *args: None)
+                cam = function(*inputs)
+                weight = torch.arange(1.0, 13, dtype=cam.dtype).view_as(cam)
+                values.append([cam, *torch.autograd.grad((cam.square() * weight).sum(), inputs)])
+                assert not closed or found == [pool in AVERAGE_POOLS]
+        for a, b in zip(*values, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "grad_cam_pp"])  # the others' weights of the map are like one of these
+def test_the_closed_form_has_the_derivatives_of_finite_differences(name, monkeypatch):
+    found, (function, inputs) = _recognised(monkeypatch), _pooled(AVERAGE_POOLS["module"], name)
+    assert (function(*inputs) > 0).any()
+    assert gradcheck(function, inputs)
+    assert gradgradcheck(function, inputs)
+    assert all(found)
+
+
 def test_without_create_graph_the_weights_are_constants():
     """The map then is linear in A between the kinks of its ReLU: A times its gradient is the map itself."""
     for name in METHODS:
-        net = _net()
+        net = _net(pooled=name == "cam")
         features = net[0](_images()).detach().requires_grad_()
         for parameter in net.parameters():
             parameter.requires_grad_()
