@@ -22,10 +22,11 @@ class CompareConfig(Settings):
 
 
 class ReviewConfig(Settings):
-    """Group ``review``: experts look at a run's test images, see ``gaze.studies.review``."""
+    """Group ``review``: experts look at a run's images, see ``gaze.studies.review``."""
 
     run: str | None = None  # a run folder; review=RUN says the same
     against: str | None = None  # another one of the same images: which gaze looks better?
+    images: Literal["test", "train"] = "test"  # train: what is drawn guides a training on the same set
     file: str | None = None  # of the answers; null takes review.sqlite in the run's folder
     order: Literal["worst", "uncertain", "costly", "random"] = "worst"  # costly: by costs=FILE
     blind: bool = True  # the prediction is shown after the answer

@@ -98,6 +98,9 @@ class DatasetConfig(Settings):
     mask_dir: str | None = None  # masks in the images' own folders and names, below root or absolute; null for none
     on_missing_mask: Literal["error", "empty"] = "error"  # what an image without a mask file does
     annotated: float = Field(1.0, gt=0, le=1)  # share of each class's masks that guide, drawn by the run's seed
+    # masks of training images alone that guide in place of the set's own, such as people drew, in the images' own
+    # folders and names
+    guide_dir: str | None = None
     cache: str | None = "auto"  # where decoded images are kept: auto | off | a folder (see gaze.data.cache)
     # ultrasound: images and masks side by side, no split published (see gaze.data.sources.ultrasound)
     classes: list[str] | None = None  # class folders to take; null takes all
@@ -121,7 +124,7 @@ class DatasetConfig(Settings):
     @property
     def may_have_masks(self) -> bool:
         """Whether the settings leave room for masks; the files may still have none."""
-        return self.mask_dir is not None or SOURCES[self.kind].masks
+        return self.mask_dir is not None or self.guide_dir is not None or SOURCES[self.kind].masks
 
     @property
     def private(self) -> bool:

@@ -25,6 +25,7 @@ from gaze.names import LONGEST, visible
 
 # Have a folder of their own.
 IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "model.source", "lambda", "seed")
+BY_CONTENT = ("model.checkpoint", "dataset.guide_dir")
 # What changes no figure of a run, or stands for settings that say for themselves what they are.
 NOT_IN_NAME = ("experiment", "resume", "rerun", "dataset.cache", "dataset.root", "trainer.accelerator")
 
@@ -79,13 +80,16 @@ def _folder(*, _root_: Any) -> str:
 
 
 def _by_content(override: str, home: Path) -> str:
-    """``model.checkpoint=a/resnet.pt`` as ``model.checkpoint=resnet-`` and its digest: the same file, the same run."""
+    """``model.checkpoint=a/resnet.pt`` as ``model.checkpoint=resnet-`` and its digest, and masks of
+    ``dataset.guide_dir`` likewise: the same files, the same run."""
     key, _, value = override.partition("=")
-    if key.lstrip("+") != "model.checkpoint":
+    if key.lstrip("+") not in BY_CONTENT or value in ("", "null"):
         return override
     with suppress(OSError, RuntimeError):  # what is wrong with it is said by check_config
         path = home / Path(value.strip("'\"")).expanduser()
-        return f"{key}={path.stem}-{file_digest(path)}"
+        files = [f"{file.relative_to(path)} {file_digest(file)}" for file in sorted(path.rglob("*.png"))]
+        digest = hashlib.sha256("\n".join(files).encode()).hexdigest()[:12] if files else file_digest(path)
+        return f"{key}={path.stem}-{digest}"
     return override
 
 

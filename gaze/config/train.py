@@ -168,7 +168,7 @@ class TrainConfig(Settings):
         if value.mask_weight and not (value.guided_by_readers or dataset.may_have_masks):
             raise ValueError(
                 f"gaze.mask_weight={value.mask_weight:g} guides by masks, and dataset={dataset.name} has none: give "
-                "dataset.mask_dir=PATH, or leave it out."
+                "dataset.mask_dir=PATH or dataset.guide_dir=PATH, or leave it out."
             )
         return value
 

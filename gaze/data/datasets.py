@@ -29,7 +29,7 @@ from gaze.data.cache import Entry, Request, Say, cache_folder, cached
 from gaze.data.decode import Half, count_frames, find_window, read_images
 from gaze.data.human import Human, read_fixations, with_human
 from gaze.data.marker import draw_markers
-from gaze.data.masks import add_masks, check_seen
+from gaze.data.masks import add_masks, check_seen, guide_masks
 from gaze.data.sources import npz, phantom, table, ultrasound
 from gaze.data.sources.folders import local_root
 from gaze.data.sources.kaggle import WAYS_OUT, download
@@ -101,6 +101,8 @@ def load_dataset(config: DatasetConfig, progress: Say | None = None) -> ImageDat
     fixations = read_fixations(config) if config.fixations else []
     data = SOURCES[config.kind].function(config, say)
     assert isinstance(data, ImageData)
+    if config.guide_dir is not None:
+        data = replace(data, train=data.train._replace(masks=guide_masks(config, data.train.paths)))
     if config.has_readers:
         data = with_human(data, config, fixations)
     return data if config.marker is None else _marked(data, config.marker, config.seed)

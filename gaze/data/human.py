@@ -33,6 +33,7 @@ from gaze.choices import shown
 from gaze.config.data import DatasetConfig
 from gaze.data.audit import first_few
 from gaze.data.decode import convert_image, read_frame
+from gaze.data.masks import file_beside
 from gaze.data.sources.listing import bare
 from gaze.data.sources.table import MOST_BYTES, text_columns
 from gaze.errors import DataError
@@ -196,11 +197,9 @@ def _attention(config: DatasetConfig, paths: Sequence[str], size: int) -> dict[i
     root, found = Path(config.root or "") / Path(str(config.attention_dir)).expanduser(), dict[int, Tensor]()
     if not root.is_dir():
         raise DataError(f"dataset.attention_dir={config.attention_dir}: {root} is no folder. {MAPS}")
-    for place, path in enumerate(map(bare, paths)):
-        parts = PurePosixPath(path)
-        files = [root / f"{path}{suffix}" for suffix in (".npy", ".png")]
-        file = next((file for file in files if file.is_file()), None)
-        if file is None or parts.is_absolute() or ".." in parts.parts:
+    for place, path in enumerate(paths):
+        file = file_beside(root, path, [".npy", ".png"])
+        if file is None:
             continue
         try:
             values = torch.as_tensor(_values(file), dtype=torch.float32)

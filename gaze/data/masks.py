@@ -14,7 +14,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ from PIL import Image
 from torch import Tensor
 
 from gaze.cam.pool import pool_to_grid
+from gaze.config.data import DatasetConfig
 from gaze.data.audit import Pixels, Record
 from gaze.data.decode import REPORT_EVERY, Half, cause_of, convert_image, read_frame, shape_in_alpha
-from gaze.data.sources.listing import MaskFiles
+from gaze.data.sources.listing import MaskFiles, bare
 from gaze.errors import ConfigError, DataError
 
 COVERED = 0.5 - 1e-9  # share of a pixel that makes it lesion, but for rounding
+GUIDES = "Masks stand there as training images do, PATH.png for PATH.*: review=RUN review.images=train makes such."
 SHAPE_TOLERANCE = 0.02  # aspects of mask and image may differ by that share, which rounding of sizes explains
 
 
@@ -114,6 +116,40 @@ def add_masks(half: Half, masks: MaskFiles, say: Callable[[str], None], orient: 
     finally:
         pool.shutdown(cancel_futures=True)
     return half._replace(records=records, bad=bad, masks=pixels, lasting=half.lasting and not passing, notes=notes)
+
+
+def file_beside(root: Path, path: str, suffixes: Sequence[str]) -> Path | None:
+    """The file below ``root`` that stands there as an image does below its own: the first suffix that there is."""
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts:
+        return None
+    return next((file for suffix in suffixes if (file := root / f"{bare(path)}{suffix}").is_file()), None)
+
+
+def guide_masks(config: DatasetConfig, paths: Sequence[str]) -> Tensor:
+    """Masks (N, 1, S, S) uint8 in ``dataset.guide_dir`` of training images, by their paths; who has none there has an
+    empty one.
+
+    Raises:
+        DataError: no such folder, a mask that cannot be read, or none of these images that is not empty.
+    """
+    root, size = Path(str(config.guide_dir)).expanduser(), config.image_size
+    named = f"dataset.guide_dir={config.guide_dir}"
+    if not root.is_dir():
+        raise DataError(f"{named}: {root} is no folder. {GUIDES}")
+    masks = torch.zeros(len(paths), 1, size, size, dtype=torch.uint8)
+    for mask, path in zip(masks, paths, strict=True):
+        if (file := file_beside(root, path, [".png"])) is None:
+            continue
+        try:
+            mask[:] = torch.from_numpy(decode_mask([file], size, bool(config.orient))[0])
+        except (MemoryError, ConfigError):
+            raise
+        except Exception as error:  # as in gaze.data.decode
+            raise DataError(f"{named}: {file} is no mask: {cause_of(error)}. {GUIDES}") from error
+    if not masks.any():
+        raise DataError(f"{named}: no training image of {config.name} has a mask there. {GUIDES}")
+    return masks
 
 
 def draw_annotated(seen: Tensor, targets: Tensor, share: float, seed: int) -> Tensor:

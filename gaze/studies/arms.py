@@ -15,8 +15,8 @@ from gaze.runs.run import Run
 OFF = AugmentationConfig().model_dump()
 PLAIN = "plain"
 REMEDIES = (  # settings that may keep a network from a marker, or take it back
-    "dataset.sampler", "dataset.marker.masked", "dataset.annotated", "dfr", "lambda", "gaze.mask_weight",
-    "gaze.mask_form", "loss.class_weights",
+    "dataset.sampler", "dataset.marker.masked", "dataset.annotated", "dataset.guide_dir", "dfr", "lambda",
+    "gaze.mask_weight", "gaze.mask_form", "loss.class_weights",
 )  # fmt: skip
 
 

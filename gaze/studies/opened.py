@@ -83,8 +83,9 @@ def evaluation_images(dataset: DatasetConfig, most: int | None, say: Say) -> Ima
 
 
 def images_at_hand(dataset: DatasetConfig, say: Say) -> GazeDataModule:
-    """A data set, loaded without what readers looked at, which no study needs and may lie elsewhere by now. Settings
-    may be a stranger's: they are decoded into this user's own cache, or none, and nothing is downloaded.
+    """A data set, loaded with its own masks and without what readers looked at: no study needs what guided a training,
+    which may lie elsewhere by now. Settings may be a stranger's: they are decoded into this user's own cache, or none,
+    and nothing is downloaded.
 
     Raises:
         DataError: the images cannot be found or read.
@@ -95,7 +96,7 @@ def images_at_hand(dataset: DatasetConfig, say: Say) -> GazeDataModule:
             f"you trust that name: python -c 'import kagglehub; kagglehub.dataset_download(\"{dataset.handle}\")'"
         )
     cache = dataset.cache if (dataset.cache or "off").lower() in OFF else "auto"
-    changes = {"cache": cache, "fixations": None, "attention_dir": None}
+    changes = {"cache": cache, "fixations": None, "attention_dir": None, "guide_dir": None}
     data = GazeDataModule(dataset.model_copy(update=changes), progress=say)
     data.setup("test")
     return data

@@ -59,7 +59,7 @@ def run_analysis(config: AnalyzeConfig, directory: Path, console: Console) -> li
     if config.review.run is not None:
         from gaze.studies.review.server import run_review
 
-        return [run_review(config, console)]
+        return [run_review(config, directory, console)]
     started = time.monotonic()
     one = config.check is not None or config.explain is not None
     written = _one_run(config, directory, console) if one else _study(config, directory, console)

@@ -1,6 +1,7 @@
 """gaze.config.naming: a run's folder follows from its settings."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,19 @@ def test_names_are_short_and_safe_and_different():
 )
 def test_hydra_makes_these_folders(composed, overrides, folder):
     assert composed(*overrides, hydra=True).hydra.run.dir == folder
+
+
+def test_guiding_masks_have_the_name_of_what_they_are(composed, tmp_path):
+    """Of what was drawn since comes another run, in another folder; where it lies counts for nothing."""
+
+    def folder(place, text):
+        (tmp_path / place / "masks/train").mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "masks/train/1.png").write_text(text)
+        return composed(f"dataset.guide_dir={tmp_path / place / 'masks'}", hydra=True).hydra.run.dir
+
+    names = [folder("a", "x"), folder("b", "x"), folder("a", "y 2")]
+    assert names[0] == names[1] != names[2] and re.search(r"seed=0,dataset\.guide_dir=masks-[0-9a-f]{12}$", names[0])
+    assert "guide_dir=null" in composed("dataset.guide_dir=null", hydra=True).hydra.run.dir
 
 
 def test_a_gpu_is_asked_for_only_where_there_is_one(monkeypatch):

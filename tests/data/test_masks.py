@@ -13,8 +13,9 @@ from gaze.config.data import DatasetConfig
 from gaze.data import datamodule
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import ImageData, load_dataset
-from gaze.data.masks import decode_mask
+from gaze.data.masks import decode_mask, file_beside
 from gaze.errors import DataError
+from gaze.studies.opened import images_at_hand
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -257,3 +258,49 @@ def test_masks_come_out_of_the_cache_until_they_change(root, tmp_path):
     assert how == "decoded" and emptied.test.masks[11].sum() == 0
     assert load(mask_dir=None)[1] == "decoded" and load(mask_dir=None)[1] == "read"
     assert load(on_missing_mask="empty")[1] == "read"  # each has an entry of its own
+
+
+# ---- masks that guide in place of the set's own
+
+
+def test_drawn_masks_guide_training_images_alone(root, tmp_path):
+    before = load_dataset(config(root))
+    save(tmp_path / "drawn/train/cat/2.png", box((80, 120), 0, 0, 40, 60))  # of another size
+    save(tmp_path / "drawn/train/dog/3.png", box((40, 60), 0, 0, 0, 0))
+    save(tmp_path / "drawn/test/cat/1.png", box((40, 60), 0, 0, 40, 60))
+    data = load_dataset(config(root, guide_dir=str(tmp_path / "drawn")))
+    place = next(i for i, path in enumerate(data.train.paths) if path.startswith("train/cat/2."))
+    assert data.train.masks.flatten(1).any(1).nonzero().flatten().tolist() == [place]
+    side = data.train.masks.shape[-1]
+    assert data.train.masks[place].sum() == data.train.masks[place, 0, : side // 2, : side // 2].sum() == side**2 // 4
+    assert torch.equal(data.test.masks, before.test.masks) and torch.equal(data.train.images, before.train.images)
+    own = config(root, mask_dir=None, guide_dir=str(tmp_path / "drawn"))  # a set without masks
+    assert own.may_have_masks and torch.equal(load_dataset(own).train.masks, data.train.masks)
+    assert images_at_hand(own, print).data.train.masks is None  # what is measured is not what somebody drew
+
+
+def test_a_phantom_is_guided_by_what_was_drawn(tmp_path):
+    settings = {"train_images": 16, "test_images": 8, "image_size": 32, "cache": "off"}
+    save(tmp_path / "train/00005.png", box((32, 32), 0, 0, 32, 16))
+    plain, data = (load_dataset(DatasetConfig(**settings, guide_dir=own)) for own in (None, str(tmp_path)))
+    assert data.train.masks.sum() == data.train.masks[5, 0, :, :16].sum() == 32 * 16
+    assert torch.equal(data.test.masks, plain.test.masks)
+
+
+def test_guiding_masks_that_cannot_be_used_are_said(root, tmp_path):
+    with pytest.raises(DataError, match=r"guide_dir=.*/none: .* is no folder\. Masks stand there"):
+        load_dataset(config(root, guide_dir=str(tmp_path / "none")))
+    save(tmp_path / "drawn/test/cat/1.png", box((40, 60), 0, 0, 40, 60))
+    with pytest.raises(DataError, match="no training image of toy has a mask there"):
+        load_dataset(config(root, guide_dir=str(tmp_path / "drawn")))
+    (tmp_path / "drawn/train/cat").mkdir(parents=True)
+    (tmp_path / "drawn/train/cat/1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"cat/1\.png is no mask"):
+        load_dataset(config(root, guide_dir=str(tmp_path / "drawn")))
+
+
+def test_a_file_beside_an_image_lies_below_the_root(tmp_path):
+    save(tmp_path / "a/1.png", box((4, 4), 0, 0, 2, 2))
+    assert file_beside(tmp_path, "a/1.jpg", [".npy", ".png"]) == tmp_path / "a/1.png"
+    for path in ("a/2.jpg", "b/../a/1.jpg", str(tmp_path / "a/1.jpg")):
+        assert file_beside(tmp_path, path, [".png"]) is None

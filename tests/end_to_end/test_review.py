@@ -1,6 +1,7 @@
 """The review page in a real browser: keys, mouse, slider, reload; after a killed server every answer is there."""
 
-import re
+import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,78 +9,31 @@ import time
 
 import numpy as np
 import pytest
-from browser import BROWSER, needs_browser
+from browser import needs_browser
 from conftest import REPO
+from reviewer import Server, browser_page, drag, opinions, press, review, saved, turn
 from run_folders import SMALL, write_run
 
 from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
+from gaze.runs.run import Run
 from gaze.studies.review.store import answers
 
-sync = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
+pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 pytest.importorskip("uvicorn")
 pytestmark = [pytest.mark.slow, needs_browser]
 
 
-class Server:
-    """``analyze.py review=RUN`` in a process."""
-
-    def __init__(self, *words):
-        command = [sys.executable, "analyze.py", *words, "compare.device=cpu"]
-        self.process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.said = ""
-        for line in self.process.stdout:
-            self.said += line
-            if found := re.search(r"http://127\.0\.0\.1:\d+/\S+/", line):
-                self.link = found[0]
-                return
-        raise AssertionError(self.said)
-
-    def end(self, signum):
-        self.process.send_signal(signum)
-        return self.process.wait(60)
-
-
 @pytest.fixture
 def page():
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.problems, page.asked = [], set()
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda line: page.problems.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda request: page.asked.add(request.url.split("/")[2]))
+    with browser_page() as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture
 def folder(composed, tmp_path):
     config = check_config(composed(*SMALL))
     return write_run(tmp_path / "run", config, list(GazeDataModule(config.dataset).classes))
-
-
-def turn(page, number):
-    page.wait_for_selector(f"body[data-turn='{number}']")
-
-
-def saved(page, text):
-    page.locator("#said", has_text=f"Saved: {text}").wait_for()
-
-
-def drag(page, *corners):
-    box = page.locator(".drawing").first.bounding_box()
-    (x0, y0), (x1, y1) = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
-    page.mouse.move(x0, y0)
-    page.mouse.down()
-    page.mouse.move((x0 + x1) / 2, y1)
-    page.mouse.move(x1, y1)
-    page.mouse.up()
-
-
-def press(page, *keys):
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def test_an_expert_at_work(folder, page):
@@ -179,3 +133,27 @@ def test_the_next_image_is_there_at_once(folder, page):
     })""")
     assert took < 100
     server.end(signal.SIGKILL)
+
+
+def test_from_a_look_to_a_training_that_it_guides(folder, page, tmp_path):
+    """Review of training images, report and training, each by the command that the page shows."""
+    run, out = Run(folder), tmp_path / "it's drawn"
+    run.hydra.mkdir()
+    (run.hydra / "overrides.yaml").write_text(json.dumps(SMALL))
+    places, commands = review(page, run, 9, out)
+    found = answers(run.review_file)
+    judged = opinions(run)
+    assert found["place"].tolist() == places and found["counts"].all()
+    assert found["verdict"].tolist() == [judged[place].verdict for place in places]
+    for place, shapes in zip(places, found["shapes"], strict=True):
+        box = judged[place].box
+        assert len(shapes) == (box is not None)
+        if box is not None:
+            np.testing.assert_allclose(shapes[0]["points"], box, atol=0.005)
+    for command, more in zip(commands, ([], [f"hydra.run.dir={tmp_path / 'guided'}"]), strict=True):
+        words = [sys.executable, *shlex.split(command)[1:], *more]
+        said = subprocess.run(words, cwd=REPO, text=True, capture_output=True, check=True).stdout
+    assert commands[1] in (out / "report.html").read_text().replace("&#39;", "'").replace("&#34;", '"')
+    drawn = len(list((out / "masks/train").glob("*.png")))
+    assert drawn and f"Guided by the masks of {drawn} of 16 training images" in said
+    assert page.problems == [] or all("ERR_CONNECTION_REFUSED" in problem for problem in page.problems)

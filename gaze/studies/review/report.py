@@ -5,6 +5,7 @@ what they drew, as masks that a training can take.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -25,7 +27,7 @@ from gaze.consistency.deviation import map_entropy
 from gaze.data.annotations import COCO, MASKS, Shape, image_size, said, write_coco, write_masks
 from gaze.data.datasets import ImageData, Split
 from gaze.errors import DataError
-from gaze.files import check_links, write_csv
+from gaze.files import check_links, read_bytes_of, write_csv
 from gaze.metrics.lesion import mask_lift
 from gaze.report.provenance import origin
 from gaze.report.words import each, estimate
@@ -43,13 +45,19 @@ from gaze.statistics.agreement import (
 from gaze.statistics.bootstrap import interval, resampling_weights
 from gaze.statistics.classification import auroc
 from gaze.statistics.intervals import Floats
-from gaze.studies.opened import images_at_hand, open_run
+from gaze.studies.opened import Opened, images_at_hand, open_run
 from gaze.studies.review import store
+from gaze.studies.review.shown import predicted
 from gaze.terminal import say
 
 DRAWS = 2000
 COMMAND = "To train on them: "
+# Settings of a run that one guided by what was drawn has, too: not where it goes, whom it trusts, what else guides it.
+WORD = re.compile(
+    r"(~|\+{0,2})(?!(hydra|trust|resume|rerun|gaze\.mask_weight|dataset\.(guide_dir|annotated))\b)[\w./]+(=|$)"
+)
 LABELS, TRUE, ANSWERS = "labels.csv", "true_masks", "answers.csv"
+GUIDES = "They guide training images of the same set: its test images and their masks stay as they are."
 TAUGHT = (
     "In labels.csv these images, and all of their groups, have left the test part for the training part: later runs "
     "are tested on the others, so compare them with runs on the same table."
@@ -202,12 +210,9 @@ def numbers_of(found: Predictions) -> dict[str, dict[str, float]]:
     return {name: dict(zip(found.files, v.tolist(), strict=True)) for name, v in columns.items() if v is not None}
 
 
-def look_again(run: Run, data: ImageData, files: Collection[str], config: AnalyzeConfig) -> dict[str, dict[str, float]]:
-    """Those of :data:`NUMBERS` that take the maps of test images, by file; nothing of a run without its weights."""
-    if not run.checkpoint().exists():
-        return {}
-    split, places = data.test, [i for i, path in enumerate(data.test.paths) if path in files]
-    opened = open_run(run.folder, config.compare.model_copy(update={"checkpoint": "last"}))
+def look_again(opened: Opened, split: Split, files: Collection[str]) -> dict[str, dict[str, float]]:
+    """Those of :data:`NUMBERS` that take the maps of images, by file."""
+    places = [i for i, path in enumerate(split.paths) if path in files]
     cam = torch.from_numpy(opened.look(split.images[places], split.targets[places]).cams)
     seen = cam.amax((1, 2)) > 0
     found = {"map_entropy": torch.where(seen, map_entropy(cam), torch.nan)}
@@ -276,16 +281,24 @@ def run_report(config: AnalyzeConfig, directory: Path, console: Console) -> list
     given, titles = store.answers(file), store.arms(file)
     if run.title not in titles:
         raise DataError(f"{file} is a review of {' and '.join(titles)}, not of {run.title}.")
-    data, single = images_at_hand(run.dataset, partial(say, console)).data, len(titles) == 1
-    found = (read_predictions(run), look_again(run, data, set(given["file"]), config)) if single else (None, {})
-    section = review_section(given, *found)
+    data, files = images_at_hand(run.dataset, partial(say, console)).data, set(given["file"])
+    part = "train" if files and files <= set(data.train.paths) else "test"
+    found, looked = None, dict[str, dict[str, float]]()
+    if len(titles) == 1:
+        found = read_predictions(run) if part == "test" else None
+        if run.checkpoint().exists():
+            opened = open_run(run.folder, config.compare.model_copy(update={"checkpoint": "last"}))
+            looked = look_again(opened, getattr(data, part), files)
+            found = predicted(opened, data.train) if part == "train" else found
+    section = review_section(given, found, looked)
     check_links(directory, MASKS, "images", TRUE, COCO, LABELS, ANSWERS)
     texts, written = list(section.text), []
     if len(drawn_shapes(given)):
-        masks, left, command = export(given, run, data, directory)
-        texts.append(f"{masks} images have a mask of what was drawn{f'; left out: {left}' if left else ''}. {TAUGHT}")
-        texts.append(f"{COMMAND}{command}")
-        written += [directory / COCO, directory / LABELS]
+        masks, left = export(given, run, data, directory, part)
+        what = TAUGHT if part == "test" else GUIDES
+        texts.append(f"{masks} images have a mask of what was drawn{f'; left out: {left}' if left else ''}. {what}")
+        texts.append(f"{COMMAND}{train_command(run, data, directory, part)}")
+        written += [directory / COCO, *([directory / LABELS] if part == "test" else [])]
     kept = given.drop(columns=["file"] if data.private else []).assign(shapes=given["shapes"].map(json.dumps))
     write_csv(directory / ANSWERS, kept)
     for text in texts:
@@ -308,22 +321,23 @@ def drawn_shapes(answers: pd.DataFrame) -> list[Shape]:
     return found
 
 
-def export(answers: pd.DataFrame, run: Run, data: ImageData, goal: Path) -> tuple[int, str, str]:
-    """What reviewers drew: ``goal/annotations.json`` (COCO), ``goal/masks`` (in ``dataset.mask_dir``'s layout), and the
-    set as ``dataset=table`` takes it, ``goal/labels.csv``.
+def export(answers: pd.DataFrame, run: Run, data: ImageData, goal: Path, part: str) -> tuple[int, str]:
+    """What reviewers drew: ``goal/annotations.json`` (COCO), ``goal/masks`` (in the layout of ``dataset.mask_dir`` and
+    ``dataset.guide_dir``) and, of test images, the set as ``dataset=table`` takes it, ``goal/labels.csv``.
 
-    Reviewed images are of the test part. In the table those with a mask, and all that belong to the same group, are
-    training images, the others what they were: what is tested later was neither drawn on nor trained on. Images that
-    are no files, as a phantom's, are written to ``goal/images``, with the true masks of parts that are not trained on.
+    In the table test images with a mask, and all that belong to the same group, are training images, the others what
+    they were: what is tested later was neither drawn on nor trained on. Images that are no files, as a phantom's, are
+    written to ``goal/images``, with the true masks of parts that are not trained on.
 
     Args:
         answers: of ``gaze.studies.review.store.answers``.
         run: that was judged.
         data: its images.
         goal: a folder.
+        part: that was reviewed, "test" or "train".
 
     Returns:
-        How many images have a mask; what was left out; the command that trains on them.
+        How many images have a mask; what was left out.
 
     Raises:
         ConfigError: ``goal/masks`` holds something else.
@@ -335,9 +349,11 @@ def export(answers: pd.DataFrame, run: Run, data: ImageData, goal: Path) -> tupl
     sizes, left = write_masks(known, goal, lambda file: square if root is None else image_size(Path(root, file)))
     left["of images that are not there"] += len(shapes) - len(known)
     write_coco(goal / COCO, known, sizes, dict(zip(answers["file"], answers["truth"], strict=True)))
-    place = Path(root) if root is not None else _write_images(data, goal)
-    _write_labels(data, sizes, goal, drawn=root is None)
-    return len(sizes), said(left), train_command(run, data, place, goal)
+    if part == "test":
+        if root is None:
+            _write_images(data, goal)
+        _write_labels(data, sizes, goal, drawn=root is None)
+    return len(sizes), said(left)
 
 
 def _parts(data: ImageData) -> dict[str, Split]:
@@ -345,7 +361,7 @@ def _parts(data: ImageData) -> dict[str, Split]:
     return {name: split for name, split in parts.items() if split is not None}
 
 
-def _write_images(data: ImageData, goal: Path) -> Path:
+def _write_images(data: ImageData, goal: Path) -> None:
     for name, split in _parts(data).items():
         kinds = {"images": split.images} | (
             {TRUE: split.masks * 255} if name != "train" and split.masks is not None else {}
@@ -355,7 +371,6 @@ def _write_images(data: ImageData, goal: Path) -> Path:
                 file = goal / folder / f"{path}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(own).save(file)
-    return goal / "images"
 
 
 def _write_labels(data: ImageData, masked: Collection[str], goal: Path, drawn: bool) -> None:
@@ -379,19 +394,35 @@ def _write_labels(data: ImageData, masked: Collection[str], goal: Path, drawn: b
     write_rows(goal / LABELS, [["file_name", "label", "split", "mask", *(["patient"] if numbers else [])], *rows])
 
 
-def train_command(run: Run, data: ImageData, root: Path, goal: Path, weight: float = 5.0) -> str:
-    """The command that trains as the run was trained, and on what reviewers drew."""
+def train_command(run: Run, data: ImageData, goal: Path, part: str, weight: float = 5.0) -> str:
+    """The command that trains as the run was trained, and on what reviewers drew, as :func:`export` leaves it in
+    ``goal``; of ``part`` "train" on the same set, in the same study."""
     d, m = run.settings.dataset, run.settings.model
     model = [f"model={m.name}"] if m.source == "gaze" else [f"model={m.source}", f"model.name={m.name}"]
-    words = [
-        "dataset=table", f"dataset.table={quoted(str((goal / LABELS).absolute()))}",
-        f"dataset.root={quoted(str(root.absolute()))}", "dataset.outside=true",
-        "dataset.on_missing_mask=empty", f"dataset.name={d.name}",
-        f"dataset.image_size={d.image_size}", f"dataset.channels={d.channels}",
-        f"dataset.validation={'test' if data.validation is None else 'split'}", *model,
-        f"lambda={run.settings.lambda_:g}", f"seed={run.settings.seed}", "study=guided", f"gaze.mask_weight={weight:g}",
-    ]  # fmt: skip
-    return f"python train.py {shlex.join(words)}"
+    if part == "train":
+        words = [*run_words(run), f"dataset.guide_dir={quoted(str((goal / MASKS).absolute()))}"]
+    else:
+        root = Path(data.audit.root) if data.audit.root is not None else goal / "images"
+        words = [
+            "dataset=table", f"dataset.table={quoted(str((goal / LABELS).absolute()))}",
+            f"dataset.root={quoted(str(root.absolute()))}", "dataset.outside=true",
+            "dataset.on_missing_mask=empty", f"dataset.name={d.name}",
+            f"dataset.image_size={d.image_size}", f"dataset.channels={d.channels}",
+            f"dataset.validation={'test' if data.validation is None else 'split'}", *model,
+            f"lambda={run.settings.lambda_:g}", f"seed={run.settings.seed}", "study=guided",
+        ]  # fmt: skip
+    return f"python train.py {shlex.join([*words, f'gaze.mask_weight={weight:g}'])}"
+
+
+def run_words(run: Run) -> list[str]:
+    """The settings that a run was started with, ``NAME=VALUE`` each, but for those that a guided run has otherwise;
+    ``...`` in their place where its folder does not have them. A stranger's are shown, never used here."""
+    try:
+        words = yaml.safe_load(read_bytes_of(run.hydra / "overrides.yaml"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return ["..."]
+    kept = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
+    return [word for word in kept if WORD.match(word)]
 
 
 def _below(root: Path, file: str) -> bool:

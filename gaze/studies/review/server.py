@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from gaze.config.costs import read_costs
 from gaze.config.settings import Settings
 from gaze.errors import ConfigError, GazeError
 from gaze.names import visible
+from gaze.studies.review.report import train_command
 from gaze.studies.review.shown import Review
 from gaze.studies.review.store import MOST_NOTE, REASONS, Answer, Reviewer
 from gaze.terminal import say
@@ -48,8 +50,13 @@ HEADERS = {
 HERE = Path(__file__).parent
 
 
-def run_review(config: AnalyzeConfig, console: Console) -> Path:
+def run_review(config: AnalyzeConfig, directory: Path, console: Console) -> Path:
     """Serve the page until Ctrl-C.
+
+    Args:
+        config: ``review=RUN``.
+        directory: where its report is to go.
+        console: told the link.
 
     Returns:
         The file of answers.
@@ -72,7 +79,8 @@ def run_review(config: AnalyzeConfig, console: Console) -> Path:
         say(console, f"{len(review.store.queue):,} turns; answers go to {review.store.path}. Ctrl-C ends it.")
         say(console, f"Open http://127.0.0.1:{port}/{token}/")
         served = uvicorn.Config(
-            make_app(review, token), log_level="error", access_log=False,  # a log would hold the token
+            make_app(review, token, _then(config, review, directory)),
+            log_level="error", access_log=False,  # a log would hold the token
             ws="none", lifespan="off", server_header=False, timeout_graceful_shutdown=1,
         )  # fmt: skip
         with listening, suppress(KeyboardInterrupt):
@@ -98,8 +106,16 @@ def listen(port: int) -> socket.socket:
     raise ConfigError(f"Ports {port} to {port + PORTS - 1} are taken. Name another: review.port=NUMBER.")
 
 
-def make_app(review: Review, token: str) -> Starlette:
-    """The page and what it asks for, each address behind the token."""
+def _then(config: AnalyzeConfig, review: Review, directory: Path) -> list[str]:
+    """What to type after a review: its report, and a training on what was drawn."""
+    own = config.review
+    words = [f"review={own.run}", "review.report=true", *([f"review.file={own.file}"] if own.file else [])]
+    report = f"python analyze.py {shlex.join([*words, f'hydra.run.dir={directory}'])}"
+    return [report, train_command(review.arms[0].run, review.data, directory, own.images)]
+
+
+def make_app(review: Review, token: str, commands: Sequence[str] = ()) -> Starlette:
+    """The page and what it asks for, each address behind the token; ``commands`` are shown for what comes next."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
@@ -110,6 +126,7 @@ def make_app(review: Review, token: str) -> Starlette:
         template = Environment(autoescape=True).from_string((HERE / "page.html.j2").read_text(encoding="utf-8"))
         titles = [visible(arm.run.title) for arm in review.arms]
         facts = {"reasons": REASONS, "most_note": MOST_NOTE, "titles": titles, "method": review.arms[0].run.method}
+        facts["commands"] = [visible(command) for command in commands]
         return Response(template.render(facts), media_type="text/html")
 
     def static(name: str, kind: str) -> Route:

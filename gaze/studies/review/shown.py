@@ -1,4 +1,4 @@
-"""What a reviewer sees: the test images of a run in an order, each at its file's own size, and the gaze on it.
+"""What a reviewer sees: a run's test or training images in an order, each at its file's own size, and the gaze on it.
 
 Images are read and looked at when they are asked for; a few are kept.
 """
@@ -24,7 +24,7 @@ from rich.console import Console
 from gaze.config.analysis import CompareConfig, ReviewConfig
 from gaze.config.costs import Costs
 from gaze.data.audit import file_and_frame
-from gaze.data.datasets import ImageData, Split
+from gaze.data.datasets import Split
 from gaze.data.decode import Frame, convert_image, grey_image, limits, read_frame
 from gaze.errors import ConfigError, DataError
 from gaze.files import check_links, file_digest
@@ -32,7 +32,8 @@ from gaze.names import visible
 from gaze.report.style import GAZE_COLOURS
 from gaze.runs.class_gaze import read_run_maps
 from gaze.runs.predictions import Predictions, read_predictions
-from gaze.studies.opened import check_images, images_at_hand, open_run
+from gaze.statistics.classification import percentiles
+from gaze.studies.opened import Opened, check_images, images_at_hand, open_run
 from gaze.studies.review.store import Answer, Item, Store
 from gaze.terminal import say
 
@@ -64,7 +65,7 @@ def queue_of(
     """Turns: each image once, in the order that is asked for, and ``review.repeat`` of them again, later.
 
     Args:
-        split: the test images.
+        split: the images.
         names: of the classes.
         found: of these images, for an order by them; what has no deviation (a wrong prediction) comes last.
         config: group ``review``.
@@ -126,12 +127,17 @@ class Review:
         sets = [images_at_hand(run.dataset, partial(say, console)).data for run in runs]
         for arm, own in zip(self.arms, sets, strict=True):
             arm.check_classes(own.classes)
-        self.data, self.split = sets[0], sets[0].test
-        digests = {images_digest(own) for own in sets}
+        self.data, self.split = sets[0], getattr(sets[0], config.images)
+        digests = {images_digest(own.classes, getattr(own, config.images)) for own in sets}
         if len({run.folder.resolve() for run in runs}) < len(runs) or len(digests) > 1:
-            raise ConfigError(f"review.against={config.against} must be another run, on the same test images.")
+            raise ConfigError(
+                f"review.against={config.against} must be another run, on the same {config.images} images."
+            )
         self.means = [read_run_maps(run) for run in runs]
-        found = read_predictions(first) if config.order != "random" else None
+        found = None
+        if config.order != "random":
+            train = config.images == "train"
+            found = predicted(self.arms[0], self.split) if train else read_predictions(first)
         queue = queue_of(self.split, self.data.classes, found, config, costs)
         check_links(first.folder, first.review_file.name)
         self.store = Store(
@@ -277,10 +283,23 @@ class Review:
         return Picture(frame, (float(frame.values.min()), float(frame.values.max())), (low, high))
 
 
-def images_digest(data: ImageData) -> str:
-    """SHA-256 of a set's test images: classes, names, which is of which, and pixels."""
-    split = data.test
-    digest = hashlib.sha256(json.dumps([data.classes, split.paths, split.targets.tolist()]).encode())
+def predicted(arm: Opened, split: Split) -> Predictions:
+    """What a run's final evaluation writes of test images, of any others: the network looks at them now."""
+    looked, truth = arm.look(split.images, split.targets), split.targets.numpy()
+    prediction, deviation = looked.logits.argmax(1), np.full(len(truth), np.nan)
+    for label in np.unique(truth):
+        own = (truth == label) & (prediction == label)
+        if own.any():
+            deviation[own] = ((looked.cams[own] - looked.cams[own].mean(0)) ** 2).mean((1, 2))
+    return Predictions(
+        tuple(arm.classes), split.paths, split.groups, truth, prediction, looked.probabilities, deviation,
+        percentiles(deviation, truth), looked.cams.max((1, 2)) == 0, None,
+    )  # fmt: skip
+
+
+def images_digest(classes: Sequence[str], split: Split) -> str:
+    """SHA-256 of a set's images: classes, names, which is of which, and pixels."""
+    digest = hashlib.sha256(json.dumps([classes, split.paths, split.targets.tolist()]).encode())
     for image in split.images:
         digest.update(image.numpy().tobytes())
     return digest.hexdigest()

@@ -10,11 +10,13 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import REPO
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
+from gaze.cli import TRAIN
 from gaze.config.analysis import AnalyzeConfig, CompareConfig
 from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
@@ -154,6 +156,46 @@ def test_what_was_drawn_is_trained_on_by_the_command_that_is_said(reviewed, tmp_
         place = own.paths.index(path.removesuffix(".png"))
         np.testing.assert_array_equal(mask, own.masks[place])
         np.testing.assert_array_equal(image, own.images[place])
+
+
+def test_what_was_drawn_on_training_images_guides_the_same_set(tiny_run, tmp_path, composed):
+    run = Run(tmp_path / "it's a run, lambda=0")
+    shutil.copytree(tiny_run.folder, run.folder)
+    before = GazeDataModule(run.dataset).data
+    queue = [Item(i, path, before.classes[before.train.targets[i]]) for i, path in enumerate(before.train.paths)]
+    held = Store(run.review_file, "digest", [(run.title, file_digest(run.checkpoint()))], queue, "random")
+    for item in range(12):
+        shapes = [{"kind": "box", "points": [[0.75, 0.5], [0.25, 1.0]]}] if item < 6 else []
+        verdict = "right" if item % 2 else "wrong"
+        held.add(Answer(reviewer="Ann", item=item, verdict=verdict, shapes=shapes), run.title, verdict)
+    held.close()
+    run.hydra.mkdir(exist_ok=True)
+    words = [
+        "dataset=phantom",
+        "++dataset.train_images=16",
+        "dataset.test_images=16",
+        "dataset.image_size=32",
+        "seed=3",
+    ]
+    others = ["gaze.mask_weight=1", "trust=true", "hydra.run.dir=/tmp/x", "dataset.annotated=0.1", "$(id)", 7]
+    (run.hydra / "overrides.yaml").write_text(json.dumps(words + others))
+    out = tmp_path / "it's out, lambda=0"
+    said = report(run, out)
+    assert "6 images have a mask" in said and "They guide training images" in said
+    assert not (out / "labels.csv").exists() and not (out / "images").exists()
+    eye = pd.read_csv(out / "tables/review-eye.csv")["number"].tolist()
+    assert {"deviation from the class's gaze", "lift in mask", "entropy of the map", "confidence"} <= set(eye)
+    command = said[said.index("python train.py") :].splitlines()[0]
+    given = shlex.split(command)[2:]
+    assert given[:5] == words and len(given) == 7
+    config = check_config(composed(*TRAIN.prepared(given)))
+    assert (config.seed, config.gaze.mask_weight, config.study) == (3, 5, "default")
+    data = GazeDataModule(config.dataset).data
+    assert data.train.paths == before.train.paths and torch.equal(data.test.masks, before.test.masks)
+    assert data.train.masks.flatten(1).any(1).nonzero().flatten().tolist() == [*range(6)]
+    assert (data.train.masks[0, 0, 16:, 8:24] == 1).all() and data.train.masks[0].sum() == 16 * 16
+    shutil.rmtree(run.hydra)  # as in a shared copy
+    assert "python train.py ... 'dataset.guide_dir=" in report(run, out)
 
 
 def test_reviews_of_other_runs_and_none_are_said(reviewed, tmp_path):

@@ -165,10 +165,10 @@ def test_a_taken_port_gives_the_next_one():
             assert port < found.getsockname()[1] < port + 20
 
 
-def test_without_the_packages(monkeypatch):
+def test_without_the_packages(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install 'gaze-consistency\[review\]'"):
-        run_review(AnalyzeConfig(review={"run": "x"}), Console(file=io.StringIO()))
+        run_review(AnalyzeConfig(review={"run": "x"}), tmp_path, Console(file=io.StringIO()))
 
 
 def test_words_of_the_command_line():

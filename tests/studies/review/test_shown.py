@@ -17,10 +17,10 @@ from gaze.config.train import check_config
 from gaze.data.datamodule import GazeDataModule
 from gaze.data.datasets import Split
 from gaze.errors import BusyError, ConfigError, DataError
-from gaze.runs.predictions import Predictions, write_predictions
+from gaze.runs.predictions import Predictions, read_predictions, write_predictions
 from gaze.runs.run import Run
 from gaze.studies.opened import open_run
-from gaze.studies.review.shown import Review, queue_of
+from gaze.studies.review.shown import Review, predicted, queue_of
 from gaze.studies.review.store import Answer, answers
 
 CPU = CompareConfig(device="cpu")
@@ -233,10 +233,29 @@ def test_predictions_come_back_as_the_order(folders, config):
         Run(folders[0]).predictions_file.unlink()
 
 
+def test_training_images_are_looked_at_for_their_order(tiny_run, tmp_path):
+    arm, data = open_run(tiny_run.folder, CPU), GazeDataModule(Run(tiny_run.folder).dataset).data
+    found, own = predicted(arm, data.test), read_predictions(Run(tiny_run.folder))  # as its final evaluation has them
+    assert (found.classes, found.files) == (own.classes, own.files)
+    for name in ("truth", "prediction", "probabilities", "deviation", "percentile", "empty"):
+        np.testing.assert_allclose(getattr(found, name), getattr(own, name), rtol=1e-3, atol=1e-5, err_msg=name)
+    words = {"images": "train", "order": "worst", "file": str(tmp_path / "answers.sqlite")}
+    with reviewed(tiny_run.folder, **words, repeat=0.0) as review:
+        deviation = predicted(arm, data.train).deviation[[item.place for item in review.store.queue]]
+        assert {item.file for item in review.store.queue} == set(data.train.paths)
+        assert (np.diff(deviation[np.isfinite(deviation)]) <= 0).all()
+        np.testing.assert_array_equal(
+            pixels_of(review.image(0, 0, 255)), data.train.images[review.store.queue[0].place, 0]
+        )
+    with pytest.raises(DataError, match="of other images than those at hand"):
+        reviewed(tiny_run.folder, file=words["file"])
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"order": "alphabet"}, "order"), ({"repeat": 1.5}, "repeat"), ({"port": 80}, "port"),
+        ({"order": "alphabet"}, "order"), ({"images": "validation"}, "images"), ({"repeat": 1.5}, "repeat"),
+        ({"port": 80}, "port"),
     ],
 )  # fmt: skip
 def test_settings(wrong, said):
