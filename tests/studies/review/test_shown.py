@@ -236,7 +236,7 @@ def test_predictions_come_back_as_the_order(folders, config):
 def test_training_images_are_looked_at_for_their_order(tiny_run, tmp_path):
     arm, data = open_run(tiny_run.folder, CPU), GazeDataModule(Run(tiny_run.folder).dataset).data
     found, own = predicted(arm, data.test), read_predictions(Run(tiny_run.folder))  # as its final evaluation has them
-    assert (found.classes, found.files) == (own.classes, own.files)
+    assert (found.classes, list(found.files)) == (own.classes, list(own.files))
     for name in ("truth", "prediction", "probabilities", "deviation", "percentile", "empty"):
         np.testing.assert_allclose(getattr(found, name), getattr(own, name), rtol=1e-3, atol=1e-5, err_msg=name)
     words = {"images": "train", "order": "worst", "file": str(tmp_path / "answers.sqlite")}
