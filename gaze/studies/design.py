@@ -9,7 +9,7 @@ from gaze.runs.run import Run
 from gaze.statistics.pairing import pairing_floor
 from gaze.statistics.permutation import permutation_floor
 from gaze.statistics.power import moved_power, paired_power
-from gaze.studies.arms import arm_names
+from gaze.studies.arms import PLAIN, arm_names, marker_studies, setting_arms
 
 RATIOS = (1.05, 1.10, 1.25, 1.50)  # distance between the arms over that within
 SIZES = (1, 2, 3)  # of a difference, in SDs of the differences between seeds
@@ -30,7 +30,12 @@ def design_lines(runs: Sequence[Run], baseline: str = "none") -> list[str]:
         datasets.setdefault(run.settings.dataset.name, []).append(run)
     lines: list[str] = []
     for own in datasets.values():
-        found = [_arms_line(counts, baseline) for _, counts in _studies(own, baseline)] or _seeds_lines(own)
+        of_marker = [
+            _arms_line(Counter(setting_arms(run for run in own if run.settings.study == study).values()), PLAIN, "")
+            for study in marker_studies(own)
+        ]
+        of_augmentation = [_arms_line(counts, baseline) for _, counts in _studies(own, baseline)]
+        found = of_marker or of_augmentation or _seeds_lines(own)
         lines += [line for line in found if line not in lines]
     return lines
 
@@ -56,8 +61,8 @@ def _studies(runs: Sequence[Run], baseline: str) -> list[tuple[list[Run], Counte
     return [(group, counts) for group, counts in arms if counts[baseline] > 1 and len(counts) > 1]
 
 
-def _arms_line(counts: Counter[str], baseline: str) -> str:
-    """An augmentation study."""
+def _arms_line(counts: Counter[str], baseline: str, gaze: str = "gaze") -> str:
+    """An augmentation study; or, where no ``gaze`` is tested, one of remedies for a marker."""
     n, others = counts[baseline], [count for arm, count in counts.items() if arm != baseline]
     tests, k = len(others), min(others)
     more = " or more" if max(others) > k else ""
@@ -65,6 +70,8 @@ def _arms_line(counts: Counter[str], baseline: str) -> str:
     least = tests * permutation_floor(n, k)
     if not least <= 0.05:  # NaN: one run
         return f"{text} It can answer nothing: no arm can reach 0.05 after Holm over {tests}. Take more seeds."
+    if not gaze:
+        return f"{text} Worst group against {baseline}, runs relabelled: least p after Holm {least:.3f}."
     chances = [100 * moved_power(n, k, tests, ratio) for ratio in RATIOS]
     return (
         f"{text} Chance to find a gaze moved, if its runs are {_listed(RATIOS, '.2f')} times as far from the "

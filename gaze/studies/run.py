@@ -84,10 +84,8 @@ def _study(config: AnalyzeConfig, directory: Path, console: Console) -> list[Pat
     if kind == "shortcut":
         from gaze.studies.shortcut.report import run_study as run_shortcut
 
-        if priced:
-            say(console, "note: costs stand in the report of kind=consistency.")
         _make(directory)
-        return run_shortcut(runs, directory, console, provenance(config, runs))
+        return run_shortcut(runs, directory, console, provenance(config, runs), priced)
     if kind == "augmentation":
         from gaze.studies.augmentation.report import run_study  # PyTorch, which the other analysis does without
         from gaze.studies.augmentation.store import FOLDER

@@ -150,6 +150,22 @@ def test_a_study_that_can_answer_nothing_says_so(tiny, tmp_path):
         assert "It can answer nothing: no arm can reach 0.05 after Holm over 2." in line
 
 
+def test_a_marker_study_says_what_its_arms_can_show(tiny, tmp_path):
+    def line(*seeds: int) -> str:
+        arms = ((), ("dfr=true",), ("lambda=50",))
+        each = [
+            ("dataset=phantom_shortcut", *arm, f"seed={s}")
+            for arm, n in zip(arms, seeds, strict=True)
+            for s in range(n)
+        ]
+        (found,) = design_lines(runs_with(tiny, tmp_path, *each))
+        return found
+
+    start = "This design: 8 runs of plain, 5 or more of each of 2 other arms."
+    assert line(8, 5, 6) == f"{start} Worst group against plain, runs relabelled: least p after Holm {2 / 1287:.3f}."
+    assert "It can answer nothing: no arm can reach 0.05 after Holm over 2." in line(3, 3, 3)
+
+
 @pytest.mark.slow
 def test_seeds_and_lambdas_say_what_they_can_find(tiny, tmp_path):
     def lines(seeds: int, *weights: int) -> list[str]:

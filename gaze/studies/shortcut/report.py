@@ -24,6 +24,7 @@ from gaze.runs.run import LAST, Run
 from gaze.statistics.intervals import TIE, holm
 from gaze.statistics.permutation import mean_shift
 from gaze.studies.arms import PLAIN, setting_arms
+from gaze.studies.costs import Priced, cost_table, costs_item, with_cost
 from gaze.terminal import print_table, say
 
 WORST, GAZES = "worst_group_accuracy", ("gaze_marker_energy", "gaze_mask_lift")
@@ -39,7 +40,9 @@ HOW_TO_READ = (
 )
 
 
-def run_study(runs: Runs, directory: Path, console: Console, provenance: Mapping[str, Any]) -> list[Path]:
+def run_study(
+    runs: Runs, directory: Path, console: Console, provenance: Mapping[str, Any], priced: Mapping[str, Priced]
+) -> list[Path]:
     """Tables, a figure and a report of one study whose images have markers.
 
     Args:
@@ -47,6 +50,7 @@ def run_study(runs: Runs, directory: Path, console: Console, provenance: Mapping
         directory: where to write.
         console: for tables.
         provenance: for the end of the report.
+        priced: what the mistakes of each run cost; empty without costs=.
 
     Returns:
         Every path written.
@@ -63,7 +67,11 @@ def run_study(runs: Runs, directory: Path, console: Console, provenance: Mapping
     arms, with_gaze = arm_table(found), association_table(found)
     lines = [_said(row) for row in each(arms) if row.arm != PLAIN]
     gaze = [_association(row) for row in each(with_gaze)]
-    table = arms_item(arms)
+    table, costs = arms_item(arms), cost_table(found, ["arm"], priced)
+    tables = [table]
+    if len(costs):
+        without, table = len(found) - int(costs["runs"].sum()), with_cost(table, costs, ["arm"])
+        tables = [table, costs_item(costs, ["arm"], "costs", found["study"].iloc[0], without)]
     print_table(console, table.caption, table.shown, table.shown.columns.difference(["arm"]))
     for line in (*lines, *gaze):
         say(console, line, whole=False)
@@ -75,7 +83,7 @@ def run_study(runs: Runs, directory: Path, console: Console, provenance: Mapping
         Section("How to read this", HOW_TO_READ, ()),
     ]
     study = found["study"].iloc[0]
-    lead = [Section("Which arm mends the shortcut?", (), (table,), tuple(lines))]
+    lead = [Section("Which arm mends the shortcut?", (), tuple(tables), tuple(lines))]
     return write_report(f"A marker in the images: {study}", gaze, sections, provenance, directory, lead)
 
 

@@ -11,9 +11,11 @@ from scipy.stats import spearmanr
 
 from gaze.config.analysis import AnalyzeConfig
 from gaze.errors import DataError
+from gaze.runs.load import read_runs
 from gaze.runs.run import Run
 from gaze.statistics.intervals import holm
 from gaze.statistics.permutation import mean_shift
+from gaze.studies.costs import Priced
 from gaze.studies.run import run_analysis
 from gaze.studies.shortcut import report
 
@@ -56,6 +58,23 @@ def test_a_study_says_which_arm_mended_and_calls_the_rest_an_association(tiny, t
     page = (tmp_path / "out" / "report.md").read_text()
     assert "dfr: worst group 0.6" in page and "association over 18 runs" in page
     assert len(list((tmp_path / "out" / "figures").glob("worst_group_and_gaze.*"))) == 2
+
+
+def test_costs_stand_beside_the_worst_group(tiny, tmp_path):
+    runs = read_runs(written(tmp_path / "runs", tiny), study="s", arms=True)
+    priced = {
+        name: Priced(("x", "y"), np.arange(2), np.array([[i, i + 1.0], [i, i], [0, -1.0]]), 0.5, 0.1)
+        for i, name in enumerate(sorted(runs.used))
+    }
+    del priced[sorted(runs.used)[-1]]
+    report.run_study(runs, tmp_path / "out", Console(quiet=True), {}, priced)
+    costs = pd.read_csv(tmp_path / "out" / "tables" / "costs.csv").set_index("arm")
+    assert costs["runs"].to_dict() == {"plain": 8, "dfr": 5, "sampler group": 4}
+    found = report.run_table(runs)
+    for arm, own in found[found["run"].isin(list(priced))].groupby("arm"):
+        assert costs.loc[arm, "cost"] == pytest.approx(np.mean([priced[name].costs[0].mean() for name in own["run"]]))
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "| cost |" in " ".join(page.split()) and "1 runs without predictions.csv" in page
 
 
 def test_runs_without_a_marker_are_refused(tiny, tmp_path):
