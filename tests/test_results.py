@@ -210,9 +210,12 @@ def test_no_run_in_results_holds_pictures_or_paths_of_a_machine():
         assert path.name in allowed and not re.search(r'"/(home|root|work|tmp|Users)', path.read_text()), path
 
 
-def test_the_page_has_the_arms_that_may_mend_a_marker():
-    arms = arm_table(run_table(read_runs(REPO / "results" / "shortcut", arms=True)))
+@pytest.mark.parametrize(
+    ("study", "runs"), [("shortcut", [8] + [5] * 6), ("ultrasound_shortcut", [6, 5, 5])], ids=lambda given: str(given)
+)
+def test_the_page_has_the_arms_that_may_mend_a_marker(study, runs):
+    arms = arm_table(run_table(read_runs(REPO / "results" / study, arms=True)))
     lines = {line for line in (REPO / "docs" / "results.md").read_text().splitlines() if line.startswith("| ")}
     shown = arms_item(arms).shown.fillna("\N{EN DASH}")
-    assert len(shown) == 7 and list(arms["runs"]) == [8] + [5] * 6
+    assert list(arms["runs"]) == runs and arms["verdict"].isna().tolist() == [True] + [False] * (len(runs) - 1)
     assert {f"| {' | '.join(row)} |" for row in shown.itertuples(index=False)} <= lines

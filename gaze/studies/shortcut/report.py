@@ -119,7 +119,8 @@ def arm_table(found: pd.DataFrame) -> pd.DataFrame:
     level = LEVEL * (1 + TIE)
     able = tests * table["smallest_p"] <= level
     shown = np.where(table["change"] > 0, "mended", "made worse")
-    table["verdict"] = np.where(~able, "too few runs", np.where(table["p_holm"] <= level, shown, "not shown"))
+    verdict = np.where(~able, "too few runs", np.where(table["p_holm"] <= level, shown, "not shown"))
+    table["verdict"] = np.where(others, verdict, None)
     return table
 
 
@@ -178,7 +179,7 @@ def arms_item(arms: pd.DataFrame) -> TableItem:
         }
         tested = row["arm"] != PLAIN
         change = estimate(row["change"], row["ci_low"], row["ci_high"], row["runs"]) if tested else None
-        more = {"less plain": change, "p (Holm)": p_value(row["p_holm"]), "verdict": row["verdict"] if tested else None}
+        more = {"less plain": change, "p (Holm)": p_value(row["p_holm"]), "verdict": row["verdict"]}
         rows.append({"arm": row["arm"], "runs": str(row["runs"])} | means | more)
     caption = "Worst group on the test images by arm, mean over runs \N{PLUS-MINUS SIGN} SD"
     return TableItem("arms", caption, arms, pd.DataFrame(rows))
