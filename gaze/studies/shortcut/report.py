@@ -120,7 +120,7 @@ def arm_table(found: pd.DataFrame) -> pd.DataFrame:
     able = tests * table["smallest_p"] <= level
     shown = np.where(table["change"] > 0, "mended", "made worse")
     verdict = np.where(~able, "too few runs", np.where(table["p_holm"] <= level, shown, "not shown"))
-    table["verdict"] = np.where(others, verdict, None)
+    table["verdict"] = pd.Series(verdict, table.index).where(others, None)
     return table
 
 
