@@ -37,7 +37,7 @@ CONF = next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_
 TRAIN = Command(
     "train",
     ("study", "dataset.name", "dataset.root", "dataset.train_dir", "dataset.test_dir", "dataset.mask_dir",
-     "dataset.guide_dir", "dataset.cache", "model.checkpoint", "hydra.run.dir", "hydra.sweep.dir"),
+     "dataset.guide_dir", "dataset.cache", "model.checkpoint", "model.path", "model.freeze", "hydra.run.dir", "hydra.sweep.dir"),
     CONF, grids=True,
 )  # fmt: skip
 ANALYZE = Command(
@@ -153,15 +153,15 @@ def go_to_folder_of_grid(cfg: DictConfig) -> None:
     if hydra_cfg.mode != RunMode.MULTIRUN or hydra_cfg.job.chdir or Path.cwd() == home:
         return
     paths = [str(cfg.dataset.get(key) or "off") for key in ("root", "cache")]
-    paths.append(str(cfg.model.get("checkpoint") or "off"))
+    paths += [str(cfg.model.get(key) or "off") for key in ("checkpoint", "path")]
     near = [path for path in paths if path not in ("auto", "off") and not path.startswith(("/", "~"))]
     if not grid.exists() or (near and not home.is_dir()):
         with suppress(OSError):
             os.removedirs(hydra_cfg.runtime.output_dir)  # Hydra made it
         raise ConfigError(
             f"{socket.gethostname()} has no {home / near[0] if grid.exists() else grid}: the machines of a grid share "
-            "its folder and its images, under the same paths. Give hydra.sweep.dir, dataset.root, dataset.cache and "
-            "model.checkpoint on a disk that all of them see."
+            "its folder and its images, under the same paths. Give hydra.sweep.dir, dataset.root, dataset.cache, "
+            "model.checkpoint and model.path on a disk that all of them see."
         )
     if home.is_dir():
         os.chdir(home)

@@ -1,7 +1,7 @@
-"""Networks of torchvision and timm for this project: any name, looked at through a hook on one of their layers.
+"""Networks of torchvision, timm and one's own: any of them, looked at through a hook on one of its layers.
 
-The network itself stays as its library builds it, with that library's names for its weights. Its images have three
-channels: a grey one is repeated, which is what its pretrained weights expect.
+The network itself stays as its library or its class builds it, with that one's names for its weights. Images for a
+library's have three channels: a grey one is repeated, which is what its pretrained weights expect.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from gaze.backbones.levels import SplitBackbone, build_backbone, check_method, hooked_map_size
+from gaze.backbones.own import build_own, channels_of, takes_classes, tried
 from gaze.cam.layers import Target, find_target
 from gaze.cam.probe import check_target
 from gaze.choices import did_you_mean, shown
@@ -33,7 +34,7 @@ class HookedBackbone(nn.Module):
     """A classifier that need not be a head on one tensor: features and logits come from one pass through all of it.
 
     Args:
-        network: images (B, 3, S, S) -> logits (B, K).
+        network: images (B, 3, S, S) -> logits (B, K); with ``channels`` 1 (B, 1, S, S).
         target: the layer of ``network`` to look at.
         mean, std: of each channel on a scale of 0..1, as the pretrained weights expect them; None leaves images as
             they are, in [-1, 1]. Kept with the weights in ``state_dict``.
@@ -45,15 +46,16 @@ class HookedBackbone(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, network: nn.Module, target: Target, mean: Any = None, std: Any = None, built: Built | None = None
-    ) -> None:
+        self, network: nn.Module, target: Target, mean: Any = None, std: Any = None, built: Built | None = None,
+        channels: int = 3,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = network
         self.built = built or {}
         _set_plain(network, self.built)
         self.target = target._replace(layer=f"network.{target.layer}")  # where gaze.look looks
-        mean = torch.tensor([0.5] * 3 if mean is None else mean, dtype=torch.float32).view(1, 3, 1, 1)
-        std = torch.tensor([0.5] * 3 if std is None else std, dtype=torch.float32).view(1, 3, 1, 1)
+        mean = torch.tensor([0.5] * channels if mean is None else mean, dtype=torch.float32).view(1, channels, 1, 1)
+        std = torch.tensor([0.5] * channels if std is None else std, dtype=torch.float32).view(1, channels, 1, 1)
         self.register_buffer("scale", 0.5 / std)  # ((x + 1) / 2 - mean) / std of an x in [-1, 1]
         self.register_buffer("shift", (0.5 - mean) / std)
 
@@ -88,16 +90,20 @@ def build_network(
         return build_backbone(model.name, num_classes, in_channels)
     if num_classes < 2:
         raise ConfigError(f"{num_classes} class: a classifier, and its kappa, need two or more.")
-    target = _target(model.source, model.name, model.layer, image_size)
+    target = _target(model, image_size, in_channels)
     network, mean, std = _weighted(model, num_classes, image_size)
+    channels = 3
+    if model.source == "own":
+        tried(model, network, num_classes, image_size, in_channels)
+        channels = channels_of(network, in_channels)
     if model.mean is not None:
         mean, std = model.mean, model.std
     if model.weights is not None:
         with torch.random.fork_rng(devices=[]):
-            plain = _plain_values(_plain(model.source, model.name, num_classes, image_size))
+            plain = _plain_values(_plain(model, num_classes, image_size))
         own = _plain_values(network)
         built = {name: dict(own[name].items() - plain[name].items()) for name in own if own[name] != plain[name]}
-    return HookedBackbone(network, target, mean, std, built)
+    return HookedBackbone(network, target, mean, std, built, channels)
 
 
 def _plain_values(network: nn.Module) -> Built:
@@ -158,7 +164,7 @@ def weight_shapes(model: ModelConfig, image_size: int, in_channels: int) -> tupl
         if model.source == "gaze":
             network: nn.Module = build_backbone(model.name, classes, in_channels)
         else:
-            network = _plain(model.source, model.name, classes, image_size)
+            network = _plain(model, classes, image_size)
         return {key: value.shape for key, value in network.state_dict().items()}
 
     with torch.random.fork_rng(devices=[]):
@@ -174,7 +180,7 @@ def map_size(model: ModelConfig, image_size: int, in_channels: int) -> tuple[int
     """
     if model.source == "gaze":
         return hooked_map_size(model.name, image_size, in_channels)
-    return _target(model.source, model.name, model.layer, image_size).grid
+    return _target(model, image_size, in_channels).grid
 
 
 def check_network(model: ModelConfig, image_size: int, in_channels: int) -> str | None:
@@ -183,7 +189,8 @@ def check_network(model: ModelConfig, image_size: int, in_channels: int) -> str 
     Draws no random number.
 
     Returns:
-        A line that names the layer that was found, for the reader; None for the levels.
+        A line that names the layer that was found, and outputs that nothing trains, for the reader; None for the
+        levels.
 
     Raises:
         ConfigError: see :func:`build_network`.
@@ -191,11 +198,19 @@ def check_network(model: ModelConfig, image_size: int, in_channels: int) -> str 
     if model.source == "gaze":
         hooked_map_size(model.name, image_size, in_channels)
         return None
-    target = _target(model.source, model.name, model.layer, image_size, check=True)
+    left: list[str] = []
+    if model.source == "own":
+        with torch.random.fork_rng(devices=[]):
+            known = 2 if takes_classes(model) else None
+            left = tried(model, _plain(model, 2, image_size), known, image_size, in_channels, training=True)
+    target = _target(model, image_size, in_channels, check=True)
     if model.weights is not None:
         with torch.random.fork_rng(devices=[]):
             _weighted(model, 2, image_size)
-    return f"{model.label}: looked at in {target.layer}, a {target.grid[0]}x{target.grid[1]} map"
+    if model.source == "torchvision" and model.name in WITH_AUXILIARY:
+        left = ["what its auxiliary heads give"]
+    line = f"{model.label}: looked at in {target.layer}, a {target.grid[0]}x{target.grid[1]} map"
+    return line + (f". Without a part in the loss: {', '.join(left)}" if left else "")
 
 
 def check_method_of(method: str, model: ModelConfig, in_channels: int) -> None:
@@ -214,19 +229,23 @@ def check_method_of(method: str, model: ModelConfig, in_channels: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def _target(source: str, name: str, layer: str | None, image_size: int, check: bool = False) -> Target:
+def _target(model: ModelConfig, image_size: int, in_channels: int, check: bool = False) -> Target:
     """The layer; with ``check`` a named one, or one of tokens, is tried out, which takes more than its shapes."""
+    layer, size = model.layer, (image_size, image_size)
     asked = "" if layer is None else f" model.layer={layer}"
-    where = f"model={source} model.name={name}{asked} on {image_size}x{image_size} images"
-    _check_name(source, name)
+    where = f"{' '.join(model.words)}{asked} on {image_size}x{image_size} images"
+    if model.source != "own":
+        _check_name(model.source, model.name)
     error: Exception | None = None
     for device in ("meta", "cpu"):  # shapes only, or where a network's own code needs numbers, with them
         try:
             with torch.random.fork_rng(devices=[]):
                 with torch.device(device):
-                    target = find_target(_plain(source, name, 2, image_size), (image_size, image_size), layer)
+                    network = _plain(model, 2, image_size)
+                    channels = channels_of(network, in_channels) if model.source == "own" else 3
+                    target = find_target(network, size, layer, channels)
                 if check and (layer is not None or target.layout != "BCHW"):
-                    check_target(_plain(source, name, 2, image_size), target, (image_size, image_size))
+                    check_target(_plain(model, 2, image_size), target, size, channels)
                 return target
         except ConfigError as refused:
             raise ConfigError(f"{where}: {refused}") from refused
@@ -262,9 +281,12 @@ def _timm() -> Any:
         ) from error
 
 
-def _plain(source: str, name: str, num_classes: int, image_size: int, weights: bool = False, **more: Any) -> nn.Module:
+def _plain(model: ModelConfig, num_classes: int, image_size: int, weights: bool = False, **more: Any) -> nn.Module:
     """The network as its library builds it, with random weights unless ``more`` says otherwise."""
-    if source == "timm":
+    name = model.name
+    if model.source == "own":
+        return build_own(model, num_classes)
+    if model.source == "timm":
         timm = _timm()
         cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
         if cfg is not None and cfg.fixed_input_size:
@@ -281,11 +303,11 @@ def _plain(source: str, name: str, num_classes: int, image_size: int, weights: b
 def _weighted(model: ModelConfig, num_classes: int, image_size: int) -> tuple[nn.Module, Any, Any]:
     """The network, random or pretrained, and the mean and standard deviation of the images that it expects."""
     if model.weights is None:
-        return _plain(model.source, model.name, num_classes, image_size), None, None
+        return _plain(model, num_classes, image_size), None, None
     try:
         if model.source == "timm":
             name = model.name if model.weights == "default" else f"{model.name.split('.')[0]}.{model.weights}"
-            network = _plain("timm", name, num_classes, image_size, pretrained=True)
+            network = _plain(model.model_copy(update={"name": name}), num_classes, image_size, pretrained=True)
             own = expected(model)
             return network, own and own.mean, own and own.std
         return _from_torchvision(model, num_classes, image_size)
@@ -309,7 +331,7 @@ def _from_torchvision(model: ModelConfig, num_classes: int, image_size: int) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about initial values that are replaced at once
         trained = torchvision.models.get_model(model.name, weights=weights, progress=False).state_dict()
-    network = _plain("torchvision", model.name, num_classes, image_size, weights=True)
+    network = _plain(model, num_classes, image_size, weights=True)
     own = network.state_dict()
     fits = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
     classes = len(weights.meta["categories"])

@@ -45,6 +45,7 @@ class AnalyzeConfig(Settings):
     check: str | None = None  # a run folder: is its gaze faithful?
     check_images: Most = 200
     explain: str | None = None  # a run folder: where does its network look?
+    export: bool = False  # of explain: write logits and map as one program of PyTorch, too
     share: str | None = None  # a run folder: a copy without patients' ids
     costs: str | None = None  # of a study: a YAML of what each mistake costs
     review: ReviewConfig = ReviewConfig()
@@ -53,6 +54,7 @@ class AnalyzeConfig(Settings):
     images: Annotated[str | None, Field(validate_default=True)] = None
     checkpoint: Literal["last", "best"] | None = None  # of check and explain; null takes compare.checkpoint
     compare: CompareConfig = CompareConfig()
+    trust: bool = False  # import the networks of one's own that runs name, which runs their code
 
     @field_validator("include", mode="before")
     @classmethod
@@ -64,6 +66,13 @@ class AnalyzeConfig(Settings):
     def _one_question(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("check") is not None:
             raise ValueError("asks another question than check: give one of them at a time")
+        return value
+
+    @field_validator("export")
+    @classmethod
+    def _of_explain(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("explain") is None:
+            raise ValueError("belongs to explain=RUN: name the run, too")
         return value
 
     @field_validator("share")

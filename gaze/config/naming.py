@@ -25,7 +25,7 @@ from gaze.names import LONGEST, visible
 
 # Have a folder of their own.
 IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "model.source", "lambda", "seed")
-BY_CONTENT = ("model.checkpoint", "dataset.guide_dir")
+BY_CONTENT = ("model.checkpoint", "model.path", "dataset.guide_dir")
 # What changes no figure of a run, or stands for settings that say for themselves what they are.
 NOT_IN_NAME = ("experiment", "resume", "rerun", "dataset.cache", "dataset.root", "trainer.accelerator")
 

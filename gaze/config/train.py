@@ -235,21 +235,26 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
 
 
 def _with_digest(config: TrainConfig) -> TrainConfig:
-    """Settings that say which checkpoint they mean, whatever stands at its path later."""
-    model = config.model
-    if model.checkpoint is None:
-        return config
+    """Settings that say which checkpoint, and which code, they mean, whatever stands at its path later."""
+    found = {f"{key}_digest": _digest_of(config.model, key) for key in ("checkpoint", "path")}
+    return config.model_copy(update={"model": config.model.model_copy(update=found)})
+
+
+def _digest_of(model: ModelConfig, key: str) -> str | None:
+    path, known = getattr(model, key), getattr(model, f"{key}_digest")
+    if path is None:
+        return known
     try:
-        digest = file_digest(Path(model.checkpoint).expanduser())
+        digest = file_digest(Path(path).expanduser())
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"model.checkpoint={shown(model.checkpoint, 200)} cannot be read: {why}.") from error
-    if model.checkpoint_digest not in (None, digest):
+        raise ConfigError(f"model.{key}={shown(path, 200)} cannot be read: {why}.") from error
+    if known not in (None, digest):
         raise ConfigError(
-            f"model.checkpoint={shown(model.checkpoint, 200)} is another file than asked for: its digest is {digest}, "
-            f"model.checkpoint_digest={model.checkpoint_digest}."
+            f"model.{key}={shown(path, 200)} is another file than asked for: its digest is {digest}, "
+            f"model.{key}_digest={known}."
         )
-    return config.model_copy(update={"model": model.model_copy(update={"checkpoint_digest": digest})})
+    return digest
 
 
 def check_trainer(config: TrainConfig) -> None:
@@ -301,5 +306,5 @@ def place_free(values: dict[str, Any]) -> dict[str, Any]:
     trainer.pop("accelerator", None)
     if "handle" in SOURCES[dataset["kind"]].needs:
         dataset.pop("root", None)
-    model = {key: value for key, value in values["model"].items() if key != "checkpoint"}  # its digest says which
+    model = {key: value for key, value in values["model"].items() if key not in ("checkpoint", "path")}  # digests say
     return {**values, "dataset": dataset, "model": model, "trainer": trainer}

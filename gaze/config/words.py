@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -198,6 +199,13 @@ def _no_choice(group: str, value: Any, choices: Sequence[str]) -> str:
 
 def _command(words: Sequence[str]) -> str:
     return f"{hydra_utils._get_exec_command()} {shlex.join(words)}"
+
+
+def again(word: str) -> str | None:
+    """The command that runs, with one word more; None in Python that is no such command."""
+    if Path(sys.argv[0]).stem not in ("analyze", "gaze-analyze"):
+        return None
+    return _command([*(re.sub("^([^=]*)='(.*)'$", r"\1=\2", own) for own in sys.argv[1:]), word])
 
 
 def unreadable(error: Exception, words: Sequence[str]) -> str:

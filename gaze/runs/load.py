@@ -38,6 +38,7 @@ KEYS_AND_PLACES = {
     "seed",
     "dataset.cache",
     "model.checkpoint",
+    "model.path",
     "dataset.fold",
 }
 KEYS_AND_PLACES |= {"gaze.start_epoch", "gaze.end_epoch", "gaze.keep_maps"}

@@ -22,9 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from gaze.backbones.library import map_size
+from gaze.backbones.own import trust
 from gaze.config.analysis import CompareConfig
 from gaze.config.data import DatasetConfig
 from gaze.config.model import model_label
+from gaze.config.words import again
 from gaze.data.cache import OFF
 from gaze.data.datamodule import Batch, GazeDataModule
 from gaze.data.datasets import balanced_choice
@@ -122,11 +124,16 @@ def batches(number: int, size: int) -> list[Tensor]:
 # ---- runs
 
 
-def check_runs(runs: Sequence[Run], checkpoint: str) -> None:
+def check_runs(runs: Sequence[Run], checkpoint: str, trusted: bool = False) -> None:
     """What would stop any look at the networks of runs, before it begins.
 
+    Args:
+        runs: to look at.
+        checkpoint: which of theirs.
+        trusted: whether a user said that the code which they name may be imported.
+
     Raises:
-        DataError: names every run without its checkpoint.
+        DataError: names every run without its checkpoint, or whose network is code that nobody trusts.
     """
     missing = [str(path) for path in (run.checkpoint(checkpoint) for run in runs) if not path.is_file()]
     if missing:
@@ -136,6 +143,15 @@ def check_runs(runs: Sequence[Run], checkpoint: str) -> None:
             f"{len(missing)} of {len(runs)} runs have no checkpoint to take the maps from:\n{shown}{more}\n"
             "Train them anew (the same command with rerun=true), or move these run folders away."
         )
+    foreign = {run.settings.model: run for run in runs if run.settings.model.source == "own"}
+    for model, run in foreign.items():
+        if not trusted:
+            named = f"{model.target}{'' if model.path is None else f' in {model.path}'}"
+            raise DataError(
+                f"{run.folder} has a network of its author's own, {named}, and looking with it runs that code. If you "
+                f"trust it: {again('trust=true') or 'gaze.load_run(RUN, trust=True)'}"
+            )
+        trust(model)
 
 
 def check_maps(runs: Sequence[Run]) -> None:
@@ -157,6 +173,8 @@ def check_maps(runs: Sequence[Run]) -> None:
 
 def _map_size(run: Run) -> tuple[int, int]:
     dataset = run.settings.dataset
+    if run.given is not None:  # the user's own command
+        trust(run.settings.model)
     return map_size(run.settings.model, dataset.image_size, dataset.channels)
 
 
@@ -180,7 +198,9 @@ def load_module(path: Path) -> GazeModule:
     try:
         checkpoint = load_whole(path)
         # It has weights of its own: whatever it says of others, nothing is downloaded.
-        module = GazeModule(**{**checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY], "weights": None})
+        module = GazeModule(
+            **{**checkpoint[LightningModule.CHECKPOINT_HYPER_PARAMS_KEY], "weights": None, "trust": False}
+        )
         module.load_state_dict(checkpoint["state_dict"])
     except (*DAMAGED, UnpicklingError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
@@ -387,7 +407,10 @@ def _values(pixels: Any) -> NDArray[Any]:
 
 
 def load_run(
-    folder: str | Path, checkpoint: Literal["last", "best"] = "last", device: Literal["auto", "cpu", "cuda"] = "auto"
+    folder: str | Path,
+    checkpoint: Literal["last", "best"] = "last",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    trust: bool = False,
 ) -> Opened:
     """A run's network, ready to look at images: ``gaze.load_run(folder).predict("image.png")``.
 
@@ -397,19 +420,21 @@ def load_run(
         folder: of the run.
         checkpoint: last, or best (highest kappa).
         device: auto, cpu or cuda.
+        trust: whether the class of a network of its author's own may be imported, which runs its code.
 
     Raises:
         DataError: as :func:`open_run`.
     """
-    return open_run(Path(folder), CompareConfig(checkpoint=checkpoint, device=device))
+    return open_run(Path(folder), CompareConfig(checkpoint=checkpoint, device=device), trust)
 
 
-def open_run(folder: Path, config: CompareConfig) -> Opened:
+def open_run(folder: Path, config: CompareConfig, trusted: bool = False) -> Opened:
     """A run folder that somebody named; looks at everything that can be wrong before any image is read.
 
     Args:
         folder: of the run.
         config: of which checkpoint and device count.
+        trusted: as of :func:`check_runs`.
 
     Raises:
         DataError: no run folder, no checkpoint, a checkpoint of another network than the run's settings say, no GPU
@@ -417,7 +442,7 @@ def open_run(folder: Path, config: CompareConfig) -> Opened:
     """
     run = run_in(folder)
     device = compute_device(config.device)
-    check_runs([run], config.checkpoint)
+    check_runs([run], config.checkpoint, trusted)
     return opened(run, config.checkpoint, device)
 
 

@@ -119,7 +119,7 @@ def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[P
     from gaze.studies.opened import open_run
 
     folder = str(config.check if config.check is not None else config.explain)
-    one = open_run(Path(folder), config.compare)
+    one = open_run(Path(folder), config.compare, config.trust)
     facts = {
         **origin(config),
         "run": str(one.run.folder),
@@ -132,11 +132,19 @@ def _one_run(config: AnalyzeConfig, directory: Path, console: Console) -> list[P
         _make(directory)
         return run_check(one, config.check_images, directory, console, facts)
     from gaze.studies.explain.explain import find_images
+    from gaze.studies.explain.export import PROGRAM, check_export, export_network
     from gaze.studies.explain.report import FOLDERS, run_explain
 
+    if config.export:
+        check_export(one)
     images = find_images(one, config.images, console)
     _make(directory, *FOLDERS)
-    return run_explain(one, images, directory, console, facts)
+    written = run_explain(one, images, directory, console, facts)
+    (directory / PROGRAM).unlink(missing_ok=True)  # of an earlier call
+    if config.export:
+        say(console, export_network(one, images.pixels, directory / PROGRAM))
+        written.append(directory / PROGRAM)
+    return written
 
 
 def choose_runs(config: AnalyzeConfig, console: Console) -> tuple[Runs, str]:

@@ -36,7 +36,7 @@ OF_AUDIT = (
 )  # fmt: skip
 OF_MAPS = ("class_gaze", "counts", "cams", "indices", "classes", "epoch", "maps", "target", "correct")
 # settings that say where something lies
-PLACES = {"root", "table", "mask_dir", "guide_dir", "fixations", "attention_dir", "cache", "checkpoint"}
+PLACES = {"root", "table", "mask_dir", "guide_dir", "fixations", "attention_dir", "cache", "checkpoint", "path"}
 DAMAGED_RUN: tuple[type[Exception], ...] = (DataError, AttributeError, LookupError, *DAMAGED)
 IN_USE = re.compile(r"(train|validation|test) image \d+")  # a twin's name in the audit of a set with patients
 REPLACED = (

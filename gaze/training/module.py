@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,8 +18,11 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from gaze.backbones.frozen import freeze as hold_still
+from gaze.backbones.frozen import frozen_names
 from gaze.backbones.library import Built, build_network, check_method_of, map_size
 from gaze.backbones.looking import Look, look
+from gaze.backbones.own import trust as trust_own
 from gaze.cam.hook import at_least_float32
 from gaze.cam.layers import Target
 from gaze.config.model import ModelConfig
@@ -91,7 +94,7 @@ class GazeModule(LightningModule):
         optimizer: settings of Adam, likewise.
         channels_last: keep the backbone and its images in NHWC order. Same mathematics, other rounding.
         class_names: for pictures and tables; numbers where None.
-        source: "gaze" (the levels), "torchvision" or "timm".
+        source: "gaze" (the levels), "torchvision", "timm" or "own".
         weights: pretrained ones of that source, see ``ModelConfig``; None for random ones.
         layer: of a network that is no level: where to look; None for the last layer with a spatial map.
         scheduler: settings of ReduceLROnPlateau, like ``gaze``.
@@ -100,6 +103,9 @@ class GazeModule(LightningModule):
         label_smoothing: of the same, in [0, 1).
         mean, std: of each channel of an image in 0..1, as a network that is no level expects them; None for those of
             ``weights``, or 0.5. A checkpoint has them with its weights.
+        own: of a network of one's own: ``_target_``, ``path``, ``kwargs``, ``output``, see ``ModelConfig``.
+        freeze: weights that training leaves as they are, see ``ModelConfig``; their batch norms stay in evaluation.
+        trust: whether its class may be imported, which runs its code. No checkpoint says so itself.
 
     Attributes:
         gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
@@ -130,11 +136,14 @@ class GazeModule(LightningModule):
         label_smoothing: float = 0.0,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        own: Mapping[str, Any] | None = None,
+        freeze: str | None = None,
+        trust: bool = False,
     ) -> None:
         super().__init__()
         gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
-        own = migrate({"optimizer": optimizer or {}, "scheduler": scheduler or {}})  # of older checkpoints
-        optimizer, scheduler = own["optimizer"], own["scheduler"]
+        old = migrate({"optimizer": optimizer or {}, "scheduler": scheduler or {}})  # of older checkpoints
+        optimizer, scheduler = old["optimizer"], old["scheduler"]
         optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer)
         scheduler = scheduler if isinstance(scheduler, SchedulerConfig) else SchedulerConfig(**scheduler)
         own_network: dict[str, Any] = {
@@ -144,11 +153,17 @@ class GazeModule(LightningModule):
             "layer": layer,
             "mean": mean,
             "std": std,
+            "freeze": freeze,
+            **(own or {}),
         }
         network = ModelConfig(channels_last=channels_last, **own_network)
+        if trust:
+            trust_own(network)
         check_method_of(gaze.method, network, in_channels)
         size = map_size(network, image_size, in_channels)
         self.backbone = build_network(network, num_classes, in_channels, image_size, built)
+        names = frozen_names(network, image_size, in_channels)
+        self._still = hold_still(getattr(self.backbone, "network", self.backbone), names)
         self.backbone.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         # Plain values: a checkpoint that holds objects does not load with weights_only=True.
         self.save_hyperparameters(
@@ -169,6 +184,8 @@ class GazeModule(LightningModule):
                 "built": getattr(self.backbone, "built", {}),
                 "class_weights": None if class_weights is None else list(class_weights),
                 "label_smoothing": label_smoothing,
+                "own": None if own is None else dict(own),
+                "freeze": freeze,
             },
             logger=False,
         )
@@ -206,9 +223,15 @@ class GazeModule(LightningModule):
         if isinstance(checkpoint_path, str | Path) and Path(checkpoint_path).exists():  # no URL
             check_whole(Path(checkpoint_path))
         found: Self = super().load_from_checkpoint(
-            checkpoint_path, *args, **{"weights": None, "weights_only": True, **kwargs}
+            checkpoint_path, *args, **{"weights": None, "trust": False, "weights_only": True, **kwargs}
         )
         return found
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for norm in self._still:
+            norm.eval()
+        return self
 
     @property
     def class_names(self) -> list[str]:
@@ -366,9 +389,8 @@ class GazeModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         o, s = self.optimizer_config, self.scheduler_config
-        adam = torch.optim.Adam(
-            self.parameters(), o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay
-        )
+        trained = (weight for weight in self.parameters() if weight.requires_grad)
+        adam = torch.optim.Adam(trained, o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=s.factor, patience=s.patience)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
 

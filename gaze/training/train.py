@@ -26,7 +26,9 @@ from rich import get_console
 from torch import Tensor
 
 from gaze import terminal
+from gaze.backbones.frozen import frozen_names
 from gaze.backbones.library import check_method_of, check_network, expected, map_size
+from gaze.backbones.own import trust
 from gaze.choices import SOURCES, unknown
 from gaze.config.data import DatasetConfig
 from gaze.config.naming import unwritable
@@ -97,6 +99,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
             no memory, a full disk.
         Interrupted: SIGTERM or SIGINT; the state is saved.
     """
+    trust(config.model)  # it is what the user's own command says
     console = get_console()  # the progress bar's own: it makes room for a line; another console's it would erase
     seed_everything(config.seed, workers=True, verbose=False)
     _quiet()
@@ -118,6 +121,7 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
     trainer = build_trainer(config, plan.run.folder, [table], say, found)
     check_method_of(config.gaze.method, config.model, config.dataset.channels)
     looked_at = check_network(config.model, config.dataset.image_size, config.dataset.channels)
+    frozen_names(config.model, config.dataset.image_size, config.dataset.channels)
     given = None if config.model.checkpoint is None else read_given(config.model, config.dataset)
     problem = unwritable(directory)
     if problem is not None:
@@ -436,9 +440,15 @@ def _build_module(
         built=None if given is None else given.own.get("built"),
         mean=own.mean if own else model.mean,
         std=own.std if own else model.std,
+        own=model.own,
+        freeze=model.freeze,
     )
     for line in [] if given is None else place_weights(module, given, config.measure):
         say(line)
+    if model.freeze is not None:
+        sizes = [(weight.numel(), weight.requires_grad) for weight in module.backbone.parameters()]
+        still, all_ = sum(n for n, trains in sizes if not trains), sum(n for n, _ in sizes)
+        say(f"model.freeze={model.freeze}: {still:,} of {all_:,} parameters are frozen.")
     return module
 
 
@@ -491,6 +501,7 @@ def _quiet() -> None:
     """Drop Lightning's advertisements and the advice that does not fit data in memory."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # batch norms of model.freeze
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

@@ -70,7 +70,7 @@ def read_given(model: ModelConfig, dataset: DatasetConfig) -> Given:
     prefix, twins = _prefix(tensors, shapes)
     weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     outside = [key for key in tensors if not key.startswith(prefix)]
-    if model.name in WITH_AUXILIARY:
+    if model.source == "torchvision" and model.name in WITH_AUXILIARY:
         weights = {key: value for key, value in weights.items() if not key.startswith(AUXILIARY)}
     _check_fit(file, model, dataset, weights, shapes, head)
     notes = [f"The weights of {file.name} stand under {prefix}* there."] if prefix else []
@@ -162,10 +162,10 @@ def _check_fit(
     kinds = {"missing": missing, "left over": left, "of another shape": other}
     said = [f"{len(keys)} {kind} ({', '.join(first_few(keys, 3))})" for kind, keys in kinds.items() if keys]
     if said or len(rows) != 1:
-        source = "" if model.source == "gaze" else f"model={model.source} model.name="
+        words = model.name if model.source == "gaze" else " ".join(model.words)
         size = dataset.image_size
         raise CheckpointError(
-            f"{file} is of another network than {source}{model.name} on {size}x{size} images of {dataset.channels} "
+            f"{file} is of another network than {words} on {size}x{size} images of {dataset.channels} "
             f"channel(s): of {len(shapes)} weights {'; '.join(said) or 'the heads do not match'}. Name "
             "the network that it was trained as (model, model.name), its dataset.image_size and dataset.channels."
         )

@@ -170,7 +170,7 @@ def test_gradients_of_a_vit_are_those_of_its_graph_without_a_hook():
 
 @pytest.mark.parametrize("layer", ["patch_embed", "layers.0"])
 def test_a_bright_patch_is_where_it_is_in_a_swins_map(layer):
-    network = gaze.backbones.library._plain("timm", SWIN["model"], K, SIZE).eval()
+    network = gaze.backbones.library._plain(ModelConfig(name=SWIN["model"], source="timm"), K, SIZE).eval()
     target = find_target(network, (SIZE, SIZE), layer)
     assert target.layout == "BHWC"
     x = torch.zeros(2, 3, SIZE, SIZE)

@@ -77,7 +77,7 @@ def run_study(
     """
     parts = study_parts(runs.used.values(), config.compare.baseline)
     for part in parts:  # all of them, before any long work
-        check_runs(part.runs, config.compare.checkpoint)
+        check_runs(part.runs, config.compare.checkpoint, config.trust)
         check_maps(part.runs)
     measured = [measure(part, config.compare, directory, console) for part in parts]
     with console.status("statistics"):

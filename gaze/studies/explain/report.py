@@ -4,6 +4,7 @@ directory/overlays/001-NAME.png       image and overlay, with prediction, truth 
 directory/overlays/001-NAME-map.npy   the map enlarged to the file's own size, float16 (height, width) in 0..1
 directory/overlays/001-NAME-map.png   the same, 8 bit grey: 255 is 1
 directory/maps/001-NAME.npy           the map on its own grid, float32 (H, W) in 0..1
+directory/network.pt2                 with export=true: logits and map as one program, see ``export``
 directory/manifest.csv, .json         a row per image; the JSON says what it was made from as well
 """
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
+from gaze.data.sources.folders import SUFFIXES
 from gaze.errors import ConfigError
 from gaze.files import read_bytes_of, write_csv, write_json
 from gaze.report.pictures import RIGHT, WRONG, class_gaze_figure
@@ -90,7 +92,9 @@ def run_explain(
 
 
 def _slug(path: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", str(Path(path).with_suffix(""))).strip("-")[-60:] or "image"
+    """What stands in a path but for an image's suffix; the dots of a DICOM file's UID are none."""
+    stem = path.removesuffix(Path(path).suffix) if Path(path).suffix.lower() in SUFFIXES else path
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[-80:] or "image"
 
 
 # ---- files

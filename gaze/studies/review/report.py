@@ -287,7 +287,7 @@ def run_report(config: AnalyzeConfig, directory: Path, console: Console) -> list
     if len(titles) == 1:
         found = read_predictions(run) if part == "test" else None
         if run.checkpoint().exists():
-            opened = open_run(run.folder, config.compare.model_copy(update={"checkpoint": "last"}))
+            opened = open_run(run.folder, config.compare.model_copy(update={"checkpoint": "last"}), config.trust)
             looked = look_again(opened, getattr(data, part), files)
             found = predicted(opened, data.train) if part == "train" else found
     section = review_section(given, found, looked)
@@ -397,8 +397,7 @@ def _write_labels(data: ImageData, masked: Collection[str], goal: Path, drawn: b
 def train_command(run: Run, data: ImageData, goal: Path, part: str, weight: float = 5.0) -> str:
     """The command that trains as the run was trained, and on what reviewers drew, as :func:`export` leaves it in
     ``goal``; of ``part`` "train" on the same set, in the same study."""
-    d, m = run.settings.dataset, run.settings.model
-    model = [f"model={m.name}"] if m.source == "gaze" else [f"model={m.source}", f"model.name={m.name}"]
+    d = run.settings.dataset
     if part == "train":
         words = [*run_words(run), f"dataset.guide_dir={quoted(str((goal / MASKS).absolute()))}"]
     else:
@@ -408,7 +407,7 @@ def train_command(run: Run, data: ImageData, goal: Path, part: str, weight: floa
             f"dataset.root={quoted(str(root.absolute()))}", "dataset.outside=true",
             "dataset.on_missing_mask=empty", f"dataset.name={d.name}",
             f"dataset.image_size={d.image_size}", f"dataset.channels={d.channels}",
-            f"dataset.validation={'test' if data.validation is None else 'split'}", *model,
+            f"dataset.validation={'test' if data.validation is None else 'split'}", *run.settings.model.words,
             f"lambda={run.settings.lambda_:g}", f"seed={run.settings.seed}", "study=guided",
         ]  # fmt: skip
     return f"python train.py {shlex.join([*words, f'gaze.mask_weight={weight:g}'])}"

@@ -69,7 +69,7 @@ def run_review(config: AnalyzeConfig, directory: Path, console: Console) -> Path
     except ImportError:
         raise ConfigError("review= needs two packages: pip install 'gaze-consistency[review]'") from None
     costs = None if config.costs is None else read_costs(config.costs)
-    with closing(Review(config.review, config.compare, console, costs)) as review:
+    with closing(Review(config.review, config.compare, console, costs, config.trust)) as review:
         listening, token = listen(config.review.port), secrets.token_urlsafe(16)
         port = listening.getsockname()[1]
         if port != config.review.port:

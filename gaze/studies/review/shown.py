@@ -111,17 +111,20 @@ class Review:
         compare: on which device.
         console: told what takes long.
         costs: for ``review.order=costly``.
+        trusted: as of :func:`gaze.studies.opened.check_runs`.
 
     Raises:
         GazeError: a run, its images or the file cannot be used, or do not belong together.
     """
 
     def __init__(
-        self, config: ReviewConfig, compare: CompareConfig, console: Console, costs: Costs | None = None
-    ) -> None:
+        self, config: ReviewConfig, compare: CompareConfig, console: Console, costs: Costs | None = None,
+        trusted: bool = False,
+    ) -> None:  # fmt: skip
         assert config.run is not None
+        compare = compare.model_copy(update={"checkpoint": "last"})
         folders = [Path(folder) for folder in (config.run, config.against) if folder is not None]
-        self.arms = [open_run(folder, compare.model_copy(update={"checkpoint": "last"})) for folder in folders]
+        self.arms = [open_run(folder, compare, trusted) for folder in folders]
         first, runs = self.arms[0].run, [arm.run for arm in self.arms]
         check_images(runs)
         sets = [images_at_hand(run.dataset, partial(say, console)).data for run in runs]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -75,6 +76,20 @@ def run(one, out, images=None):
         console,
     )
     return pd.read_csv(out / "manifest.csv"), json.loads((out / "manifest.json").read_text()), console.file.getvalue()
+
+
+def test_what_is_written_of_dicom_files_keeps_their_names_and_nothing_of_their_headers(one, tmp_path):
+    shipped = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+    for name in ("1.2.840.113.dcm", "1.2.840.114", "a.b/1.2.840.115.DCM"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shipped, tmp_path / "in" / name)
+    run(one, tmp_path / "out", tmp_path / "in")
+    names = {path.name.partition("-")[2] for path in (tmp_path / "out" / "overlays").iterdir()}
+    stems = ("1.2.840.113", "1.2.840.114", "a.b-1.2.840.115")
+    assert names == {f"{stem}{kind}" for stem in stems for kind in (".png", "-map.png", "-map.npy")}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    header = pydicom.dcmread(shipped)
+    assert str(header.PatientID).encode() not in written and str(header.PatientName).encode() not in written
 
 
 def test_a_folder_of_all_kinds(one, data, folder, tmp_path):
