@@ -67,7 +67,8 @@ def export_network(one: Opened, pixels: Tensor, file: Path) -> str:
         DataError: further than :data:`TOLERANCE`.
     """
     method = one.module.gaze_config.method
-    backbone = copy.deepcopy(one.module.backbone).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    backbone = copy.deepcopy(one.module.backbone).cpu().float().to(memory_format=torch.contiguous_format)
+    backbone.eval().requires_grad_(False)
     assert isinstance(backbone, SplitBackbone)
     images = pixels[:CHECKED].float() / 255
     about = {

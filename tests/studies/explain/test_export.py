@@ -39,7 +39,7 @@ def made(composed, tmp_path):
         for name, value in module.backbone.named_buffers():
             if value.is_floating_point():
                 value.copy_(torch.rand_like(value) + 0.5 if name.endswith("var") else 0.1 * torch.randn_like(value))
-        module.backbone.head[-1].weight.data += 0.05 * torch.randn_like(module.backbone.head[-1].weight)
+        module.backbone.head[-1].weight.data.abs_()  # leaves no map empty
 
     def run(*words):
         config = check_config(composed(*SMALL, *words))
@@ -48,10 +48,10 @@ def made(composed, tmp_path):
     return run
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LEVELS if name not in ("level1", "level2")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LEVELS if name != "level2"]
 
 
-@pytest.mark.parametrize("level", ["level1", "level2", *SLOW])
+@pytest.mark.parametrize("level", ["level2", *SLOW])
 def test_a_program_gives_logits_and_map_of_the_network(level, made, tmp_path):
     one, file = open_run(made(f"model={level}"), CPU), tmp_path / "network.pt2"
     pixels = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
