@@ -38,7 +38,7 @@ def frozen_names(model: ModelConfig, image_size: int, in_channels: int) -> set[s
     if not found.intersection(weights):
         raise ConfigError(f"model.freeze={model.freeze} matches no weight of {' '.join(model.words)}. {_some(weights)}")
     if found.issuperset(weights):
-        raise ConfigError(f"model.freeze={model.freeze} leaves nothing to train: freeze less, or take measure=true.")
+        raise ConfigError(f"model.freeze={model.freeze} leaves nothing to train: freeze less.")
     return found
 
 
