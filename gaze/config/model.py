@@ -46,8 +46,8 @@ class ModelConfig(Settings):
             return values
         known = {field.alias or name for name, field in cls.model_fields.items()}
         own, others = ({k: v for k, v in values.items() if (k in known) is given} for given in (True, False))
-        if others:
-            own["kwargs"] = {**(own.get("kwargs") or {}), **others}
+        if others and isinstance(own.setdefault("kwargs", {}), dict):
+            own["kwargs"] = {**own["kwargs"], **others}
         return own | {"name": own.get("name") or str(own.get("_target_")).rpartition(".")[2]}
 
     @field_validator(*OF_ONES_OWN)
@@ -104,7 +104,7 @@ class ModelConfig(Settings):
         grey = info.data.get("source") == "own" and len(value or []) == 1
         if value is not None and not ((grey or len(value) == 3) and all(0 <= n <= 1 for n in value)):
             raise ValueError("must be three numbers, of an image in 0..1")
-        if info.field_name == "std" and (value is None) != (info.data.get("mean") is None):
+        if info.field_name == "std" and len(value or []) != len(info.data.get("mean") or []):
             raise ValueError("goes with model.mean: give both, or neither")
         if info.field_name == "std" and value is not None and min(value) <= 0:
             raise ValueError("must be above 0")

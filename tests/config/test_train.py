@@ -36,7 +36,8 @@ def test_every_group_has_configs():
 )
 def test_every_shipped_config_passes_and_is_named_after_its_file(composed, group, name):
     root = ["dataset.root=/images"] if name in ("folder", "table", "npz") else []
-    config = check_config(composed(f"{group}={name}", *root))
+    network = ["model._target_=package.Net"] if name == "own" else []
+    config = check_config(composed(f"{group}={name}", *root, *network))
     assert name in (getattr(config, group).name, config.model.source)
 
 
@@ -146,7 +147,7 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "+dataset.test_fraction=1": "dataset.test_fraction=1 must be a number above 0 to below 1.",
     "+dataset.train_counts={a:x}": "dataset.train_counts.a=x must be a whole number from 0 to 1000000000.",
     "+dataset.classes=benign": "dataset.classes=benign must be a list, or null.",
-    "+model.source=keras": "model.source=keras is unknown: gaze, torchvision or timm.",
+    "+model.source=keras": "model.source=keras is unknown: gaze, torchvision, timm or own.",
     "+model.layer=layer4": "model.layer=layer4 is for model=torchvision and model=timm; model=level2 has none.",
     "model.name=a/b": "model.name=a/b names a folder: give one name without a slash, in letters that can be printed.",
     "study=..": "study=.. names a folder: give one name without a slash, in letters that can be printed.",
