@@ -264,14 +264,14 @@ def test_what_makes_no_sense_is_refused_with_what_is_allowed(capsys, word):
 
 
 GROUPED = {
-    "model=null": "model=null is unknown: level1, level2, level3, level4, level5, timm or torchvision.",
+    "model=null": "model=null is unknown: level1, level2, level3, level4, level5, own, timm or torchvision.",
     "dataset=0": "dataset=0 is unknown: brain_tumor_mri, breast_ultrasound, chest_xray, folder, npz, phantom, "
     "phantom_shortcut or table.",
     "experiment=nan": "experiment=nan is unknown: augmentation, ",
     "experiment=null": "experiment=null is unknown: augmentation, ",
     "hydra/launcher=null": "hydra/launcher=null: hydra/launcher is chosen by a word.",
     "scheduler=[plateau,3]": "scheduler=3 is unknown: plateau or plateau_short.",
-    "~model": "~model: a run needs one: model=level1, level2, level3, level4, level5, timm or torchvision.",
+    "~model": "~model: a run needs one: model=level1, level2, level3, level4, level5, own, timm or torchvision.",
     "study='${x}'": "study='${x}': Interpolation key 'x' not found. ${NAME} stands for another setting",
     "study=???": "study=???: MissingMandatoryValue while resolving interpolation",
     "gaze.distance='${oc.env:NOT_THERE}'": "gaze.distance='${oc.env:NOT_THERE}': ",
