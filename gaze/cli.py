@@ -37,7 +37,8 @@ CONF = next(path for path in (HOUSE / "conf", HOUSE.parent / "conf") if path.is_
 TRAIN = Command(
     "train",
     ("study", "dataset.name", "dataset.root", "dataset.train_dir", "dataset.test_dir", "dataset.mask_dir",
-     "dataset.guide_dir", "dataset.cache", "model.checkpoint", "model.path", "model.freeze", "hydra.run.dir", "hydra.sweep.dir"),
+     "dataset.guide_dir", "dataset.cache", "model.checkpoint", "model.path", "model.freeze", "hydra.run.dir",
+     "hydra.sweep.dir"),
     CONF, grids=True,
 )  # fmt: skip
 ANALYZE = Command(

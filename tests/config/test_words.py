@@ -24,7 +24,9 @@ def read(*words: str):
         return check_config(compose("train", TRAIN.prepared(words)), trainer=False)
 
 
-NETWORKS = "model=levl1 is unknown: level1, level2, level3, level4, level5, own, timm or torchvision. Did you mean level1?"
+NETWORKS = (
+    "model=levl1 is unknown: level1, level2, level3, level4, level5, own, timm or torchvision. Did you mean level1?"
+)
 MEANT = {  # what was written, and the end of the one line that answers it
     "--lambda 50": "--lambda 50: a setting is written NAME=VALUE: python train.py lambda=50",
     "--lambda=50 --seed 1": "--lambda=50 --seed 1: a setting is written NAME=VALUE: python train.py lambda=50 seed=1",
