@@ -62,7 +62,7 @@ def check(script: str, command: str, composed: Compose) -> None:
     if script == "train":
         words = cli.TRAIN.prepared(shlex.split(command))
         words = [
-            re.sub(r"^(\+*model\.checkpoint)=.*", rf"\1='{REPO / 'README.md'}'", word) for word in words
+            re.sub(r"^(\+*model\.(?:checkpoint|path))=.*", rf"\1='{REPO / 'README.md'}'", word) for word in words
         ]  # is read
         check_config(composed(*[word.split(",")[0] for word in words if word != "-m"]))
         return

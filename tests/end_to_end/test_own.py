@@ -3,6 +3,7 @@
 import csv
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,31 +42,47 @@ SETTINGS = (
 )
 
 
-@pytest.mark.slow
-def test_a_network_of_ones_own_trains_resumes_and_is_analysed_and_explained(tmp_path):
-    (tmp_path / "of_ones_own.py").write_text(NET, encoding="utf-8")
+pytestmark = pytest.mark.slow
 
-    def command(line, **more):
-        words = [sys.executable, str(REPO / line[0]), *line[1:]]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **more})
 
-    where = "hydra.run.dir=outputs/own/phantom/own-Net/lambda=50/seed=0"
-    done = command(["train.py", *SETTINGS, "study=own", where], ENDS_AT_STEP="4")  # of 2 + 2, and one of the check
+def command(home, *words, **more):
+    line = [sys.executable, str(REPO / words[0]), *words[1:]]
+    return subprocess.run(line, cwd=home, capture_output=True, text=True, env={**os.environ, **more})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Interrupted in its second epoch, then resumed by the same command."""
+    home = tmp_path_factory.mktemp("own")
+    (home / "of_ones_own.py").write_text(NET, encoding="utf-8")
+    found = Run(home / "outputs/own/phantom/own-Net/lambda=50/seed=0")
+    words = ("train.py", *SETTINGS, "study=own", f"hydra.run.dir={found.folder.relative_to(home)}")
+    done = command(home, *words, ENDS_AT_STEP="4")  # of 2 + 2
     assert done.returncode == 128 + signal.SIGTERM, done.stdout + done.stderr
-    done = command(["train.py", *SETTINGS, "study=own", where])
+    done = command(home, *words)
     assert "Resumes after 1 of 2 epochs" in done.stdout and done.returncode == 0, done.stdout + done.stderr
-    run = Run(tmp_path / "outputs/own/phantom/own-Net/lambda=50/seed=0")
-    assert run.label == "own-Net" and run.settings.model.kwargs == {"width": 6}
-    assert [row["epoch"] for row in csv.DictReader(run.metrics_file.open())] == ["1", "2"]
+    return found
 
-    done = command(["analyze.py", "study=own"])  # tables need no network, and import none
+
+def test_it_trains_resumes_and_is_analysed_without_an_import(run):
+    assert run.label == "own-Net" and run.settings.model.kwargs == {"width": 6}
+    with run.metrics_file.open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    home = run.folder.parents[5]
+    shutil.move(home / "of_ones_own.py", home / "away")
+    done = command(home, "analyze.py", "study=own")
+    shutil.move(home / "away", home / "of_ones_own.py")
     assert done.returncode == 0 and "own-Net" in done.stdout, done.stdout + done.stderr
 
-    done = command(["analyze.py", f"explain={run.folder.relative_to(tmp_path)}"])
+
+def test_it_is_explained_by_the_command_that_the_refusal_offers(run):
+    home = run.folder.parents[5]
+    where = run.folder.relative_to(home)
+    done = command(home, "analyze.py", f"explain={where}")
     assert done.returncode == 1 and "of_ones_own.Net, and looking with it runs that code" in done.stderr, done.stderr
     offered = shlex.split(done.stderr.strip().rpartition("If you trust it: ")[2])
-    assert offered[2:] == [f"explain={run.folder.relative_to(tmp_path)}", "trust=true"]
-    done = command(["analyze.py", *offered[2:]])
+    assert offered[2:] == [f"explain={where}", "trust=true"]
+    done = command(home, "analyze.py", *offered[2:])
     assert done.returncode == 0, done.stdout + done.stderr
-    maps = [np.load(file) for file in (tmp_path / "outputs/analysis").rglob("maps/*.npy")]
+    maps = [np.load(file) for file in (home / "outputs/analysis").rglob("maps/*.npy")]
     assert len(maps) == 16 and {cam.shape for cam in maps} == {(16, 16)} and max(cam.max() for cam in maps) > 0
