@@ -30,6 +30,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1.5)))
 THESIS_MODELS = ("level1", "level2", "level3", "level4", "level5")  # these keep their style whatever else is there
 SMALL, TEXT, TITLE = 7.5, 8.5, 9.5  # points
+NO_IMAGE = "no\ncorrect\nimage"  # of a class, so that it has no mean gaze
 DPI = 150  # of what is rasterised in a PDF
 
 
@@ -115,12 +116,12 @@ def say(axis: Axes, text: str) -> None:
     axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", fontsize=TEXT, color="0.35")
 
 
-def no_gaze(axis: Axes, x: float, y: float, width: float = 1, height: float = 1) -> None:
-    """Hatch a tile around (x, y): no image of the class is classified correctly."""
+def no_gaze(axis: Axes, x: float, y: float, width: float = 1, height: float = 1, why: str = NO_IMAGE) -> None:
+    """Hatch a tile around (x, y), and say ``why``."""
     place, look = (x - width / 2, y - height / 2), {"facecolor": "0.93", "edgecolor": "0.75", "linewidth": 0}
     axis.add_patch(Rectangle(place, width, height, hatch="////", **look))  # type: ignore[arg-type]
     back = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-    axis.text(x, y, "no\ncorrect\nimage", fontsize=7, ha="center", va="center", linespacing=0.95, bbox=back, zorder=4)
+    axis.text(x, y, why, fontsize=7, ha="center", va="center", linespacing=0.95, bbox=back, zorder=4)
 
 
 def add_legend(figure: Figure, handles: list[Line2D], title: str = "") -> None:

@@ -66,6 +66,7 @@ def _evaluated(case: str) -> dict[str, Tensor]:
     logits[torch.arange(64), preds] += 1
     mask = (torch.rand(64, 1, 9, 11, generator=g) < 0.3).float()
     human = torch.rand(64, 4, 9, 11, generator=g).pow(4)
+    human[:, 1::2] = (human[:, 1::2] > 0.6).float()  # fixations, which leave cells without one
     human[1::7] = 0  # nobody looked
     return {"cam": cam, "preds": preds, "target": target, "logits": logits, "mask": mask, "human": human}
 
@@ -178,11 +179,16 @@ def _data(folder: Path) -> GazeDataModule:
     return GazeDataModule(PHANTOM, data=data, attention=True)
 
 
-def _fit(folder: Path) -> dict[str, Any]:
-    """A short fit, as ``torchrun --nproc-per-node=2`` starts it: the processes are here already."""
+def _module() -> GazeModule:
+    """With both losses of the gaze from the first epoch on."""
     epochs = dict.fromkeys(("start_epoch", "end_epoch", "mask_start_epoch", "mask_end_epoch"), 0)
     settings = {"gaze": {**epochs, "mask_weight": 1.0, "mask_form": "attention"}, "optimizer": {"lr": 1e-3}}
-    module = GazeModule("level1", 4, image_size=32, gaze_lambda=50, **settings)
+    return GazeModule("level1", 4, image_size=32, gaze_lambda=50, **settings)
+
+
+def _fit(folder: Path) -> dict[str, Any]:
+    """A short fit, as ``torchrun --nproc-per-node=2`` starts it: the processes are here already."""
+    module = _module()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = Trainer(
@@ -290,7 +296,7 @@ def test_lightning_fits_alike_on_both_processes(ranks):
 
 
 def test_validation_with_lightning_counts_each_image_once(ranks, tmp_path):
-    module = GazeModule("level1", 4, image_size=32, gaze_lambda=50)
+    module = _module()
     module.load_state_dict(ranks[0]["fit"]["weights"])
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     (expected,) = trainer.validate(module, datamodule=_data(tmp_path), verbose=False)
@@ -304,7 +310,7 @@ def test_validation_with_lightning_counts_each_image_once(ranks, tmp_path):
 
 
 def test_maps_of_both_processes_are_kept_once_each(ranks):
-    module = GazeModule("level1", 4, image_size=32, gaze_lambda=50)
+    module = _module()
     module.load_state_dict(ranks[0]["fit"]["weights"])
     data = GazeDataModule(PHANTOM, data=load_dataset(PHANTOM))
     batch = data.evaluation_batch(list(range(17)))

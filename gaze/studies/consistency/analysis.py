@@ -298,7 +298,7 @@ def _atlas(parts: list[Part]) -> tuple[tuple[str, ...], tuple[FigureItem, ...]]:
     for part in parts:
         if part.maps:
             caption = f"Mean gaze of each class over its correct images, last epoch, {part.where}"
-            caption += "; first what readers looked at" if len(part.readers) else ""
+            caption += "; first what readers looked at, its highest 1" if len(part.readers) else ""
             items += _drawn(f"atlas-{part.slug}", caption, plots.atlas_figure, part.maps, part.dataset)
     if not items:
         return (
@@ -342,6 +342,8 @@ def print_tables(parts: list[Part], console: Console) -> None:
             )
         item = tables.gaze_item(part.by_lambda, "x", part.where)
         _print(item, {"RMS deviation": "RMS"}, ("L_CAM squared", "L_CAM l2", "seeds", "empty fraction"), console)
+        for item in readers_items(part.by_lambda, part.readers, "x", part.where)[:1]:
+            _print(item, {}, ("SIM", "NSS", "seeds"), console)
 
 
 def _print(item: TableItem, renamed: Mapping[str, str], dropped: tuple[str, ...], console: Console) -> None:
@@ -349,4 +351,4 @@ def _print(item: TableItem, renamed: Mapping[str, str], dropped: tuple[str, ...]
         return
     shown = item.shown.drop(columns=[c for c in dropped if c in item.shown]).rename(columns=dict(renamed))
     shown = shown.dropna(axis=1, how="all")
-    print_table(console, item.caption, shown, shown.columns.difference(["model", "measure", "lambda"]))
+    print_table(console, item.caption, shown, shown.columns.difference(["model", "measure", "lambda", "gaze"]))

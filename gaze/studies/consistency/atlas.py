@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
-from gaze.report.style import GAZE_COLOURS, SMALL, TEXT, TITLE, model_styles, new_figure, no_gaze
+from gaze.report.style import GAZE_COLOURS, NO_IMAGE, SMALL, TEXT, TITLE, model_styles, new_figure, no_gaze
 
 if TYPE_CHECKING:
     from gaze.runs.class_gaze import GazeMaps
@@ -27,7 +27,7 @@ def atlas_figure(maps: Sequence[GazeMaps], dataset: str) -> Figure:
     column is of :data:`READERS` where there are any.
 
     A tile is the mean over seeds, weighted by the correct images behind each map: the mean over all these images.
-    Hatched: no seed has a correct image. Blank: no such run.
+    Hatched: no seed has a correct image, or nobody looked. Blank: no such run.
 
     Args:
         maps: of the runs: ``gaze`` (K, H, W) in [0, 1], ``counts`` (K,) correct images; rows of one study.
@@ -99,7 +99,7 @@ def _block(axis: Axes, maps: Sequence[GazeMaps], names: list[str], weights: list
             if gaze is not None:
                 canvas[i, :, j] = _enlarge(gaze, size)
             elif runs:
-                no_gaze(axis, j, top + i)
+                no_gaze(axis, j, top + i, why="nobody\nlooked" if weight == READERS else NO_IMAGE)
     extent = (-0.5, len(weights) - 0.5, top + len(names) - 0.5, top - 0.5)
     # A tile is about 70 pixels wide: small maps keep their cells, of large ones none may fall through the net.
     way = "nearest" if max(size) <= 56 else "auto"
@@ -127,5 +127,5 @@ def _name_columns(axis: Axes, weights: list[float]) -> None:
     axis.set_xticks(range(len(weights)), ["readers" if w == READERS else f"{w:g}" for w in weights], fontsize=TEXT)
     axis.tick_params(axis="x", length=0, labeltop=True, labelbottom=False)
     axis.xaxis.set_label_position("top")
-    axis.set_xlabel("lambda", fontsize=TEXT)
+    axis.set_xlabel("what readers looked at, then lambda" if READERS in weights else "lambda", fontsize=TEXT)
     axis.spines[:].set_visible(False)

@@ -23,16 +23,17 @@ from gaze.statistics.collapse import collapses
 from gaze.studies.consistency.atlas import READERS
 
 ALL = "all classes"
-CENTRE, OTHERS = "a prior in the centre", "one reader against the others"
+CENTRE, OTHERS = "centre prior", "one reader"
 HEADED = {name: measures()[f"gaze_human_{name}"].heading.removesuffix(", readers") for name in HUMAN}
 KEYS = ["model", "class", "gaze", "lambda"]
 COLUMNS = ["place", "part", "judged", "readers", "seed", *KEYS, "images", "measure", "value"]
+LEFT = "runs that do not tell the classes apart are left out"
 HOW_TO_READ = (
     "How near is the map of a correctly classified image to what readers looked at in it? People look at the centre, "
-    "so a map that knows nothing of the image scores too: a prior in the centre, a Gaussian, stands beside the "
-    "networks. One reader against the others of the same image is about the most that can be hoped for. KL is lower "
-    "where the two are nearer, the others are higher. sCC and sAUC take out what was looked at in other images: a "
-    "broad map that knows no image has an sCC of 0 or less and an sAUC of about 0.5."
+    "so a map that knows nothing of the image scores too: a centre prior, a Gaussian, stands beside the networks. One "
+    "reader, held against the others of the same image, has about the most that can be hoped for. KL is lower where "
+    "the two are nearer, the others are higher. sCC and sAUC take out what was looked at in other images: a broad map "
+    "that knows no image has an sCC of 0 or less and an sAUC of about 0.5."
 )
 
 
@@ -87,7 +88,8 @@ def readers_items(by_lambda: pd.DataFrame, table: pd.DataFrame, slug: str, where
     """
     late = by_lambda[(by_lambda["summary"] == "last5") & by_lambda["metric"].str.startswith("gaze_human_")]
     gaze = [f"lambda {weight:g}" for weight in late["lambda"]]
-    late = late.assign(**{"class": ALL}, gaze=gaze, measure=late["metric"].str.removeprefix("gaze_human_"))
+    names = late["metric"].str.removeprefix("gaze_human_")
+    late = late.assign(**{"class": ALL}, gaze=gaze, measure=names, n=late["n"] - late["n_nan"])
     beside = table[table["judged"].astype(bool) & (table["class"] == ALL) & table["lambda"].isna()]
     found = [("", "The gaze beside readers", late, beside, "mean of the last 5 epochs", ["model", "gaze"])]
     for part in PARTS:
@@ -97,7 +99,7 @@ def readers_items(by_lambda: pd.DataFrame, table: pd.DataFrame, slug: str, where
     for name, caption, rows, own, when, keys in found:
         frame = pd.concat([part for part in (rows, _means(own)) if len(part)] or [rows]).dropna(subset="mean")
         if frame["lambda"].notna().any():
-            notes = (f"Networks: {when}, over seeds ± SD, correct images alone. {_yardsticks(own)}",)
+            notes = (f"Networks: {when}, over seeds ± SD, correct images alone; {LEFT}. {_yardsticks(own)}",)
             columns = [*KEYS, "measure", "mean", "sd", "n"]
             items.append(
                 TableItem(f"readers-{name}{slug}", f"{caption}, {where}", frame[columns], _wide(frame, keys), notes)
@@ -119,10 +121,13 @@ def _wide(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     shown = []
     for names, own in frame.sort_values("model", kind="stable").groupby(list(keys), sort=False):
         row: dict[str, Any] = dict(zip(keys, names, strict=True))
-        row |= {"images": f"{own['images'].iloc[0]:.0f}"} if "class" in keys else {}
-        known = {value.measure: with_sd(value.mean, value.sd) for value in each(own)}
+        known = {value.measure: with_sd(value.mean, value.sd, 2) for value in each(own)}
         row |= {HEADED[name]: known.get(name) for name in HUMAN}
-        shown.append(row | {"seeds": None if own["lambda"].isna().any() else str(own["n"].max())})
+        if "class" in keys:  # there is no room for both
+            row["images"] = f"{own['images'].iloc[0]:.0f}"
+        else:
+            row["seeds"] = None if own["lambda"].isna().any() else str(own["n"].max())
+        shown.append(row)
     return pd.DataFrame(shown).dropna(axis=1, how="all")
 
 
@@ -131,4 +136,6 @@ def _yardsticks(table: pd.DataFrame) -> str:
         return "No yardsticks: the runs' human.npz is not here."
     part, most = table["part"].iloc[0], table["readers"].max()
     ceiling = f"{most} readers of an image at most." if most > 1 else NO_CEILING
-    return f"Yardsticks: all {part} images that somebody looked at, each on the networks' own grid. {ceiling}"
+    return (
+        f"Centre prior and one reader: all {part} images that somebody looked at, on the networks' own grid. {ceiling}"
+    )

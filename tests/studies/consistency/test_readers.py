@@ -59,9 +59,9 @@ def items_of(runs):
 def test_networks_stand_beside_the_yardsticks(study):
     (item, by_class), maps = items_of(study())
     assert item.shown["gaze"].tolist() == ["lambda 0", "lambda 50", CENTRE, OTHERS]
-    assert item.shown["CC"].tolist()[:2] == ["0.050 ± 0.071", "0.250 ± 0.071"]  # of 0.00 and 0.10, 0.20 and 0.30
+    assert item.shown["CC"].tolist()[:2] == ["0.05 ± 0.07", "0.25 ± 0.07"]  # of 0.00 and 0.10, 0.20 and 0.30
     own, g = figures(0), [figures(i).network for i in range(4)]
-    assert item.shown["sAUC"].tolist()[2:] == [f"{own.centre[2, 6]:.3f}", f"{own.others[2, 6]:.3f}"]
+    assert item.shown["sAUC"].tolist()[2:] == [f"{own.centre[2, 6]:.2f}", f"{own.others[2, 6]:.2f}"]
     assert "all test images" in item.notes[0] and "2 readers" in item.notes[0]
 
     assert by_class.shown["class"].tolist() == ["a"] * 4 + ["b"] * 4 + [ALL] * 4
@@ -74,8 +74,10 @@ def test_networks_stand_beside_the_yardsticks(study):
             assert values.loc[(label, OTHERS, measure), "mean"] == pytest.approx(own.others[k, column])
     assert {each.weight for each in maps} == {READERS} and len(maps) == 4
     drawn = maps[0]._replace(weight=0.0)
-    names = [text.get_text() for text in atlas_figure([drawn, *maps], "phantom").axes[0].get_xticklabels()]
-    assert names == ["readers", "0"]
+    unseen = [own._replace(counts=np.array([0, 4])) for own in maps]
+    axis = atlas_figure([drawn, *unseen], "phantom").axes[0]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["readers", "0"]
+    assert [text.get_text() for text in axis.texts] == ["nobody\nlooked"]
 
 
 def test_where_validation_is_apart_the_yardsticks_are_of_both_parts(study):
@@ -101,6 +103,8 @@ def test_a_run_that_tells_no_classes_apart_and_a_damaged_file_are_left_out(study
     with pytest.warns(LeftOut, match="yardsticks are left out: human.npz cannot be read"):
         table, _ = readers_of(runs.epochs, runs.used)
     assert set(table["gaze"]) == {"lambda 50", CENTRE, OTHERS}
+    item = readers_items(lambda_table(runs.epochs), table, "x", "here")[0]
+    assert item.shown["seeds"].tolist()[:2] == ["1", "2"]
 
 
 def test_without_readers_there_is_no_section_and_without_run_folders_no_yardstick(study):
