@@ -201,6 +201,27 @@ def test_the_folds_of_breast_ultrasound_give_the_pages_table():
     assert rows_under("Five folds of breast ultrasound", {row[0] for row in rows}) == rows
 
 
+def test_the_guided_gaze_on_breast_ultrasound_gives_the_pages_table():
+    keys = {"accuracy": 3, "kappa": 3, "gaze_consistency": 4, "gaze_mask_lift": 2, "gaze_pointing": 3}
+    values = np.empty((2, 2, 6, len(keys)))  # lambda, mask weight, seed, measure
+    for run in read_runs(REPO / "results" / "ultrasound_guided").used.values():
+        own = run.settings
+        place = int(own.lambda_ == 50), int(own.gaze.mask_weight == 5), own.seed
+        values[place] = [figure_of(run, "last", measure) for measure in keys]
+    rows = []
+    for weight, mask in np.ndindex(2, 2):
+        changes = values[weight, mask] - values[0, 0]
+        row = [f"lambda {50 * weight}, mask_weight {5 * mask}"]
+        for i, digits in enumerate(keys.values()):
+            mean, sd = values[weight, mask, :, i].mean(), values[weight, mask, :, i].std(ddof=1)
+            row.append(f"{mean:.{digits}f} ± {sd:.{digits}f}")
+            if weight or mask:
+                low, high = mean_interval(changes[:, i])
+                row[-1] += f" ({changes[:, i].mean():+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}])"
+        rows.append(row)
+    assert rows_under("Consistent and correct?", {row[0] for row in rows}) == rows
+
+
 def test_no_run_in_results_holds_pictures_or_paths_of_a_machine():
     allowed = {"config.json", "status.json", "environment.json", "metrics.csv", "gaze_grid.csv", "gaze_last.npz"}
     allowed |= {"images.json", "test.json", "epochs.csv", "README.md", ".gitignore"}
