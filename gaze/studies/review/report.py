@@ -399,7 +399,7 @@ def train_command(run: Run, data: ImageData, goal: Path, part: str, weight: floa
     ``goal``; of ``part`` "train" on the same set, in the same study."""
     d = run.settings.dataset
     if part == "train":
-        words = [*run_words(run), f"dataset.guide_dir={quoted(str((goal / MASKS).absolute()))}"]
+        words = [*run_words(run), f"dataset.guide_dir={(goal / MASKS).absolute()}"]  # as it stands: a path
     else:
         root = Path(data.audit.root) if data.audit.root is not None else goal / "images"
         words = [
