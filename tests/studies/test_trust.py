@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gaze
-from gaze.errors import CheckpointError, DataError, GazeError, LeftOut
+from gaze.errors import CheckpointError, ConfigError, DataError, GazeError, LeftOut
 from gaze.runs.class_gaze import read_run_maps
 from gaze.runs.kept_maps import last_maps
 from gaze.runs.load import read_runs
@@ -136,3 +136,23 @@ def test_arrays_of_objects_are_left_out(sent, file):
     with pytest.warns(LeftOut, match=file):
         read_run_maps(run) if file == "maps.npz" else last_maps(run)
     assert not marker.exists()
+
+
+def test_a_network_of_its_authors_own_is_not_imported_whatever_the_folder_says_of_trust(sent, tmp_path):
+    run, marker = sent
+    (tmp_path / "net.py").write_text(f"open({str(marker)!r}, 'w')", encoding="utf-8")
+    own = {"_target_": "Net", "path": str(tmp_path / "net.py")}
+    content = torch.load(run.checkpoint(), weights_only=True)
+    content["hyper_parameters"] |= {"model": "Net", "source": "own", "own": own, "trust": True}
+    torch.save(content, run.checkpoint())
+    with pytest.raises(DataError, match="trust=true"):
+        load_module(run.checkpoint())
+    with pytest.raises(ConfigError, match="trust=true"):
+        GazeModule.load_from_checkpoint(run.checkpoint())
+    values = json.loads(run.config_file.read_text())
+    values["model"] |= {"source": "own", "name": "Net", **own, "trust": True, "_trusted": True}
+    run.config_file.write_text(json.dumps(values))
+    assert "looking with it runs that code" in opened_everywhere(run)[0] and not marker.exists()
+    with pytest.raises(GazeError):  # of what is no network
+        gaze.load_run(run.folder, device="cpu", trust=True)
+    assert marker.exists()
