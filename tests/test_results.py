@@ -232,7 +232,7 @@ def test_no_run_in_results_holds_pictures_or_paths_of_a_machine():
 
 
 @pytest.mark.parametrize(
-    ("study", "runs"), [("shortcut", [8] + [5] * 7), ("ultrasound_shortcut", [6, 5, 5])], ids=lambda given: str(given)
+    ("study", "runs"), [("shortcut", [8] + [5] * 8), ("ultrasound_shortcut", [6, 5, 5])], ids=lambda given: str(given)
 )
 def test_the_page_has_the_arms_that_may_mend_a_marker(study, runs):
     arms = arm_table(run_table(read_runs(REPO / "results" / study, arms=True)))
