@@ -27,7 +27,7 @@ from gaze.names import LONGEST, visible
 IN_PATH = ("study", "dataset", "dataset.name", "model", "model.name", "model.source", "lambda", "seed")
 BY_CONTENT = ("model.checkpoint", "model.path", "dataset.guide_dir")
 # What changes no figure of a run, or stands for settings that say for themselves what they are.
-NOT_IN_NAME = ("experiment", "resume", "rerun", "dataset.cache", "dataset.root", "trainer.accelerator")
+NOT_IN_NAME = ("experiment", "resume", "rerun", "logger", "dataset.cache", "dataset.root", "trainer.accelerator")
 
 
 def number(value: Any) -> str:
@@ -52,7 +52,8 @@ def other_overrides(overrides: Sequence[str]) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
         values[key.lstrip("+")] = value  # the last one counts, as in Hydra
-    kept = {key: value for key, value in values.items() if key not in IN_PATH and key not in NOT_IN_NAME}
+    without = (*IN_PATH, *NOT_IN_NAME)
+    kept = {k: value for k, value in values.items() if k not in without and not k.startswith("logger.")}
     if not kept:
         return ""
     name = ",".join(f"{key}={_value(kept[key])}" for key in sorted(kept))

@@ -109,7 +109,7 @@ def _line(model: type[BaseModel], problem: ErrorDetails) -> str:
             return f"{name}={shown(value)} {words['error']}."
         case "model_type" | "dict_type" if _is_group(kind):
             what = (kind.__doc__ or "").partition(": ")[2].strip(".\n ")
-            own = ", ".join(f"{name}.{key}={shown(field.default)}" for key, field in kind.model_fields.items())
+            own = ", ".join(f"{name}.{f.alias or key}={shown(f.default)}" for key, f in kind.model_fields.items())
             return f"{name}={shown(value)} must be a group of settings, {what}. They are given one by one: {own}."
         case other if other.startswith(("int_", "float_", "finite_", "greater_", "less_")):
             allowed = said(kind)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,15 @@ from pydantic import Field, ValidationInfo, field_validator
 from gaze.choices import DISTANCES, GUIDANCE, METHODS, MOVES, SOURCES, shown
 from gaze.config.analysis import AnalyzeConfig
 from gaze.config.augmentation import AugmentationConfig
+from gaze.config.built import (
+    AdamConfig,
+    Built,
+    OptimizerConfig,
+    PlateauConfig,
+    SchedulerConfig,
+    class_problems,
+    optimizer_problems,
+)
 from gaze.config.data import DatasetConfig
 from gaze.config.model import ModelConfig
 from gaze.config.settings import MOST, FolderName, Settings, one_of
@@ -29,7 +39,7 @@ from gaze.files import file_digest
 
 REFERENCES = ("ema", "batch")  # classes have
 VIEW = "view"  # of the same image
-OF_A_START = {"resume", "rerun"}  # settings that are about one start, not about the run
+OF_A_START = {"resume", "rerun", "logger"}  # settings that are about one start, not about the run
 
 
 class GazeConfig(Settings):
@@ -82,30 +92,6 @@ class LossConfig(Settings):
         return value
 
 
-class OptimizerConfig(Settings):
-    """Group ``optimizer``: Adam, as published."""
-
-    lr: float = Field(1e-4, gt=0, le=1e30)
-    betas: list[float] = [0.9, 0.999]
-    eps: float = Field(1e-8, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0, le=1000)
-
-    @field_validator("betas")
-    @classmethod
-    def _two(cls, value: list[float]) -> list[float]:
-        if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
-            raise ValueError("must be two numbers in [0, 1)")
-        return value
-
-
-class SchedulerConfig(Settings):
-    """Group ``scheduler``: ReduceLROnPlateau on val/loss, as published."""
-
-    name: Literal["plateau"] = "plateau"
-    factor: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(5, ge=0, le=MOST)
-
-
 class PicturesConfig(Settings):
     """Group ``pictures``: what the GradCAM callback draws."""
 
@@ -124,14 +110,25 @@ class TrainConfig(Settings):
     lambda_: float = Field(0.0, alias="lambda", ge=-MOST, le=MOST)
     gaze: GazeConfig = GazeConfig()
     loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    scheduler: SchedulerConfig = SchedulerConfig()
+    optimizer: OptimizerConfig = AdamConfig()
+    scheduler: SchedulerConfig = PlateauConfig()
     pictures: PicturesConfig = PicturesConfig()
     dfr: bool = False  # after training, the last layer is retrained on the validation images, each group alike
     measure: bool = False  # evaluate model.checkpoint once, without training
     trainer: dict[str, Any] = {}
+    callbacks: dict[str, Built] = {}
+    logger: dict[str, Built] = {"tensorboard": Built(_target_="gaze.training.loggers.EpochTensorBoard")}
     resume: bool = True  # go on with an interrupted run from its last checkpoint
     rerun: bool = False  # train a finished run anew
+
+    @field_validator("optimizer", "scheduler", mode="before")
+    @classmethod
+    def _by_target(cls, value: Any, info: ValidationInfo) -> Any:
+        kind: type[Built] = OptimizerConfig if info.field_name == "optimizer" else SchedulerConfig
+        try:
+            return kind.of(value) if isinstance(value, Mapping) else value
+        except ConfigError as error:
+            raise ValueError("\n".join(f"{info.field_name}.{line}" for line in str(error).splitlines())) from None
 
     @field_validator("lambda_")
     @classmethod
@@ -200,7 +197,7 @@ class TrainConfig(Settings):
 
         :data:`OF_A_START` is left out.
         """
-        return self.model_dump(by_alias=True, exclude=OF_A_START)
+        return self.model_dump(by_alias=True, serialize_as_any=True, exclude=OF_A_START)
 
 
 def check_analysis(cfg: DictConfig) -> AnalyzeConfig:
@@ -227,6 +224,8 @@ def check_config(cfg: DictConfig, trainer: bool = True) -> TrainConfig:
         config = TrainConfig(**values)
     except ConfigError as error:
         problems.append(str(error))
+    else:
+        problems += built_problems(config) if trainer else []
     if trainer and isinstance(values.get("trainer", {}), dict):
         problems += trainer_problems(values.get("trainer", {}))
     if problems:
@@ -258,14 +257,20 @@ def _digest_of(model: ModelConfig, key: str) -> str | None:
 
 
 def check_trainer(config: TrainConfig) -> None:
-    """The arguments of Lightning's Trainer; the first call imports Lightning.
+    """The arguments of Lightning's Trainer, and what a ``_target_`` names; the first call imports Lightning.
 
     Raises:
-        ConfigError: names every one that is unknown or out of its range.
+        ConfigError: names every one that is unknown, out of its range, or refused by its class.
     """
-    problems = trainer_problems(config.trainer)
+    problems = trainer_problems(config.trainer) or built_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def built_problems(config: TrainConfig) -> list[str]:
+    """A line for each ``_target_`` that cannot be built as it is given."""
+    problems = optimizer_problems(config.optimizer, config.scheduler, config.trainer.get("max_epochs", 1))
+    return problems + class_problems({"logger": config.logger, "callbacks": config.callbacks})
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -267,8 +267,9 @@ def _state(run: Run, epochs: int) -> tuple[str, str]:
     if status.get("state", "complete") != "complete":
         word = "still running" if run.state == "running" else "interrupted"
         return "unfinished", f"{word}: {progress}"
-    # max_steps and max_time end a run before its last epoch, and well.
-    cut = bool(status) and any(trainer.get(key) not in (None, -1) for key in ("max_steps", "max_time"))
+    # max_steps, max_time and a callback such as early stopping end a run before its last epoch, and well.
+    ends = [trainer.get(key) not in (None, -1) for key in ("max_steps", "max_time")]
+    cut = bool(status) and (any(ends) or bool(run.settings.callbacks))
     if epochs < trainer["max_epochs"] and not (cut and epochs > 0):
         return "unfinished", progress
     return "complete", ""

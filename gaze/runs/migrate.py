@@ -19,6 +19,9 @@ def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(optimizer, Mapping) and {"plateau_factor", "plateau_patience"} <= optimizer.keys():
         values["optimizer"] = {key: value for key, value in optimizer.items() if not key.startswith("plateau_")}
         values["scheduler"] = {"factor": optimizer["plateau_factor"], "patience": optimizer["plateau_patience"]}
+    scheduler = values.get("scheduler")
+    if isinstance(scheduler, Mapping) and "_target_" not in scheduler:  # then plateau was the only name
+        values["scheduler"] = {key: value for key, value in scheduler.items() if (key, value) != ("name", "plateau")}
     dataset = values.get("dataset")
     if isinstance(dataset, Mapping) and "window" not in dataset:  # then 0..65535 became 0..255, and nothing was turned
         dataset = values["dataset"] = {"window": None, "orient": None, **dataset}

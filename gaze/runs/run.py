@@ -88,6 +88,7 @@ class Run:
     status_file = Place(STATUS_FILE)
     shared_file = Place("shared.json")  # in a copy without ids, see gaze.studies.share
     review_file = Place("review.sqlite")  # experts' answers, see gaze.studies.review.store; a rerun leaves it alone
+    csv_logs, wandb_logs = Place("csv"), Place("wandb")  # the latter holds links and stays where it is
     pictures = Place("pictures")
     gaze_picture = Place("pictures/class_gaze.png")
     confusion_picture = Place("pictures/confusion.png")
@@ -112,6 +113,7 @@ class Run:
             *(self.kept_maps, self.last_maps, self.grid_file, self.images_file, self.test_file, self.split_file),
             *(self.predictions_file, self.classes_file, self.confusion_file, self.human_file),
             *(self.pictures, self.checkpoints, self.folder / "hparams.yaml", self.status_file),
+            self.csv_logs,
         ]
 
     @property

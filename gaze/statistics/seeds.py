@@ -141,6 +141,14 @@ PAIRING_COLUMNS = (
 )
 
 
+def _as_far_as_all(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Series (seeds, T) up to the last epoch of the seed that ended first; one without any value does not count."""
+    there = np.isfinite(x) | np.isfinite(y)
+    ends = x.shape[1] - there[:, ::-1].argmax(1)
+    end = min(ends[there.any(1)], default=0)
+    return x[:, :end], y[:, :end]
+
+
 def _by_fold(runs: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of each fold of a cross-validation; all of them without one."""
     return [part for _, part in runs.groupby(FOLD, dropna=False)] if FOLD in runs else [runs]
@@ -148,9 +156,9 @@ def _by_fold(runs: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _pairing_row(folds: Sequence[Sequence[Floats]]) -> tuple[float, ...]:
     """PAIRING_COLUMNS of the seeds' kappa and gaze, each (seeds, epochs), of each fold. Seeds are paired as wholes, by
-    the mean over folds of their r.
+    the mean over folds of their r, over the epochs that each of them came to: an r over more is another one.
     """
-    found = pairing_test(np.mean([correlation_matrix(x, y) for x, y in folds], 0))
+    found = pairing_test(np.mean([correlation_matrix(*_as_far_as_all(x, y)) for x, y in folds], 0))
     means = [
         float(nan_mean([each(x[:, first:], y[:, first:]) for x, y in folds]))
         for each, first in ((of_differences, 0), (given_epoch, 0), (pearson, LEFT_OUT_EPOCHS))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
@@ -58,6 +58,14 @@ class EvaluateAtTheEnd(Callback):
             trainer.validating = True  # as Lightning itself does within an epoch
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
+
+
+class StayStopped(Callback):
+    """A run that was stopped early, and broken off before it was complete, has no further epoch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stopped = [each for each in trainer.callbacks if isinstance(each, EarlyStopping) and each.stopped_epoch]  # type: ignore[attr-defined]
+        trainer.should_stop |= bool(stopped)
 
 
 class GradCAM(Callback):

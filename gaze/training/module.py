@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,9 @@ from gaze.backbones.looking import Look, look
 from gaze.backbones.own import trust as trust_own
 from gaze.cam.hook import at_least_float32
 from gaze.cam.layers import Target
+from gaze.config.built import OptimizerConfig, SchedulerConfig, optimizers
 from gaze.config.model import ModelConfig
-from gaze.config.train import VIEW, GazeConfig, OptimizerConfig, SchedulerConfig
+from gaze.config.train import VIEW, GazeConfig
 from gaze.consistency.guidance import guidance_loss
 from gaze.consistency.loss import GazeConsistencyLoss
 from gaze.consistency.schedule import curriculum
@@ -91,13 +92,13 @@ class GazeModule(LightningModule):
         image_size: in pixels; fixes the size of the class gaze maps.
         gaze_lambda: weight lambda of the gaze loss, of either sign; 0 trains plainly and computes no CAM.
         gaze: settings of the loss, as a ``GazeConfig`` or a plain dict of its fields.
-        optimizer: settings of Adam, likewise.
+        optimizer: settings of Adam, likewise, or of another one with its ``_target_``.
         channels_last: keep the backbone and its images in NHWC order. Same mathematics, other rounding.
         class_names: for pictures and tables; numbers where None.
         source: "gaze" (the levels), "torchvision", "timm" or "own".
         weights: pretrained ones of that source, see ``ModelConfig``; None for random ones.
         layer: of a network that is no level: where to look; None for the last layer with a spatial map.
-        scheduler: settings of ReduceLROnPlateau, like ``gaze``.
+        scheduler: settings of ReduceLROnPlateau, or of another one with its ``_target_``; None there for none.
         built: of the network in a checkpoint, see ``HookedBackbone``.
         class_weights: K weights of the cross entropy, in training and in ``val/loss``; None weighs all alike.
         label_smoothing: of the same, in [0, 1).
@@ -105,7 +106,8 @@ class GazeModule(LightningModule):
             ``weights``, or 0.5. A checkpoint has them with its weights.
         own: of a network of one's own: ``_target_``, ``path``, ``kwargs``, ``output``, see ``ModelConfig``.
         freeze: weights that training leaves as they are, see ``ModelConfig``; their batch norms stay in evaluation.
-        trust: whether its class may be imported, which runs its code. No checkpoint says so itself.
+        trust: whether its class may be imported, which runs its code, and an optimizer or scheduler of one's own. No
+            checkpoint says so itself.
 
     Attributes:
         gaze_weight: lambda_t of Eq. 18, from ``gaze_lambda``, ``gaze.start_epoch`` and ``gaze.end_epoch``, set as an
@@ -143,9 +145,7 @@ class GazeModule(LightningModule):
         super().__init__()
         gaze = gaze if isinstance(gaze, GazeConfig) else GazeConfig(**(gaze or {}))
         old = migrate({"optimizer": optimizer or {}, "scheduler": scheduler or {}})  # of older checkpoints
-        optimizer, scheduler = old["optimizer"], old["scheduler"]
-        optimizer = optimizer if isinstance(optimizer, OptimizerConfig) else OptimizerConfig(**optimizer)
-        scheduler = scheduler if isinstance(scheduler, SchedulerConfig) else SchedulerConfig(**scheduler)
+        optimizer, scheduler = OptimizerConfig.of(old["optimizer"]), SchedulerConfig.of(old["scheduler"])
         own_network: dict[str, Any] = {
             "name": model,
             "source": source,
@@ -174,8 +174,8 @@ class GazeModule(LightningModule):
                 "image_size": image_size,
                 "gaze_lambda": float(gaze_lambda),
                 "gaze": gaze.model_dump(),
-                "optimizer": optimizer.model_dump(),
-                "scheduler": scheduler.model_dump(),
+                "optimizer": optimizer.model_dump(by_alias=True),
+                "scheduler": scheduler.model_dump(by_alias=True),
                 "channels_last": channels_last,
                 "class_names": list(class_names or map(str, range(num_classes))),
                 "source": source,
@@ -190,7 +190,7 @@ class GazeModule(LightningModule):
             logger=False,
         )
         self.gaze_config = gaze
-        self.optimizer_config, self.scheduler_config = optimizer, scheduler
+        self.optimizer_config, self.scheduler_config, self._trust = optimizer, scheduler, trust
         self.gaze_weight, self.mask_weight = float(gaze_lambda), gaze.mask_weight
         weights_of = None if class_weights is None else torch.tensor(class_weights, dtype=torch.get_default_dtype())
         self.register_buffer("class_weights", weights_of, persistent=False)
@@ -388,11 +388,12 @@ class GazeModule(LightningModule):
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], **once)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        o, s = self.optimizer_config, self.scheduler_config
+        def length(interval: str) -> int:
+            return int(self.trainer.max_epochs if interval == "epoch" else self.trainer.estimated_stepping_batches)  # type: ignore[arg-type]
+
         trained = (weight for weight in self.parameters() if weight.requires_grad)
-        adam = torch.optim.Adam(trained, o.lr, betas=(o.betas[0], o.betas[1]), eps=o.eps, weight_decay=o.weight_decay)
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=s.factor, patience=s.patience)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
+        own = optimizers(self.optimizer_config, self.scheduler_config, trained, length, self._trust)
+        return cast("OptimizerLRScheduler", own)
 
     def on_train_epoch_end(self) -> None:
         """Step what waits for a measure. Lightning would step it after the epoch's checkpoint is saved, and a run that

@@ -18,18 +18,19 @@ from typing import Any, get_args
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, StochasticWeightAveraging
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gaze import terminal
 from gaze.backbones.frozen import frozen_names
 from gaze.backbones.library import check_method_of, check_network, expected, map_size
 from gaze.backbones.own import trust
 from gaze.choices import SOURCES, unknown
+from gaze.config.built import build
 from gaze.config.data import DatasetConfig
 from gaze.config.naming import unwritable
 from gaze.config.train import VIEW, LossConfig, TrainConfig, config_hash
@@ -46,33 +47,25 @@ from gaze.runs.predictions import write_rows
 from gaze.runs.run import BEFORE, BEST, LAST, ROOT_GIVEN, Run
 from gaze.runs.status import busy_message, is_first_process, locked, tracked
 from gaze.training.allocator import keep_freed_memory
-from gaze.training.callbacks import EpochTable, EvaluateAtTheEnd, FiniteLoss, GradCAM, KeepMaps, ProgressLines
+from gaze.training.callbacks import (
+    EpochTable,
+    EvaluateAtTheEnd,
+    FiniteLoss,
+    GradCAM,
+    KeepMaps,
+    ProgressLines,
+    StayStopped,
+)
 from gaze.training.checkpoints import Found, Say, StopOnSignal, WholeCheckpoints, find_checkpoint
 from gaze.training.dfr import retrain_last_layer
 from gaze.training.environment import device_name, environment
 from gaze.training.final import evaluate_finally
+from gaze.training.loggers import build_loggers, close_loggers, log_final, log_settings
 from gaze.training.module import GazeModule
 from gaze.training.weights import Given, place_weights, read_given
 
-LATER = "while training/"
 _shown: set[tuple[str, ...]] = set()
 TOLD = ("GAZE_RUN_FOLDER", "GAZE_RUN_CHECKPOINT")  # environment of the other processes of a data-parallel run
-
-
-class EpochTensorBoard(TensorBoardLogger):
-    """TensorBoard with epochs, from 1, on the horizontal axis: scalars and pictures of a run line up, and so do runs
-    with other batch sizes. It sorts by name, so what is no evaluation stands below :data:`LATER`, behind ``val/``.
-    """
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        epoch = metrics.get("epoch")  # Lightning adds it, from 0
-        if epoch is not None:  # else of log_hyperparams, whose table shows the scalars that are there already
-            named = {
-                name if name.startswith(("val/", "test/")) else LATER + name.removeprefix("train/"): name
-                for name in metrics
-            }
-            super().log_metrics({tag: metrics[own] for tag, own in named.items() if own != "epoch"}, int(epoch) + 1)
 
 
 class EpochBar(RichProgressBar):
@@ -133,7 +126,12 @@ def run_training(config: TrainConfig, directory: Path, on_start: Callable[[], No
         if plan_run(run, held=True) != plan:  # somebody was here in between
             raise BusyError(busy_message(directory))
         remove_parts(directory, *run.names)
-        _train(_resized_as_trained(plan.run, given, say), found, given, trainer, table, say, on_start)
+        try:
+            _train(_resized_as_trained(plan.run, given, say), found, given, trainer, table, say, on_start)
+        except BaseException:
+            close_loggers(trainer.loggers, ended_well=False)
+            raise
+        close_loggers(trainer.loggers, ended_well=True)
         finish_rerun(run)
     return table.rows[-1]
 
@@ -193,6 +191,7 @@ def _train(
         module = _build_module(config, data, given, say)
         if config.dataset.window == "auto":  # known now
             write_json(run.config_file, with_dataset(config, window=data.data.audit.window).to_dict())
+        _check_averaging(trainer, module)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         _say_once(data.data.audit.lines(), say)
@@ -216,6 +215,7 @@ def _train(
         # Lightning starts the other processes of a data-parallel run later, with this one's environment.
         told = (str(run.folder.absolute()), str(found.path.absolute()) if found else "")
         os.environ.update(zip(TOLD, told, strict=True))
+        log_settings(trainer.loggers, _hyperparameters(run))
         _fit(run, trainer, module, data, table, str(found.path) if found else None, say)
         if not table.rows:
             raise TrainingError("The training ended before its first epoch was evaluated: see trainer.max_time.")
@@ -223,9 +223,20 @@ def _train(
         _finish(run, trainer, table, say)
         evaluate_finally(run, trainer, module, data, say)
         folder = run.folder.relative_to(Path.cwd()) if run.folder.is_relative_to(Path.cwd()) else run.folder
-        say(f"Run folder: {folder}\nLook at it: tensorboard --logdir {folder}")
+        look = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        say(f"Run folder: {folder}" + f"\nLook at it: tensorboard --logdir {folder}" * look)
         results |= {"epochs": len(table.rows), "metrics": table.rows[-1], "metrics_sha256": run.digest}
         run.checkpoint(BEFORE).unlink(missing_ok=True)
+
+
+def _check_averaging(trainer: Trainer, module: GazeModule) -> None:
+    """Raise ConfigError where Lightning would average weights behind the last evaluation and the last checkpoint."""
+    averaged = any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks)  # type: ignore[attr-defined]
+    if averaged and not any(isinstance(each, _BatchNorm) for each in module.modules()):
+        raise ConfigError(
+            "callbacks=swa is evaluated in the epoch that renews the statistics of batch norm, and "
+            "this network has none: take callbacks=ema."
+        )
 
 
 def _of_run(config: TrainConfig) -> dict[str, Any]:
@@ -383,6 +394,8 @@ def build_trainer(
     callbacks: list[Callback] = [
         FiniteLoss(),  # first: nothing is drawn or saved of weights that are NaN
         EvaluateAtTheEnd(),  # before those that use what it measures
+        StayStopped(),
+        *(build(f"callbacks.{name}", own, Callback) for name, own in config.callbacks.items()),
         GradCAM(directory, pictures.every_n_epochs, pictures.images_per_class),
         *([KeepMaps(run)] if config.gaze.keep_maps else []),
         *extra,
@@ -395,13 +408,11 @@ def build_trainer(
     ]
     if sys.stdout.isatty():
         callbacks.append(EpochBar(theme=RichProgressBarTheme(metrics_format=".4f")))
-    # What TensorBoard has of an epoch that is done again is hidden.
-    logger = EpochTensorBoard(directory, name="", version="", purge_step=found.epochs + 1 if found else None)
-    logger.hparams.update(_hyperparameters(run))
+    loggers = build_loggers(run, found.epochs if found else None)
     try:
         return Trainer(
             **config.trainer,
-            logger=logger,
+            logger=loggers,
             callbacks=callbacks,
             plugins=[WholeCheckpoints()],
             default_root_dir=directory,
@@ -442,6 +453,7 @@ def _build_module(
         std=own.std if own else model.std,
         own=model.own,
         freeze=model.freeze,
+        trust=True,  # they are what the user's own command says
     )
     for line in [] if given is None else place_weights(module, given, config.measure):
         say(line)
@@ -470,16 +482,12 @@ def class_weights(loss: LossConfig, counts: Mapping[str, int]) -> list[float] | 
 
 
 def _finish(run: Run, trainer: Trainer, table: EpochTable, say: Say) -> None:
-    """Hyper-parameters beside final metrics in TensorBoard, and a table for the reader."""
+    """Hyper-parameters and final metrics for the loggers, and a table for the reader."""
     last = table.rows[-1]
     best = max(table.rows, key=lambda row: row["val/kappa"])
     shown = [m for m in measures().values() if m.column in last and m.column.startswith("val/")]
     final = {measure.column: last[measure.column] for measure in shown}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(_hyperparameters(run), final)
-            logger.save()
-            logger.finalize("success")
+    log_final(trainer.loggers, _hyperparameters(run), final)
     numbers = {f"last epoch ({int(last['epoch'])})": last, f"best kappa (epoch {int(best['epoch'])})": best}
     if run.settings.measure:
         numbers = {"measured once": last}
@@ -494,6 +502,7 @@ def _hyperparameters(run: Run) -> dict[str, Any]:
     c = run.settings
     gaze = {name: getattr(c.gaze, name) for name in ("method", "distance", "reference", "second_order")}
     own = {"augmentation": c.augmentation.name, "image_size": c.dataset.image_size, "lr": c.optimizer.lr}
+    own |= {group: str(getattr(c, group).target).rpartition(".")[2] for group in ("optimizer", "scheduler")}
     return {**run.keys, **gaze, **own}
 
 

@@ -270,7 +270,7 @@ GROUPED = {
     "experiment=nan": "experiment=nan is unknown: augmentation, ",
     "experiment=null": "experiment=null is unknown: augmentation, ",
     "hydra/launcher=null": "hydra/launcher=null: hydra/launcher is chosen by a word.",
-    "scheduler=[plateau,3]": "scheduler=3 is unknown: plateau or plateau_short.",
+    "scheduler=[plateau,3]": "scheduler=3 is unknown: cosine, none, onecycle, own, plateau, ",
     "~model": "~model: a run needs one: model=level1, level2, level3, level4, level5, own, timm or torchvision.",
     "study='${x}'": "study='${x}': Interpolation key 'x' not found. ${NAME} stands for another setting",
     "study=???": "study=???: MissingMandatoryValue while resolving interpolation",

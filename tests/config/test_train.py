@@ -29,6 +29,8 @@ def test_every_group_has_configs():
     assert {"phantom", "brain_tumor_mri", "chest_xray", "breast_ultrasound", "folder"} <= set(shipped("dataset"))
     assert {*(f"level{n}" for n in range(1, 6)), "torchvision", "timm"} <= set(shipped("model"))
     assert {"thesis", "none"} <= set(shipped("augmentation"))
+    assert {"adam", "adamw", "sgd", "own"} <= set(shipped("optimizer"))
+    assert {"plateau", "cosine", "onecycle", "warmup_cosine", "none", "own"} <= set(shipped("scheduler"))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,8 @@ def test_default_is_the_phantom_on_level2_with_lambda_zero(composed):
 def test_defaults_on_real_images_equal_the_reference(composed):
     config = check_config(composed("dataset=brain_tumor_mri"))
     o, s, g = config.optimizer, config.scheduler, config.gaze
-    assert (o.lr, o.betas, o.eps, s.name, s.factor, s.patience) == (1e-4, [0.9, 0.999], 1e-8, "plateau", 0.1, 5)
+    assert (o.target, o.lr, o.betas, o.eps) == ("torch.optim.Adam", 1e-4, [0.9, 0.999], 1e-8)
+    assert (s.target.rpartition(".")[2], s.monitor, s.factor, s.patience) == ("ReduceLROnPlateau", "val/loss", 0.1, 5)
     assert (g.start_epoch, g.end_epoch, g.ema_decay, g.min_samples) == (2, 10, 0.9, 2)
     assert (g.distance, g.reference, g.second_order) == ("squared", "ema", True)
     assert (config.dataset.batch_size, config.dataset.image_size, config.trainer["max_epochs"]) == (32, 224, 20)
@@ -116,7 +119,14 @@ def test_phantom_deviates_only_in_what_its_few_steps_need(composed):
     assert differing == {"optimizer.lr", "scheduler.patience", "trainer.max_epochs"}
 
 
-def test_the_patience_of_the_phantom_goes_with_its_choice_of_a_scheduler(composed):
+def test_what_the_phantom_changes_goes_with_its_choice_of_optimizer_and_scheduler(composed):
+    assert check_config(composed("optimizer=adam")).optimizer.lr == 1e-4
+    assert check_config(composed("optimizer=sgd")).to_dict()["optimizer"] == {
+        "_target_": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
+    }  # fmt: skip
+    for name in ("cosine", "onecycle", "warmup_cosine", "none"):
+        own = check_config(composed(f"scheduler={name}")).to_dict()["scheduler"]
+        assert not {"patience", "factor", "mode"} & own.keys() and own["monitor"] is None
     assert check_config(composed("scheduler=plateau")).scheduler.patience == 5
     assert check_config(composed("scheduler.patience=3")).scheduler.patience == 3
 
@@ -124,7 +134,7 @@ def test_the_patience_of_the_phantom_goes_with_its_choice_of_a_scheduler(compose
 BAD = {  # one line each; in it the setting as it was written, and what it must be
     "+sead=1": "sead=1: there is no such setting. Did you mean seed",
     "+gaze.distanse=l2": "gaze.distanse=l2: there is no such setting. Did you mean distance",
-    "+optimizer.momentum=0.9": "optimizer.momentum=0.9: there is no such setting. Known: betas, eps, lr, weight_decay",
+    "+optimizer.momentum=0.9": "optimizer.momentum=0.9: there is no such setting. Known: _target_, betas, eps, lr",
     "+augmentation.rotate=5": "augmentation.rotate=5: there is no such setting. Did you mean rotation",
     "+lambda_=3": "lambda_=3: there is no such setting. Did you mean lambda?",
     "+trainer.max_epoch=3": "trainer.max_epoch=3: Lightning's Trainer has no such argument. Did you mean max_epochs",
@@ -167,15 +177,22 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "gaze.ema_decay=1.5": "gaze.ema_decay=1.5 must be a number from 0 to below 1.",
     "gaze.second_order=maybe": "gaze.second_order=maybe must be true or false.",
     "gaze=3": "gaze=3 must be a group of settings, the regulariser (thesis, Eq. 11-18). They are given one by one: ",
-    "optimizer=adamw": "optimizer=adamw must be a group of settings, Adam, as published. They are given one by one: "
-    "optimizer.lr=0.0001, optimizer.betas=[0.9, 0.999], optimizer.eps=1e-08, optimizer.weight_decay=0.0.",
+    "optimizer._target_=torch.optim.Adm": "optimizer._target_=torch.optim.Adm cannot be had: module 'torch.optim'",
+    "optimizer._target_=null": "optimizer._target_=null trains nothing: name a class, such as torch.optim.SGD.",
+    "optimizer._target_=torch.nn.Linear": "optimizer._target_=torch.nn.Linear is no class of the kind torch.optim.",
+    "optimizer._target_=torch.utils.collect_env.run": "optimizer._target_=torch.utils.collect_env.run is no class of",
+    "optimizer._target_=gone.Adam": "optimizer._target_=gone.Adam needs the module gone, which is not there",
+    "optimizer._target_=torch.optim.Rprop": "optimizer.betas=[0.9, 0.999]: torch.optim.Rprop has no such argument.",
+    "+scheduler.interval=step": "scheduler.interval=step is unknown: epoch.",
+    "scheduler.monitor=val/kapa": "scheduler.monitor=val/kapa is logged by no epoch: take one such as val/kappa",
+    "scheduler._target_=torch.optim.lr_scheduler.StepLR": "scheduler.mode=min: torch.optim.lr_scheduler.StepLR has no",
     "trainer=3": "trainer=3 must be a group of settings.",
     "+image_size=64": "image_size=64: there is no such setting. Did you mean dataset.image_size?",
     "+dataset.lr=0.1": "dataset.lr=0.1: there is no such setting. Did you mean optimizer.lr?",
     "optimizer.lr=inf": "optimizer.lr=inf must be a finite number above 0 to 1e+30.",
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9] must be two numbers in [0, 1).",
     "optimizer.betas=[0.9,true]": "optimizer.betas=true must be a number.",
-    "scheduler.name=plato": "scheduler.name=plato is unknown: plateau. Did you mean plateau?",
+    "+scheduler.name=plato": "scheduler.name=plato: there is no such setting. Known: _target_, factor, frequency",
     "augmentation.hflip=2": "augmentation.hflip=2 must be 1e-06 .. 1, or 0 (off): mirrored left to right with",
     "augmentation.crop_scale=[1.0,0.5]": "augmentation.crop_scale=[1.0, 0.5] must be [low, high] with 1e-06 <= low",
     "trainer.precision=16-true": "trainer.precision=16-true is not supported: 32-true, 64-true, bf16-mixed, 16-mixed.",

@@ -84,6 +84,24 @@ def test_an_interrupted_run_goes_on_to_the_same_metrics(old, composed):
     pd.testing.assert_frame_equal(found[expected.columns], expected, rtol=1e-5)
 
 
+BEFORE_TARGETS = (
+    "study=of_44713cf", "model=level1", "dataset.train_images=32", "dataset.test_images=16", "dataset.image_size=32",
+    "dataset.batch_size=8", "trainer.accelerator=cpu", "pictures.every_n_epochs=0", "trainer.max_epochs=6",
+    "scheduler.patience=0", "scheduler.factor=0.5", "optimizer.lr=3e-2", "lambda=10", "gaze.start_epoch=0",
+    "gaze.end_epoch=2",
+)  # fmt: skip
+
+
+def test_a_run_of_before_there_were_targets_goes_on(tmp_path, composed):
+    run = Run(Path(shutil.copytree(FIXTURES / "run_44713cf" / "run", tmp_path / "run")))
+    config = check_config(composed(*BEFORE_TARGETS))
+    assert run.settings == config and differences(Run(run.folder, config)) == {}
+    run_training(config, run.folder)
+    assert run.status["resumed_from_epoch"] == 4
+    found, expected = pd.read_csv(run.metrics_file), pd.read_csv(FIXTURES / "run_44713cf" / "expected_metrics.csv")
+    pd.testing.assert_frame_equal(found[expected.columns], expected, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_checked_and_explained(old, tmp_path, undrawn):
     run = next(run for run in runs_below(old / "arms") if run.hydra.exists())

@@ -21,9 +21,11 @@ from gaze.statistics.intervals import (
     sign_flip_floor,
     sign_flip_p,
 )
+from gaze.statistics.pairing import correlation_matrix, pairing_test
 from gaze.statistics.schedules import schedule_table
 from gaze.statistics.seeds import (
     HELD_AGAINST_KAPPA,
+    _as_far_as_all,
     gaze_shift_table,
     lambda_table,
     pearson_table,
@@ -718,3 +720,24 @@ def test_one_epoch_of_one_seed_has_no_spread_and_no_p(table, logs, recwarn):
     assert result[list(undefined & set(result))].isna().all(axis=None)
     pd.testing.assert_frame_equal(one, before)
     assert not recwarn.list
+
+
+def test_level_of_the_pairing_where_runs_ended_early():
+    """A curve that all share and that turns late: own r is then over other epochs than that of strangers."""
+    rng, n, last = np.random.default_rng(0), 6, 20
+    curve = np.maximum(0, np.arange(last) - 8) / 8 + 0.2 * np.cos(np.arange(last))
+    found = {"as far as all": [], "as each has": []}
+    for _ in range(150):
+        x, y = (sign * curve + 0.15 * rng.standard_normal((n, last)) for sign in (1, -1))
+        for seed, end in enumerate(rng.integers(5, last + 1, n)):
+            x[seed, end:] = y[seed, end:] = np.nan
+        found["as far as all"].append(pairing_test(correlation_matrix(*_as_far_as_all(x, y))).p)
+        found["as each has"].append(pairing_test(correlation_matrix(x, y)).p)
+    rejected = {how: np.mean(np.array(p) <= 0.05) for how, p in found.items()}
+    assert rejected["as far as all"] <= 0.09 < rejected["as each has"]
+
+
+def test_series_go_as_far_as_all_have_them():
+    x = np.array([[1.0, 2, 3, np.nan], [np.nan, 2, 3, 4], [np.nan] * 4])
+    assert [each.shape for each in _as_far_as_all(x, x)] == [(3, 3), (3, 3)]
+    assert _as_far_as_all(x[2:], x[2:])[0].shape == (1, 0)

@@ -53,18 +53,50 @@ def opened_everywhere(run):
     return errors
 
 
-@pytest.mark.parametrize("group", ["model", "optimizer", "scheduler", "loss", "logger", "callbacks", "dataset", ""])
-@pytest.mark.parametrize("target", [SHELL, "torchvision.models.resnet18", "lightning.pytorch.loggers.WandbLogger"])
-def test_a_target_in_config_json_is_no_setting(sent, group, target):
-    run, marker = sent
+TARGETS = [SHELL, "torchvision.models.resnet18", "lightning.pytorch.loggers.WandbLogger"]
+
+
+def with_target(run, marker, group, target):
     values = json.loads(run.config_file.read_text())
     own = values.setdefault(group, {}) if group else values
     own |= {"_target_": target, "command": f"touch {marker}", "_args_": [f"touch {marker}"]}
     run.config_file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("group", ["model", "loss", "dataset", ""])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_in_config_json_is_no_setting(sent, group, target):
+    run, marker = sent
+    with_target(run, marker, group, target)
     with pytest.raises(DataError, match="there is no such setting") as told:
         gaze.load_run(run.folder)
-    assert "_target_" in str(told.value) or group in ("logger", "callbacks")
+    assert "_target_" in str(told.value)
     assert all("no such setting" in line for line in opened_everywhere(run)[:2]) and not marker.exists()
+
+
+@pytest.mark.parametrize("group", ["optimizer", "scheduler"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_of_a_group_that_has_one_is_never_built(sent, group, target):
+    """Reading needs no optimizer; a training that goes on from the checkpoint refuses what is none."""
+    run, marker = sent
+    with_target(run, marker, group, target)
+    content = torch.load(run.checkpoint(), weights_only=True)
+    content["hyper_parameters"][group] = {"_target_": target, "command": f"touch {marker}"}
+    torch.save(content, run.checkpoint())
+    assert opened_everywhere(run) == []
+    with pytest.raises(ConfigError, match=rf"^{group}\._target_={target} is no class of the kind torch\.optim\."):
+        GazeModule.load_from_checkpoint(run.checkpoint()).configure_optimizers()
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("group", ["logger", "callbacks"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_logger_or_callback_in_config_json_is_never_built(sent, group, target):
+    run, marker = sent
+    values = json.loads(run.config_file.read_text())
+    values[group] = {"mine": {"_target_": target, "command": f"touch {marker}"}}
+    run.config_file.write_text(json.dumps(values))
+    assert opened_everywhere(run) == [] and not marker.exists()
 
 
 @pytest.mark.parametrize("name", ["hf-hub:a_b", "local-dir:a", f"resnet18.{SHELL}", "collect_env.run"])

@@ -32,8 +32,9 @@ import gaze.backbones.looking
 from gaze.backbones.levels import LEVELS, build_backbone
 from gaze.choices import GUIDANCE, METHODS
 from gaze.config.augmentation import AugmentationConfig
+from gaze.config.built import AdamConfig
 from gaze.config.data import DatasetConfig
-from gaze.config.train import GazeConfig, OptimizerConfig, SchedulerConfig
+from gaze.config.train import GazeConfig
 from gaze.data.datamodule import Batch, GazeDataModule, View
 from gaze.data.datasets import ImageData, load_dataset
 from gaze.errors import ConfigError
@@ -566,7 +567,7 @@ def test_predict_refuses_what_it_cannot_know(tmp_path):
 
 
 def test_what_is_logged_in_training(tmp_path, data):
-    module = tiny_module("level1", gaze_lambda=0.25, optimizer=OptimizerConfig(lr=0.02))
+    module = tiny_module("level1", gaze_lambda=0.25, optimizer=AdamConfig(lr=0.02))
     trainer = tiny_trainer(tmp_path)
     trainer.fit(module, data)
     logged = {k: v.item() for k, v in trainer.callback_metrics.items()}
@@ -687,7 +688,7 @@ def test_the_optimiser_is_the_published_one():
 
 
 def test_the_rate_falls_when_the_loss_stands_still():
-    module = tiny_module("level1", scheduler=SchedulerConfig(patience=1, factor=0.5))
+    module = tiny_module("level1", scheduler={"patience": 1, "factor": 0.5})
     setup = module.configure_optimizers()
     for _ in range(3):
         setup["optimizer"].step()
@@ -804,7 +805,7 @@ def test_a_fit_goes_on_from_its_checkpoint(tmp_path, data):
 
 
 def test_settings_may_be_dicts_or_typed():
-    typed = GazeModule("level1", 3, 1, SIZE, gaze=GazeConfig(ema_decay=0.5), optimizer=OptimizerConfig(lr=0.1))
+    typed = GazeModule("level1", 3, 1, SIZE, gaze=GazeConfig(ema_decay=0.5), optimizer=AdamConfig(lr=0.1))
     plain = GazeModule("level1", 3, 1, SIZE, gaze={"ema_decay": 0.5}, optimizer={"lr": 0.1})
     assert typed.hparams == plain.hparams and plain.gaze_loss.ema_decay == 0.5
     assert plain.class_names == ["0", "1", "2"]

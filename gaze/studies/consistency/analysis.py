@@ -62,6 +62,12 @@ class Part(NamedTuple):
         return sorted(self.runs["lambda"].unique())
 
     @property
+    def lengths(self) -> list[int]:
+        """The last epoch of each run at lambda = 0."""
+        plain = self.runs[self.runs["lambda"] == 0]
+        return sorted(plain.groupby("run")["epoch"].max())
+
+    @property
     def judged(self) -> str:
         """What its runs' epochs were judged by, for a caption; "" where no settings say so."""
         own = [self.used[name].dataset.validation for name in self.runs["run"].unique() if name in self.used]
@@ -188,7 +194,13 @@ def _follow(part: Part) -> Items:
     if len(plain):
         items.append(
             tables.pearson_item(
-                part.pearson, f"pearson-{part.slug}", part.where, part.dataset, part.beside(STUDY1_EPOCH), part.judged
+                part.pearson,
+                f"pearson-{part.slug}",
+                part.where,
+                part.dataset,
+                part.beside(STUDY1_EPOCH),
+                part.judged,
+                part.lengths,
             )
         )
         items.append(tables.shared_curve_item(part.pearson, f"shared-curve-{part.slug}", part.where))

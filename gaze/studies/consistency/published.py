@@ -26,6 +26,8 @@ PROTOCOL: dict[str, tuple[Any, str]] = {
     "dataset.image_size": (224, "{} px"), "dataset.train_images": (None, "{} training images"),
     "dataset.test_images": (None, "{} test images"), "dataset.on_leak": ("warn", "leaks: {}"),
     "dataset.batch_size": (32, "batches of {}"), "augmentation.name": ("thesis", "augmentation {}"),
+    "optimizer.target": ("torch.optim.Adam", "{}"),
+    "scheduler.target": ("torch.optim.lr_scheduler.ReduceLROnPlateau", "{}"),
     "optimizer.lr": (1e-4, "lr {:g}"), "optimizer.weight_decay": (0.0, "weight decay {:g}"),
     "scheduler.factor": (0.1, "scheduler's factor {:g}"), "scheduler.patience": (5, "patience {}"),
     "gaze.method": ("grad_cam", "{}"), "trainer.precision": ("32-true", "{}"),
@@ -94,10 +96,11 @@ def differences(runs: pd.DataFrame, used: Mapping[str, Run], epochs: int) -> dic
 def _settings(run: Run) -> dict[str, Any]:
     """Those of PROTOCOL and LOSS that are of this run: its source may not read one."""
     source, own = SOURCES[run.settings.dataset.kind], {"trainer.precision": run.precision}
-    for name in [*PROTOCOL, *LOSS]:
+    usual = {**PROTOCOL, **LOSS}
+    for name in usual:
         group, _, key = name.partition(".")
         if group != "trainer" and (group != "dataset" or source.reads(key)):
-            own[name] = getattr(getattr(run.settings, group), key)
+            own[name] = getattr(getattr(run.settings, group), key, usual[name][0])  # cosine has no patience
     return own
 
 

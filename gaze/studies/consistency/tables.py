@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,9 @@ DATASET_NAMES = {"brain_tumor_mri": "Brain Tumor MRI", "chest_xray": "Chest X-Ra
 
 
 def pearson_item(
-    table: pd.DataFrame, name: str, where: str, dataset: str, beside: Beside, judged: str = ""
-) -> TableItem:
+    table: pd.DataFrame, name: str, where: str, dataset: str, beside: Beside, judged: str = "",
+    lengths: Collection[int] = (),
+) -> TableItem:  # fmt: skip
     """Table 2 of one study and data set at lambda = 0; the CSV has every lambda.
 
     Args:
@@ -66,6 +67,7 @@ def pearson_item(
         dataset: its name, to find the published values.
         beside: what sets the runs apart from those of study 1.
         judged: ends the caption: what each epoch was judged by.
+        lengths: last epochs of the runs at lambda = 0.
     """
     published = published_pearson().set_index(["dataset", "model"])["r"]
     rows = []
@@ -90,7 +92,7 @@ def pearson_item(
     shown = _without_empty(shown, "published r")
     floors = sorted({(int(row.n - row.n_nan), row.pairing_floor) for row in each(table)})
     least = "; ".join(f"{n} seeds: {floor:.2g}" for n, floor in floors if n > 1)
-    notes = (
+    notes: tuple[str, ...] = (
         "r: Pearson's r of kappa and the gaze measure across the epochs of a run, then the plain mean over seeds, as "
         "published, with its interval over seeds (Fisher z). L_CAM is lower where the gaze is more consistent: r < 0 "
         "means that the gaze is more consistent where kappa is higher. For eta squared it is the other way round.",
@@ -99,6 +101,12 @@ def pearson_item(
         "share of all pairings of the seeds' kappas with their gazes whose mean r lies as far out; Holm over the "
         f"models, one measure at a time.{f' The smallest p that is possible: {least}.' if least else ''}",
     )
+    if lengths and min(lengths) < max(lengths):
+        notes = (
+            f"The runs ended after {min(lengths)} to {max(lengths)} epochs: r is over all that a run has, strangers' r "
+            "and p of pairing over those that all seeds of a row have.",
+            *notes,
+        )
     caption = f"Does the gaze follow kappa? {where}, lambda = 0 (thesis, Table 2){judged}"
     return TableItem(name, caption, table, shown, notes)
 

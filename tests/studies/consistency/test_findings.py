@@ -206,6 +206,8 @@ def test_cells_of_table_2():
         == by_measure.loc["l2 (published form)", "r, mean over seeds"]
     )
     assert "3 seeds: 0.17" in " ".join(item.notes)
+    ended = pearson_item(table, "x", "here", "brain_tumor_mri", {}, lengths=[7, 12, 12]).notes[0]
+    assert ended.startswith("The runs ended after 7 to 12 epochs: ") and "ended" not in " ".join(item.notes)
     left = shared_curve_item(table, "x", "here").shown
     assert left["measure"].iloc[0] == "l2 (published form)" and left["r"].tolist()[1] == "0.72"
 
