@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from lightning import seed_everything
 from measure import MIB, Section, Settings, add_row, comparison, interleave
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 
-from gaze.backbones.levels import LEVELS, SplitBackbone
+from gaze.backbones.levels import LEVELS
+from gaze.cam.methods import normalize_cam
 from gaze.data.datamodule import Batch
-from gaze.metrics.consistency import GazeConsistency
+from gaze.metrics.consistency import KEPT, GazeConsistency
 from gaze.training.module import GazeModule
 
 CLASSES = 4
 WEIGHT = 50.0
+NETWORKS = [  # library, name, target of a training step
+    ("torchvision", "resnet18", "<= 1.05"),
+    ("torchvision", "resnet50", "<= 1.05"),
+    ("torchvision", "mobilenet_v3_small", "<= 1.05"),
+    ("timm", "vit_tiny_patch16_224", "<= 1.15"),
+]
 MODES = {"fp32": False, "bf16-mixed": True}  # name: half precision
 
 
 class LoggedModule(GazeModule):
     """A GazeModule that works without a Trainer: what it would log is kept."""
 
+    trainer = SimpleNamespace(testing=False)  # type: ignore[assignment]
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.logged: dict[str, Tensor | float] = {}
 
-    def log(self, name: str, value: Tensor | float, *args: object, **kwargs: object) -> None:  # type: ignore[override]
-        self.logged[name] = value
+    def log(self, name: str, value: Metric | Tensor | float, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+        self.logged[name] = value.compute() if isinstance(value, Metric) else value
 
 
-def make_module(model: str, weight: float, settings: Settings, channels_last: bool = True) -> LoggedModule:
+def make_module(
+    model: str, weight: float, settings: Settings, channels_last: bool = True, source: str = "gaze"
+) -> LoggedModule:
     """A module with the same weights whatever its lambda."""
     seed_everything(0, verbose=False)
     # A tiny rate keeps the two compared in the state in which they started, for as many steps as are timed.
@@ -43,6 +58,7 @@ def make_module(model: str, weight: float, settings: Settings, channels_last: bo
         gaze_lambda=weight,
         optimizer={"lr": 1e-6},
         channels_last=channels_last,
+        source=source,
     )
     favour_class(module.backbone)
     return module.to(settings.device)
@@ -63,12 +79,14 @@ def make_batch(size: int, settings: Settings) -> Batch:
 
 
 @torch.no_grad()
-def favour_class(backbone: SplitBackbone) -> None:
+def favour_class(backbone: nn.Module) -> None:
     """Let an untrained network say class 0 of every image, whatever dropout does, and see something in each.
 
     A network without two correct images of a class, or with empty maps, has no gaze loss to measure.
     """
-    linear = backbone.head[-1]  # type: ignore[index]
+    *_, linear = (module for module in backbone.modules() if isinstance(module, nn.Linear))
+    if not linear.weight.any():  # timm's heads begin so
+        nn.init.normal_(linear.weight, std=0.02)
     linear.bias[0] += 10
     linear.weight[0].abs_()
 
@@ -97,9 +115,28 @@ def step(settings: Settings) -> list[Section]:
     return [section]
 
 
-def _step_row(section: Section, model: str, name: str, half: bool, settings: Settings) -> None:
-    with_gaze, plain = (make_module(model, weight, settings) for weight in (WEIGHT, 0.0))
-    batch = make_batch(settings.batch_size, settings)
+def networks(settings: Settings) -> list[Section]:
+    """What the gaze costs networks that are no levels: in a training step, and in evaluation."""
+    steps = comparison("Training step of other networks", f"lambda={WEIGHT:g}", "lambda=0", settings)
+    passes = comparison("Evaluation of other networks", "validation_step and metrics", "bare forward pass", settings)
+    for source, model, target in NETWORKS:
+        _step_row(steps, model, "fp32", False, settings, source, settings.number(16, 16, 4), target)
+        _validation_row(passes, model, settings, source, settings.number(16, 16, 4), "<= 1.10")
+    return [steps, passes]
+
+
+def _step_row(
+    section: Section,
+    model: str,
+    name: str,
+    half: bool,
+    settings: Settings,
+    source: str = "gaze",
+    images: int | None = None,
+    target: str | None = None,
+) -> None:
+    with_gaze, plain = (make_module(model, weight, settings, source=source) for weight in (WEIGHT, 0.0))
+    batch = make_batch(images or settings.batch_size, settings)
     steps = [make_step(module, batch, settings, half) for module in (with_gaze, plain)]
     steps[0]()
     first = _gaze_loss(with_gaze, model, name)
@@ -107,7 +144,7 @@ def _step_row(section: Section, model: str, name: str, half: bool, settings: Set
     a, b = interleave(*steps, settings, number, repeat=settings.number(1, 10, 1), warmup=settings.number(1, 5, 1))
     last = _gaze_loss(with_gaze, model, name)
     assert "train/loss_gaze" not in plain.logged
-    target = "<= 1.10" if model != "level1" else "<= 1.2" if settings.cuda else "<= 1.5"
+    target = target or ("<= 1.10" if model != "level1" else "<= 1.2" if settings.cuda else "<= 1.5")
     add_row(section, f"{model}, {name}", a, b, target, f"gaze loss {first:.4f} .. {last:.4f}")
 
 
@@ -139,18 +176,18 @@ def validation(settings: Settings) -> list[Section]:
     """What Grad-CAM and all metrics add to a pass over evaluation images."""
     section = comparison("Validation", "validation_step and metrics", "bare no_grad forward pass", settings)
     for model in LEVELS:
-        module = make_module(model, 0.0, settings).eval()
-        batches = [make_batch(settings.batch_size, settings)] * settings.number(4, 40)
-        a, b = interleave(
-            lambda module=module, batches=batches: evaluate(module, batches),  # type: ignore[misc]
-            lambda module=module, batches=batches: forward_all(module, batches),  # type: ignore[misc]
-            settings,
-            settings.number_of_pairs(),
-        )
-        kappa, gaze = (float(module.logged[f"val/{name}"]) for name in ("kappa", "gaze_consistency"))
-        note = f"{len(batches)} batches, kappa {kappa:.3f}, gaze consistency {gaze:.4f}"
-        add_row(section, model, a, b, "<= 1.5" if model == "level1" else "<= 1.15", note)
+        target = "<= 1.5" if model == "level1" else "<= 1.15"
+        _validation_row(section, model, settings, "gaze", settings.batch_size, target)
     return [section]
+
+
+def _validation_row(section: Section, model: str, settings: Settings, source: str, images: int, target: str) -> None:
+    module = make_module(model, 0.0, settings, source=source).eval()
+    batches = [make_batch(images, settings)] * settings.number(4, 40)
+    pairs = settings.number_of_pairs()
+    a, b = interleave(lambda: evaluate(module, batches), lambda: forward_all(module, batches), settings, pairs)
+    kappa, gaze = (float(module.logged[f"val/{name}"]) for name in ("kappa", "gaze_consistency"))
+    add_row(section, model, a, b, target, f"{len(batches)} batches, kappa {kappa:.3f}, gaze consistency {gaze:.4f}")
 
 
 def evaluate(module: GazeModule, batches: list[Batch]) -> None:
@@ -207,6 +244,31 @@ def memory(settings: Settings) -> list[Section]:
     section.notes.append(f"States are {'constant' if len(sizes) == 1 else 'NOT constant'}; target: constant.")
     section.notes.append(f"Kept as they are, the maps would take {28 * 28 * 4} bytes each. Measured on the CPU.")
     return [section]
+
+
+def kept(settings: Settings) -> list[Section]:
+    """Whether the l2 form, which keeps its maps, stays within its limit, and what half precision costs it."""
+    header = ["maps of 112x112", "as float32", "growth of peak memory", "l2 form", "off the two-pass value in float64"]
+    section = Section(f"Memory of GazeConsistency({CLASSES}, 'l2')", header)
+    coarse = torch.rand(1000, 1, 7, 7, generator=torch.Generator().manual_seed(0))
+    maps, target = normalize_cam(F.interpolate(coarse, size=112, mode="bilinear")[:, 0]), torch.arange(1000) % CLASSES
+    away = [(own := maps[target == c].double()) - own.mean(0) for c in range(CLASSES)]
+    exact = float(torch.cat(away).flatten(1).norm(dim=1).mean()) / 112**2
+    for count in (1000, 2000) if settings.quick else (10**3, 10**5):
+        metric, before = GazeConsistency(CLASSES, "l2"), _peak()
+        for _ in range(count // 1000):  # the same again, so that the value stays
+            for cam, own in zip(maps.split(50), target.split(50), strict=True):
+                metric.update(cam, own, own)
+        value, grown = float(metric.compute()), _peak() - before
+        figures = [f"{grown / MIB:+.0f} MiB", f"{value:.8f}", f"{value / exact - 1:+.1e}"]
+        section.rows.append([f"{count:,}", f"{count * 112**2 * 4 / MIB:,.0f} MiB", *figures])
+    section.notes.append(f"More than {KEPT / MIB:.0f} MiB go to a temporary file in half precision. On the CPU.")
+    return [section]
+
+
+def _peak() -> int:
+    """The most bytes that this process ever had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _feed(metric: GazeConsistency, count: int, size: int = 250) -> int:

@@ -27,11 +27,13 @@ from gaze.training.allocator import keep_freed_memory
 ROWS: dict[str, Callable[[Settings], list[Section]]] = {
     "step": compute.step,
     "validation": compute.validation,
+    "networks": compute.networks,
     "fit": pipeline.fit,
     "maps": compute.maps,
     "input": pipeline.input_pipeline,
     "precision": compute.precision,
     "memory": compute.memory,
+    "kept": compute.kept,
     "start": commands.start,
     "allocator": commands.allocator,
     "grid": commands.grid,

@@ -12,13 +12,14 @@ from gaze.backbones.levels import PooledHead, SplitBackbone
 from gaze.cam.hook import at_least_float32, captured
 from gaze.cam.layers import Target, find_target
 from gaze.cam.methods import normalize_cam, weighted_map
-from gaze.cam.probe import check_target
+from gaze.cam.probe import check_target, find_unread
 from gaze.choices import METHODS
 from gaze.errors import ConfigError
 
 CACHE = 4_000_000  # bytes of features that a CPU works on at a time
 # What was found in each network that lives, by layer and shape of an image: names and numbers alone.
 _targets: WeakKeyDictionary[nn.Module, dict[tuple[str | None, torch.Size], Target]] = WeakKeyDictionary()
+_unread: WeakKeyDictionary[nn.Module, dict[tuple[Target, torch.Size], str | None]] = WeakKeyDictionary()
 
 
 class Look(NamedTuple):
@@ -72,7 +73,8 @@ def look(
         target = target.clone() if target is not None and target.is_inference() else target
         if layer is None and isinstance(network, SplitBackbone) and _has_closed_form(network.head, method):
             return _closed_form(network, images, target, method, graph, second_order)
-        with captured(network, _target(network, images, layer), not graph) as found:
+        own = _target(network, images, layer)
+        with captured(network, own, not graph, _unread_module(network, images, own)) as found:
             logits = network(images)
         if len(found) != 1:
             raise ConfigError(f"The layer to look at ran {len(found)} times in one forward pass. Name another layer.")
@@ -103,6 +105,18 @@ def _target(network: nn.Module, images: Tensor, layer: str | None) -> Target:
             check_target(network, found, size, channels)
         known[key] = found
     return known[key]
+
+
+def _unread_module(network: nn.Module, images: Tensor, target: Target) -> str | None:
+    """See :func:`find_unread`; none that somebody's hooks look at."""
+    if target.layout != "BNC" or target.prefix == 0:
+        return None
+    known, key = _unread.setdefault(network, {}), (target, images.shape[1:])
+    if key not in known:
+        known[key] = find_unread(network, target, (images.shape[2], images.shape[3]), images.shape[1])
+    name = known[key]
+    inner = [] if name is None else network.get_submodule(name).modules()
+    return None if any(module._forward_hooks or module._forward_pre_hooks for module in inner) else name
 
 
 def _has_closed_form(head: nn.Module, method: str) -> bool:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -16,7 +17,7 @@ from gaze.cam.layers import Target
 
 
 @contextmanager
-def captured(network: nn.Module, target: Target, leaf: bool) -> Iterator[list[Tensor]]:
+def captured(network: nn.Module, target: Target, leaf: bool, unread: str | None = None) -> Iterator[list[Tensor]]:
     """While this is entered, a forward pass of ``network`` leaves its map A (B, M, H', W') in the list.
 
     What follows the layer gets a copy, so that in-place activations do not change the map; its scores are a function
@@ -28,6 +29,7 @@ def captured(network: nn.Module, target: Target, leaf: bool) -> Iterator[list[Te
         target: from :func:`find_target`.
         leaf: True starts the graph at A, for evaluation: enter ``torch.no_grad`` around this, and what comes before
             the layer keeps nothing. False leaves A in the graph of the weights.
+        unread: a module from :func:`gaze.cam.probe.find_unread`, which then works on the tokens before the grid alone.
 
     Returns:
         One tensor for each time the layer ran, float32 or float64.
@@ -48,6 +50,12 @@ def captured(network: nn.Module, target: Target, leaf: bool) -> Iterator[list[Te
             return joined if on else joined.to(output.dtype)  # weights of half precision want it back
 
         stack.callback(network.get_submodule(target.layer).register_forward_hook(hook).remove)
+        if unread is not None:
+            module, cells = network.get_submodule(unread), target.grid[0] * target.grid[1]
+            first = module.register_forward_pre_hook(lambda module, args: (args[0][:, : target.prefix], *args[1:]))
+            rest = module.register_forward_hook(lambda module, args, output: F.pad(output, (0, 0, 0, cells)))
+            stack.callback(first.remove)
+            stack.callback(rest.remove)
         yield found
 
 

@@ -28,8 +28,7 @@ def check_target(network: nn.Module, target: Target, size: tuple[int, int], chan
     Raises:
         ConfigError: says what is wrong, and names another layer where one is found.
     """
-    like = next((weight for weight in network.parameters() if weight.is_floating_point()), torch.empty(0))
-    noise = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0)).to(like)
+    noise = _noise(network, size, channels)
     with unchanged(network):
         # Once more with moved weights: a head of zeros, or what training has silenced, is no fault of the layer.
         if not _has_gradient(network, target, noise, {}) and not _has_gradient(network, target, noise, _moved(network)):
@@ -46,15 +45,55 @@ def check_target(network: nn.Module, target: Target, size: tuple[int, int], chan
         )
 
 
+def find_unread(network: nn.Module, target: Target, size: tuple[int, int], channels: int = 3) -> str | None:
+    """The last MLP, where the scores do not depend on what it makes of the grid's tokens: behind the last attention of
+    a vision transformer a class token alone is classified. For that one alone it costs the map next to nothing.
+
+    It is tried out on noise, with moved weights: logits, map and gradient must be the same without.
+
+    Arguments as for :func:`check_target`.
+
+    Returns:
+        Its dotted name, or None where there is none.
+    """
+    names = [name for name, _ in network.named_modules() if name.split(".")[-1] == "mlp"]
+    if target.layout != "BNC" or target.prefix == 0 or not names:
+        return None
+    noise, moved, found = _noise(network, size, channels), _moved(network), []
+    try:
+        with unchanged(network):
+            for unread in (None, names[-1]):
+                with captured(network, target, True, unread) as features:
+                    logits = torch.func.functional_call(network, moved, (noise,))
+                found.append((logits.detach(), features[0].detach(), _slope(logits, features[0])))
+    except (RuntimeError, IndexError):  # shapes of another kind of MLP
+        return None
+    same = all(
+        a is not None and b is not None and (a - b).abs().max() <= 1e-4 * a.abs().max()
+        for a, b in zip(*found, strict=True)
+    )
+    return names[-1] if same else None
+
+
+def _noise(network: nn.Module, size: tuple[int, int], channels: int) -> Tensor:
+    like = next((weight for weight in network.parameters() if weight.is_floating_point()), torch.empty(0))
+    return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0)).to(like)
+
+
 def _has_gradient(network: nn.Module, target: Target, images: Tensor, weights: dict[str, Tensor]) -> bool:
     with captured(network, target, True) as found:
         logits = torch.func.functional_call(network, weights, (images,))
+    gradient = _slope(logits, found[0])
+    return gradient is not None and bool(gradient.any())
+
+
+def _slope(logits: Tensor, features: Tensor) -> Tensor | None:
+    """Gradient of a sum of the scores, each with a weight of its own."""
     if not logits.requires_grad:
-        return False
+        return None
     with torch.enable_grad():
         score = (logits * torch.arange(1, logits.shape[1] + 1, device=logits.device)).sum()
-    (gradient,) = torch.autograd.grad(score, found[0], allow_unused=True)
-    return gradient is not None and bool(gradient.any())
+    return torch.autograd.grad(score, features, allow_unused=True)[0]
 
 
 def _moved(network: nn.Module) -> dict[str, Tensor]:

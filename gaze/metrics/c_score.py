@@ -75,6 +75,7 @@ class CScore(GazeConsistency):
     """
 
     higher_is_better = True
+    apart = False  # it needs pairs of maps
     confidence: list[Tensor]  # softmax probability of the true class (N,)
 
     def __init__(self, num_classes: int, min_samples: int = 2, **kwargs: Any) -> None:

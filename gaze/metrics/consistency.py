@@ -7,18 +7,23 @@
 The gaze metrics share one set of sum states (count, sum of maps, sum of squared norms per class, in float64): memory
 does not grow with the number of images, sums are exact under DDP, and a MetricCollection updates them once for all of
 them. Gaze consistency by another distance than ``squared`` has states of its own: one more sum (``pearson``), or its
-maps (the rest, which have no form in sums). Maps are CAM^, scaled by ``gaze.cam.methods.normalize_cam``.
-Images classified wrongly, rows with a label below 0 (padding) and maps that are not finite do not count; labels of K
-and more, and maps outside [0, 1], are errors (``gaze.metrics.watched``).
+maps (the rest, which have no form in sums), beyond ``KEPT`` bytes in a temporary file. Maps are CAM^, scaled by
+``gaze.cam.methods.normalize_cam``. Images classified wrongly, rows with a label below 0 (padding) and maps that are not
+finite do not count; labels of K and more, and maps outside [0, 1], are errors (``gaze.metrics.watched``).
 """
 
 from __future__ import annotations
 
 import math
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile, gettempdir
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -26,10 +31,13 @@ from gaze.cam.pool import pool_to_grid
 from gaze.choices import DISTANCES
 from gaze.consistency.deviation import checked_batch, gaze_deviation, map_entropy
 from gaze.consistency.distances import unit_map
+from gaze.errors import TrainingError
 from gaze.metrics.watched import WatchedMetric
 
 SUMMED = ("squared", "pearson")  # distances that need no maps kept
 CHUNK = 128  # kept maps that are widened to float64 at a time
+KEPT = 2**28  # bytes of maps that a metric holds in memory; more go to a file
+_pages = WeakTensorKeyDictionary()  # of maps in a file: its mapping into memory
 
 
 class GazeSums(WatchedMetric):
@@ -126,7 +134,8 @@ class GazeConsistency(GazeSums):
 
     ``squared`` is read off the sums, ``pearson`` off one more: with u = (CAM^ - its mean) / norm, the r of all images
     with their class's mean gaze add up to ``<sum u, u(mean gaze)>``. The others, the published ``l2`` form among them,
-    have no such sum and keep their maps, 4 H'W' bytes an image.
+    have no such sum and keep their maps, 4 H'W' bytes an image; whenever these reach ``KEPT`` bytes, they go to a
+    temporary file in half precision, 2 H'W' bytes an image. Under DDP each process keeps its own.
 
     Args:
         num_classes: K.
@@ -147,8 +156,9 @@ class GazeConsistency(GazeSums):
 
     higher_is_better = False
     unit_sum: Tensor  # pearson: sum of unit maps (K, H, W)
-    maps: list[Tensor]  # not in SUMMED: every map (N, H, W) ...
+    maps: list[Tensor]  # not in SUMMED: every map (N, H, W), half precision where it is in a file ...
     classes: list[Tensor]  # ... and its class, K for an image that does not count (N,)
+    apart = True  # kept maps are looked at one by one: those of another process, or in a file, can stay there
 
     def __init__(
         self,
@@ -180,6 +190,10 @@ class GazeConsistency(GazeSums):
         if self.keeps_maps:
             self.maps.append(cam.float())
             self.classes.append(torch.where(member.sum(1) > 0, member.argmax(1), self.num_classes))
+            held = [maps for maps in self.maps if maps.dtype != torch.half]
+            if self.apart and sum(maps.nbytes for maps in held) > KEPT:
+                self.maps = [*self.maps[: -len(held)], _in_file(held)]
+                self.classes = [dim_zero_cat(self.classes)]
         elif self.distance == "pearson":
             self.unit_sum = self.unit_sum + torch.einsum("bk,bhw->khw", member, unit_map(cam))
 
@@ -207,16 +221,57 @@ class GazeConsistency(GazeSums):
         return (apart * chosen).sum() / (self.count * chosen).sum()
 
     def _mean_of_kept(self, chosen: Tensor) -> Tensor:
-        if not isinstance(self.maps, Tensor) and len(self.maps) == 0:
-            return self.count.new_tensor(math.nan)
-        maps, classes = dim_zero_cat(self.maps), dim_zero_cat(self.classes)
+        in_memory = all(maps.dtype != torch.half for maps in self.maps)
+        kept = [dim_zero_cat(self.maps)] if in_memory and len(self.maps) else self.maps
+        classes = dim_zero_cat([chosen.new_zeros(0, dtype=torch.int64), *self.classes])
         weight = torch.cat([chosen.to(self.count.dtype), self.count.new_zeros(1)])
         reference = torch.cat([self.class_means(), torch.zeros_like(self.map_sum[:1])])
         total = self.count.new_zeros(())
-        for part, slot in zip(maps.split(CHUNK), classes.split(CHUNK), strict=True):  # bounds the float64 copy
-            deviation = gaze_deviation(part.to(total.dtype), reference[slot], self.distance)
-            total = total + deviation @ weight[slot]
+        for maps, slots in zip(kept, classes.split([len(maps) for maps in kept]), strict=True):
+            for part, slot in zip(maps.split(CHUNK), slots.split(CHUNK), strict=True):  # bounds the float64 copy
+                deviation = gaze_deviation(part.to(total), reference[slot], self.distance)
+                total = total + deviation @ weight[slot]
+            if maps in _pages and hasattr(mmap, "MADV_DONTNEED"):
+                _pages[maps].madvise(mmap.MADV_DONTNEED)  # what was read need not stay in memory
+        if self._is_synced:
+            total = torch.stack((self.dist_sync_fn or gather_all_tensors)(total, group=self.process_group)).sum()
         return total / (self.count * chosen).sum()
+
+    def _sync_dist(self, dist_sync_fn: Any = gather_all_tensors, process_group: Any = None) -> None:
+        with self._without_maps():
+            super()._sync_dist(dist_sync_fn, process_group)
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        with self._without_maps() as own:  # each map itself is never changed
+            return super()._copy_state_dict() | {name: list(kept) for name, kept in own.items()}
+
+    @contextmanager
+    def _without_maps(self) -> Iterator[dict[str, list[Tensor]]]:
+        """For a while, where each of them can be looked at where it is."""
+        own = {name: getattr(self, name) for name in ("maps", "classes") if self.keeps_maps and self.apart}
+        vars(self).update({name: [] for name in own})
+        try:
+            yield own
+        finally:
+            vars(self).update(own)
+
+
+def _in_file(maps: list[Tensor]) -> Tensor:
+    """Maps (N, H, W) in half precision, in a file that has no name: it is gone with the tensor, or with the process."""
+    try:
+        with TemporaryFile() as file:
+            for part in maps:
+                file.write(part.half().cpu().contiguous().numpy())
+            file.flush()
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise TrainingError(
+            f"Maps that are kept for a measure find no room in {gettempdir()}: {error.strerror}. Name a folder on a "
+            "larger disk in the variable TMPDIR."
+        ) from error
+    kept = torch.frombuffer(pages, dtype=torch.half).view(-1, *maps[0].shape[1:])
+    _pages[kept] = pages
+    return kept
 
 
 class BalancedGazeConsistency(GazeSums):

@@ -7,11 +7,13 @@ import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
+from torchvision.models.vision_transformer import VisionTransformer
 
 import gaze
+import gaze.backbones.looking
 from gaze.cam.hook import captured
 from gaze.cam.layers import Target, find_target
-from gaze.cam.probe import check_target
+from gaze.cam.probe import check_target, find_unread
 from gaze.errors import ConfigError
 
 K, SIZE = 3, 64
@@ -137,3 +139,70 @@ def test_hieras_inner_blocks_are_told_from_its_last():
         with pytest.raises(ConfigError, match=rf"layer={layer} .* order of the image, .* such as"):
             _check(network, layer)
     check_target(network, find_target(network, (SIZE, SIZE), None), (SIZE, SIZE))
+
+
+# ---- what no score reads
+
+
+class Summed(nn.Module):
+    """A vision transformer whose score has a little of the last tokens as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = _vit()
+        self.num_prefix_tokens = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.vit.forward_features(x)
+        return self.vit.forward_head(tokens) + 0.01 * tokens[:, 5, :K]
+
+
+def _deit() -> nn.Module:
+    return timm.create_model("deit_tiny_distilled_patch16_224", num_classes=K, img_size=SIZE, depth=2)
+
+
+def _torchvisions() -> nn.Module:
+    return VisionTransformer(SIZE, 16, 3, 2, 48, 96, num_classes=K)
+
+
+@pytest.mark.parametrize(
+    ("make", "unread"),
+    [
+        (_vit, "blocks.5.mlp"),
+        (_deit, "blocks.1.mlp"),  # two prefix tokens, both classified
+        (_torchvisions, "encoder.layers.encoder_layer_2.mlp"),
+        (lambda: _vit(global_pool="avg"), None),
+        (lambda: timm.create_model("test_vit2", num_classes=K, img_size=SIZE), None),
+        (Summed, None),
+    ],
+    ids=["vit", "deit", "torchvision", "average", "test_vit2", "summed"],
+)
+def test_the_last_mlp_works_for_the_tokens_that_are_classified_and_all_is_as_autograd_has_it(make, unread, monkeypatch):
+    torch.manual_seed(0)
+    network, images = make().double(), torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64)
+    for weight in network.parameters():  # a new head is zero
+        weight.data += 0.02 * torch.randn_like(weight)
+    state, target = torch.get_rng_state(), find_target(network, (SIZE, SIZE), None)
+    assert find_unread(network, target, (SIZE, SIZE)) == unread
+    assert torch.equal(torch.get_rng_state(), state) and network.training
+    values: list[list[Tensor]] = []
+    for way in (gaze.backbones.looking.find_unread, lambda *args: None):
+        monkeypatch.setattr(gaze.backbones.looking, "find_unread", way)
+        gaze.backbones.looking._unread.clear()
+        network.zero_grad()
+        logits, cam = gaze.look(network, images, torch.tensor([0, 1]))
+        assert cam.amax() > 0.99
+        (logits.square().sum() + (cam.square() * torch.arange(4)).sum()).backward()
+        values.append([logits, cam, *(p.grad for p in network.parameters() if p.grad is not None)])
+    for a, b in zip(*values, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(values[0][0], network(images))
+
+
+def test_an_mlp_with_hooks_of_somebody_sees_all_tokens():
+    network, shapes = _vit(), []
+    images = torch.randn(2, 3, SIZE, SIZE)
+    gaze.look(network, images)
+    network.blocks[5].mlp.fc1.register_forward_hook(lambda module, args, output: shapes.append(args[0].shape[1]))
+    gaze.look(network, images)
+    assert shapes == [17]

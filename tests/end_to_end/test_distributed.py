@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MetricCollection
 
+import gaze.metrics.consistency
 from gaze.cam.methods import grad_cam, normalize_cam
 from gaze.cam.pool import pool_by_cells
 from gaze.choices import GUIDANCE
@@ -224,6 +225,9 @@ def _work(rank: int, folder: Path, port: int) -> None:
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=120)
     )
     results["metrics"] = {case: _measure_share(case, rank) for case in SHARES}
+    memory, gaze.metrics.consistency.KEPT = gaze.metrics.consistency.KEPT, 10 * 4 * H * W  # bytes of 10 maps
+    results["in files"] = {case: _measure_share(case, rank) for case in SHARES}
+    gaze.metrics.consistency.KEPT = memory
     results["sizes"] = _reach_different_sizes(rank)
     results["loss"] = {variant: _train_share(*variant, rank) for variant in VARIANTS}
     dist.destroy_process_group()
@@ -261,6 +265,12 @@ def test_metrics_of_two_processes_are_those_of_one(ranks, case):
         assert result["metrics"][case].keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(result["metrics"][case][name], value, msg=f"{case}: {name}", rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("case", SHARES)
+def test_maps_that_each_process_keeps_in_files_count_as_in_memory(ranks, case):
+    for result in ranks:
+        torch.testing.assert_close(result["in files"][case], result["metrics"][case], rtol=2e-4, atol=0)
 
 
 def test_maps_of_different_sizes_on_the_processes_are_one_clear_error(ranks):

@@ -3,7 +3,9 @@
 import copy
 import functools
 import pickle
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+import gaze.metrics.consistency
 from gaze.choices import DISTANCES
+from gaze.errors import TrainingError
 from gaze.metrics.classification import CohenKappa
 from gaze.metrics.consistency import (
     BalancedGazeConsistency,
@@ -415,6 +419,58 @@ def test_maps_with_a_graph_leave_none_in_the_states(data):
     metric = GazeConsistency(K, "l2")
     metric.update(cam.requires_grad_(), preds, target)
     assert not metric.map_sum.requires_grad and not metric.maps[0].requires_grad
+
+
+# ---- maps in a file
+
+KEEPING = [name for name in DISTANCES if name not in ("squared", "pearson")]
+
+
+@pytest.fixture
+def in_files(monkeypatch, tmp_path):
+    """A folder where files of maps go, 8 maps each."""
+    monkeypatch.setattr(gaze.metrics.consistency, "KEPT", 8 * 4 * H * W - 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("distance", KEEPING)
+def test_maps_in_files_give_the_value_to_half_precision(data, distance, in_files, monkeypatch):
+    """Twice, since what was read leaves memory; nothing has a name that a killed process would leave behind."""
+    metric = data.feed(GazeConsistency(K, distance), [4] * 15)
+    assert [(str(maps.dtype), len(maps)) for maps in metric.maps] == [("torch.float16", 8)] * 7 + [("torch.float32", 4)]
+    assert not list(in_files.iterdir())
+    values = []
+    for _ in range(2):
+        values.append(metric.compute())
+        metric._computed = None
+    monkeypatch.setattr(gaze.metrics.consistency, "KEPT", 2**28)
+    torch.testing.assert_close(values[0], data.feed(GazeConsistency(K, distance)).compute(), rtol=2e-4, atol=0)
+    assert torch.equal(*values)
+
+
+def test_maps_in_files_are_forgotten_copied_and_shared(data, in_files):
+    kinds = {distance: GazeConsistency(K, distance) for distance in ("l2", "js")}
+    collection, batch = MetricCollection(kinds, compute_groups=[["l2", "js"]]), _without_padding(data)
+    for copied in (lambda c: c, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))):
+        collection.reset()
+        collection.update(**{key: value[:20] for key, value in batch.items()})
+        collection = copied(collection)
+        collection.update(**{key: value[20:] for key, value in batch.items()})
+        values = collection.compute()
+        assert values["l2"].item() == pytest.approx(two_pass(data)["gaze_consistency_l2"], rel=1e-4)
+        torch.testing.assert_close(values["js"], data.feed(GazeConsistency(K, "js")).compute(), rtol=1e-3, atol=0)
+    metric = GazeConsistency(K, "l2")
+    for rows in (slice(0, 20), slice(20, None)):
+        metric(**{key: value[rows] for key, value in batch.items()})  # forward: a batch of its own in between
+    assert metric.compute().item() == pytest.approx(two_pass(data)["gaze_consistency_l2"], rel=1e-4)
+
+
+def test_a_disk_without_room_is_said(data, in_files, monkeypatch):
+    full = functools.partial(Path("/dev/full").open, "wb", buffering=0)
+    monkeypatch.setattr(gaze.metrics.consistency, "TemporaryFile", full)
+    with pytest.raises(TrainingError, match=rf"no room in {in_files}: No space left on device\..* variable TMPDIR"):
+        data.feed(GazeConsistency(K, "l2"))
 
 
 # ---- kappa
