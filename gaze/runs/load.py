@@ -426,7 +426,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
         name for name in TrainConfig.model_fields
         if name not in OF_A_START and any(getattr(own, name) != getattr(settings[0], name) for own in settings)
     }  # fmt: skip
-    flat = [flat_settings(own.model_dump(by_alias=True, include=groups)) for own in settings]
+    flat = [flat_settings(own.model_dump(by_alias=True, serialize_as_any=True, include=groups)) for own in settings]
     found = {}
     for name in sorted(set().union(*flat)):
         values = {json.dumps(own.get(name)): own.get(name) for own in flat}
