@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def image_size(self) -> int:
-        return 32 if self.quick else 224
+        return 64 if self.quick else 224  # the last map of most networks has 2x2 cells at 64
 
     @property
     def batch_size(self) -> int:
