@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 import tabulate  # type: ignore[import-untyped]
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from pylatexenc.latexencode import (  # type: ignore[import-untyped]
     RULE_DICT,
@@ -263,20 +265,20 @@ def _table(item: TableItem, number: int) -> _Table:
 
 
 def _picture(item: FigureItem, number: int) -> _Picture:
-    drawn = []
-    layout = item.figure.get_layout_engine()
-    if layout is not None:  # it takes as long as the drawing: once for both files is enough
-        item.figure.draw_without_rendering()
-        item.figure.set_layout_engine("none")
-    # What would differ from one day or machine to the next is left out of the files.
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        buffer = BytesIO()
-        item.figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
-        drawn.append(buffer.getvalue())
-    if layout is not None:
-        item.figure.set_layout_engine(layout)
+    figure, png, pdf = item.figure, BytesIO(), BytesIO()
+    layout, dpi = figure.get_layout_engine(), figure.dpi
+    # savefig would draw each file twice, and lay out each time, which takes as long. What would differ from one day or
+    # machine to the next is left out of the files.
+    try:
+        figure.dpi = DPI
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+        figure.set_layout_engine("none")
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
+    finally:
+        figure.dpi = dpi
+        figure.set_layout_engine(layout or "none")
     notes = tuple(_line(note) for note in item.notes)
-    return _Picture("figure", number, item.name, _line(item.caption), notes, *drawn)
+    return _Picture("figure", number, item.name, _line(item.caption), notes, png.getvalue(), pdf.getvalue())
 
 
 def _cell(value: Any) -> str:
