@@ -194,7 +194,7 @@ CORPUS = [
     _setting("dataset/colour", "blue", "dataset.colour=blue: there is no such setting"),
     _setting("dataset/drop_leaked", "x", "dataset.drop_leaked=x must be true or false, or null"),
     _setting("model", None, "config.json has no model.name"),
-    _setting("model/source", "elsewhere", "model.source=elsewhere is unknown: gaze, torchvision or timm"),
+    _setting("model/source", "elsewhere", "model.source=elsewhere is unknown: gaze, torchvision, timm or own"),
     _setting("optimizer", {"plateau_patience": 3}, "optimizer.plateau_patience=3: there is no such setting"),
     _setting("optimizer/lr", 0, "optimizer.lr=0 must be a number above 0 to 1e+30"),
     _setting("gaze", "grad_cam", "gaze=grad_cam must be a group of settings"),

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from gaze.choices import either, shown
 from gaze.config.settings import MOST, Settings, no_such
@@ -118,6 +118,12 @@ class PlateauConfig(SchedulerConfig):
     factor: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(5, ge=0, le=MOST)
 
+    @field_validator("mode")
+    @classmethod
+    def _to_the_better(cls, value: str, info: ValidationInfo) -> str:
+        check_mode(info.data.get("monitor", ""), value)
+        return value
+
 
 OptimizerConfig.published, SchedulerConfig.published = AdamConfig, PlateauConfig
 
@@ -128,6 +134,13 @@ def check_monitor(name: str) -> None:
     if name not in known and not name.startswith(("val/n_correct/", "val/group_accuracy/")):
         near = get_close_matches(name, known) or ["val/loss", "val/kappa", "val/gaze_consistency"]
         raise ValueError(f"is logged by no epoch: take one such as {either(near)}")
+
+
+def check_mode(name: str, mode: str) -> None:
+    """Raise ValueError for a ``mode``, min or max, that waits for a measure to get worse."""
+    better = next((own.better for own in measures().values() if own.column == name), "")
+    if better and mode != (wanted := {"lower": "min", "higher": "max"}[better]):
+        raise ValueError(f"waits for {name} to get worse, of which {better} is better: take {wanted}")
 
 
 def optimizers(
@@ -191,14 +204,17 @@ def class_problems(groups: Mapping[str, Mapping[str, Built]]) -> list[str]:
 
     problems, kinds = [], {"logger": Logger, "callbacks": Callback}
     for setting, own, kind in ((f"{g}.{n}", own, kinds[g]) for g, each in groups.items() for n, own in each.items()):
+        asked, key = {"mode": "min"} | own.arguments, "monitor"  # Lightning's own usual mode
         try:
             class_of(setting, own.target, kind)
-            if (name := own.arguments.get("monitor")) is not None and str(own.target).startswith("lightning."):
-                check_monitor(name)
+            if asked.get("monitor") is not None and str(own.target).startswith("lightning."):
+                check_monitor(asked["monitor"])
+                key = "mode"
+                check_mode(asked["monitor"], asked["mode"])
         except ConfigError as error:
             problems.append(str(error))
         except ValueError as error:
-            problems.append(f"{setting}.monitor={shown(name)} {error}.")
+            problems.append(f"{setting}.{key}={shown(asked[key])} {error}.")
     return problems
 
 

@@ -184,6 +184,7 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
     "optimizer._target_=gone.Adam": "optimizer._target_=gone.Adam needs the module gone, which is not there",
     "optimizer._target_=torch.optim.Rprop": "optimizer.betas=[0.9, 0.999]: torch.optim.Rprop has no such argument.",
     "+scheduler.interval=step": "scheduler.interval=step is unknown: epoch.",
+    "scheduler.monitor=val/kappa": "scheduler.mode=min waits for val/kappa to get worse, of which higher is better",
     "scheduler.monitor=val/kapa": "scheduler.monitor=val/kapa is logged by no epoch: take one such as val/kappa",
     "scheduler._target_=torch.optim.lr_scheduler.StepLR": "scheduler.mode=min: torch.optim.lr_scheduler.StepLR has no",
     "trainer=3": "trainer=3 must be a group of settings.",
@@ -218,7 +219,8 @@ BAD = {  # one line each; in it the setting as it was written, and what it must 
 def test_a_set_that_can_have_no_masks_cannot_guide(composed, given):
     name = given[0].partition("=")[2]
     assert message(composed, "gaze.mask_weight=2", *given) == (
-        f"gaze.mask_weight=2 guides by masks, and dataset={name} has none: give dataset.mask_dir=PATH, or leave it out."
+        f"gaze.mask_weight=2 guides by masks, and dataset={name} has none: give dataset.mask_dir=PATH or "
+        "dataset.guide_dir=PATH, or leave it out."
     )
     if name != "npz":
         check_config(composed("gaze.mask_weight=2", *given, "dataset.mask_dir=masks"))

@@ -28,6 +28,8 @@ def test_each_of_the_group_is_accepted(composed, name):
     ("words", "told"),
     [
         (["+callbacks.mine._target_=torch.nn.Linear"], "callbacks.mine._target_=torch.nn.Linear is no class of"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/accuracy"],
+         "callbacks.early_stopping.mode=min waits for val/accuracy to get worse, of which higher is better: take max"),
         (["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
          "callbacks.early_stopping.monitor=val/los is logged by no epoch: take one such as val/loss"),
     ],
