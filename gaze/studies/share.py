@@ -22,6 +22,7 @@ from gaze.errors import BusyError, ConfigError, DataError
 from gaze.files import open_regular, read_bytes_of, write_json
 from gaze.names import shown_name
 from gaze.runs.arrays import DAMAGED, read_arrays
+from gaze.runs.human import read_human, write_human
 from gaze.runs.predictions import read_figures, read_rows, write_rows
 from gaze.runs.records import Environment, Tested, read_json, read_record
 from gaze.runs.run import Run
@@ -104,6 +105,7 @@ class _Sharing:
             run.maps_file: self._arrays,
             run.last_maps: self._arrays,
             run.kept_maps: self._kept_maps,
+            run.human_file: self._human,
             run.gaze_picture: self._picture,
             run.confusion_picture: self._picture,
         }
@@ -222,6 +224,10 @@ class _Sharing:
         if maps.dtype.names != ("pred", "map"):
             raise DataError(f"{file.name} must hold pred and map")
         np.save(goal, maps, allow_pickle=False)
+
+    def _human(self, file: Path, goal: Path) -> None:
+        open_regular(file).close()
+        write_human(self.copy, read_human(self.run))
 
     def _picture(self, file: Path, goal: Path) -> None:
         with Image.open(io.BytesIO(read_bytes_of(file)), formats=["PNG"]) as picture:

@@ -22,6 +22,7 @@ from gaze.config.naming import analysis_folder
 from gaze.config.train import check_config
 from gaze.errors import BusyError, ConfigError, DataError
 from gaze.files import write_json
+from gaze.runs.human import HumanFigures, read_human, write_human
 from gaze.runs.load import read_runs
 from gaze.runs.run import Run, runs_below
 from gaze.runs.status import locked
@@ -65,8 +66,10 @@ def run(composed, tmp_path_factory):
     config = settings(composed, home / "pictures")
     with contextlib.redirect_stdout(io.StringIO()) as terminal:
         run_training(config, home / "outputs" / "run")
-    (home / "outputs" / "run" / "Quintana.txt").write_text("what a user put there")
-    return Run(home / "outputs" / "run"), terminal.getvalue()
+    own = Run(home / "outputs" / "run")
+    (own.folder / "Quintana.txt").write_text("what a user put there")
+    write_human(own, {"test": HumanFigures(("cat", "dog"), 1, np.arange(2), *np.zeros((3, 3, 7)), np.ones((2, 4, 4)))})
+    return own, terminal.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,11 @@ def test_ids_stand_in_two_files_of_a_run_alone(run):
     assert found == {*WHERE_IDS_STAND, "Quintana.txt"}, found
     assert "Data set clinic" in said and not any(word.decode() in said for word in IDS)
     assert (own.folder / "pictures" / "overlays.png").exists() and list(own.folder.glob("events*"))
+
+
+def test_what_readers_looked_at_travels(run, copy):
+    for ours, theirs in zip(read_human(copy[0])["test"], read_human(run[0])["test"], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_audit_calls_images_by_their_number(run):
@@ -165,8 +173,8 @@ def test_the_copy_holds_no_id_no_place_and_no_host(run, copy):
     assert not [n for n, own in contents(shared.folder) if not n.endswith(packed) and host.search(own)]
     assert sorted(path.name for path in shared.folder.rglob("*") if path.is_file()) == sorted(
         ["audit.json", "class_gaze.png", "classes.csv", "config.json", "confusion.csv", "confusion.png",
-         "environment.json", "gaze_grid.csv", "gaze_last.npz", "gaze_maps.npy", "maps.npz", "metrics.csv",
-         "predictions.csv", "shared.json", "split.csv", "status.json"]
+         "environment.json", "gaze_grid.csv", "gaze_last.npz", "gaze_maps.npy", "human.npz", "maps.npz",
+         "metrics.csv", "predictions.csv", "shared.json", "split.csv", "status.json"]
     )  # fmt: skip
     for word in ("checkpoints", "TensorBoard", "pictures", "what else lies in the folder: 1", "images.json"):
         assert word in said
