@@ -246,7 +246,7 @@ def test_logits_are_picked_out_of_anything(wrap, word, left, monkeypatch):
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_outputs_in_training_are_left_out_and_said(name, own):
     more = {"path": None, "init_weights": False, "layer": "maxpool1", "output": "logits"}
-    size = 96 if name == "inception_v3" else 64
+    size = 299 if name == "inception_v3" else 64  # what its auxiliary head takes
     line = check_network(own(f"torchvision.models.{name}", **more), size, 3)
     assert line.endswith("aux_logits" if name == "inception_v3" else "aux_logits2, aux_logits1")
     line = check_network(ModelConfig(name=name, source="torchvision"), 96, 3)

@@ -62,7 +62,7 @@ async function show(item) {
     say(error.message, true);
   }
   for (const old of kept.keys()) if (Math.abs(old - item) > KEEP) kept.delete(old);
-  if (item + 1 < turns) load(item + 1).catch(() => {});
+  for (const next of [item + 1, item + 2]) if (next < turns) load(next).catch(() => {});
 }
 
 function put(turn, pictures) {
