@@ -227,7 +227,7 @@ def reading_studies(seeds: int, studies: int, seed: int = 0) -> pd.DataFrame:
             common, *own = random.normal(size=(3, seeds))
             rms, eta = 0.2 + 0.01 * (common + 0.1 * own[0]), 0.5 - 0.03 * (common + 0.1 * own[1])
             for measure, numbers in (("gaze_consistency_rms", rms), ("gaze_eta_squared", eta)):
-                values["s", "d", model, weight, measure, "last5"] = dict(enumerate(numbers.tolist()))
+                values["s", "d", model, weight, measure, "last5"] = dict(enumerate(numbers[:, None]))  # of one fold
         table = _shift_table(values)
         before = [((table[f"diff_{m}_low"] > 0) | (table[f"diff_{m}_high"] < 0)) for m in ("rms", "eta")]
         rows.append([(before[0] & before[1]).any(), (~table["reading"].str.endswith(")")).any()])
