@@ -216,7 +216,7 @@ def test_closed_form_is_autograds(name, method, size, second_order, train, monke
     torch.testing.assert_close(cam, other_cam, rtol=1e-9, atol=1e-9)
     assert cam.amax() > 0
     for a, b in zip(gradients, other_gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("mode", ["training", "first order", "evaluation", "frozen body"])
@@ -244,7 +244,7 @@ def test_a_pool_and_what_follows_it_have_a_closed_form_in_any_network(name, mode
         values.append([logits, cam, *(p.grad for p in network.parameters() if p.grad is not None)])
     assert found[0] is not None
     for a, b in zip(*values, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", LEVELS)

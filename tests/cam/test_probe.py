@@ -195,7 +195,7 @@ def test_the_last_mlp_works_for_the_tokens_that_are_classified_and_all_is_as_aut
         (logits.square().sum() + (cam.square() * torch.arange(4)).sum()).backward()
         values.append([logits, cam, *(p.grad for p in network.parameters() if p.grad is not None)])
     for a, b in zip(*values, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(values[0][0], network(images))
 
 
